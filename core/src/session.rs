@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::kernels::{self, ALL_KERNELS, KernelId};
 use crate::model::layout::ALIGNMENT;
-use crate::model::{Model, Op, OpProblem};
+use crate::model::{Model, Op, OpProblem, Weights};
 
 /// Bytes at the alignment that a model needs: for `static` data from `include_bytes!`.
 #[derive(Clone, Copy, Debug)]
@@ -198,14 +198,43 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
         }
         let op = self.model.decode(index)?;
         match &op {
-            Op::Conv(conv) if const { linked(KERNELS, &[KernelId::ConvDense, KernelId::ConvSparse]) } => {
-                self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
-            }
-            Op::Linear(conv)
-                if const { linked(KERNELS, &[KernelId::LinearDense, KernelId::LinearSparse]) } =>
-            {
-                self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
-            }
+            Op::Conv(conv) | Op::Linear(conv) => self.unary(&op, |x, y, scratch| {
+                use KernelId::{
+                    ConvBlock2, ConvBlock4, ConvDense, ConvSparse, LinearBlock2, LinearBlock4,
+                    LinearDense, LinearSparse,
+                };
+                use kernels::sparse::Block::{Four, One, Two};
+                match &conv.weights {
+                    Weights::Dense(_) if const { linked(KERNELS, &[ConvDense, LinearDense]) } => {
+                        kernels::conv(conv, x, y, scratch);
+                    }
+                    Weights::Sparse(stream) => match stream.geometry().block() {
+                        One if const { linked(KERNELS, &[ConvSparse]) } => {
+                            kernels::conv_sparse::<1>(conv, stream, x, y, scratch);
+                        }
+                        Two if const { linked(KERNELS, &[ConvBlock2]) } => {
+                            kernels::conv_sparse::<2>(conv, stream, x, y, scratch);
+                        }
+                        Four if const { linked(KERNELS, &[ConvBlock4]) } => {
+                            kernels::conv_sparse::<4>(conv, stream, x, y, scratch);
+                        }
+                        _ => {}
+                    },
+                    Weights::SparseLinear(stream) => match stream.block() {
+                        One if const { linked(KERNELS, &[LinearSparse]) } => {
+                            kernels::linear_sparse::<1>(conv, stream, x, y, scratch);
+                        }
+                        Two if const { linked(KERNELS, &[LinearBlock2]) } => {
+                            kernels::linear_sparse::<2>(conv, stream, x, y, scratch);
+                        }
+                        Four if const { linked(KERNELS, &[LinearBlock4]) } => {
+                            kernels::linear_sparse::<4>(conv, stream, x, y, scratch);
+                        }
+                        _ => {}
+                    },
+                    Weights::Dense(_) => {}
+                }
+            }),
             Op::Depthwise(depthwise) if const { linked(KERNELS, &[KernelId::Depthwise]) } => {
                 self.unary(&op, |x, y, scratch| kernels::depthwise(depthwise, x, y, scratch))
             }

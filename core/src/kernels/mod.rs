@@ -7,16 +7,30 @@
 
 mod add;
 mod conv;
+mod conv_sparse;
+#[cfg(any(niwaki_dsp, test))]
+mod conv_sparse_dsp;
 mod depthwise;
+#[cfg(any(niwaki_dsp, test))]
+mod dsp;
+mod linear_sparse;
+#[cfg(any(niwaki_dsp, test))]
+mod linear_sparse_dsp;
 mod lookup;
+#[cfg(any(test, feature = "pack"))]
+pub mod pack_sparse;
 mod pool;
+#[cfg(any(niwaki_dsp, test))]
+mod requantise;
 mod rescale;
 mod softmax;
 pub mod sparse;
 
 pub use add::add;
 pub use conv::conv;
+pub use conv_sparse::conv_sparse;
 pub use depthwise::depthwise;
+pub use linear_sparse::linear_sparse;
 pub use lookup::lookup;
 pub use pool::{avg_pool, max_pool};
 pub use rescale::Rescale;
@@ -60,11 +74,11 @@ macro_rules! kernel_ids {
 kernel_ids! {
     /// Convolution, every weight.
     ConvDense = 0, "conv dense";
-    /// Convolution over the nonzero weights.
+    /// Convolution over the nonzero weights, each for itself.
     ConvSparse = 1, "conv sparse";
     /// Linear operator, every weight.
     LinearDense = 2, "linear dense";
-    /// Linear operator over the nonzero weights.
+    /// Linear operator over the nonzero weights, each for itself.
     LinearSparse = 3, "linear sparse";
     /// Depthwise convolution.
     Depthwise = 4, "depthwise";
@@ -78,6 +92,14 @@ kernel_ids! {
     Softmax = 8, "softmax";
     /// Tabulated function of one value.
     Lookup = 9, "lookup";
+    /// Convolution over blocks of two input channels.
+    ConvBlock2 = 10, "conv block 1x2";
+    /// Convolution over blocks of four input channels.
+    ConvBlock4 = 11, "conv block 1x4";
+    /// Linear operator over blocks of two inputs.
+    LinearBlock2 = 12, "linear block 1x2";
+    /// Linear operator over blocks of four inputs.
+    LinearBlock4 = 13, "linear block 1x4";
 }
 
 impl KernelId {
@@ -134,5 +156,7 @@ impl Taps {
     }
 }
 
+#[cfg(test)]
+mod sparse_tests;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,8 @@ use super::error::OpProblem;
 use super::layout::{
     ALIGNMENT, AddRecord, ChannelRecord, OpRecord, SoftmaxRecord, Span, TensorRecord,
 };
-use crate::kernels::{self, KernelId, Rescale};
+use crate::kernels::sparse::{Block, ConvStream, LinearStream, MAX_BIAS};
+use crate::kernels::{KernelId, Rescale};
 
 /// A tensor of int8 values in the arena, in the order height, width, channel.
 #[derive(Clone, Copy, Debug)]
@@ -112,8 +113,10 @@ pub enum Weights<'m> {
     /// Every weight, output channel by output channel, each in the order kernel row, kernel column,
     /// input channel.
     Dense(&'m [i8]),
-    /// The nonzero weights: see [`kernels::sparse`].
-    Sparse(&'m [u8]),
+    /// A convolution's nonzero weights: see [`kernels::sparse`].
+    Sparse(ConvStream<'m>),
+    /// A linear operator's nonzero weights: see [`kernels::sparse`].
+    SparseLinear(LinearStream<'m>),
 }
 
 /// Convolution with weights per output channel; also a linear operator, whose window covers its
@@ -290,11 +293,17 @@ impl<'m> Op<'m> {
         }
         let window = || window(record, &input, &output).ok_or(OpProblem::Shape);
         let op = match kernel {
-            KernelId::ConvDense | KernelId::ConvSparse => {
+            KernelId::ConvDense
+            | KernelId::ConvSparse
+            | KernelId::ConvBlock2
+            | KernelId::ConvBlock4 => {
                 let window = window()?;
                 Self::Conv(conv(record, context, kernel, input, output, window, clamp)?)
             }
-            KernelId::LinearDense | KernelId::LinearSparse => {
+            KernelId::LinearDense
+            | KernelId::LinearSparse
+            | KernelId::LinearBlock2
+            | KernelId::LinearBlock4 => {
                 if output.height != 1 || output.width != 1 {
                     return Err(OpProblem::Shape);
                 }
@@ -388,9 +397,15 @@ impl<'m> Op<'m> {
     pub(super) fn verify_streams(&self) -> Result<(), OpProblem> {
         let channels = match self {
             Self::Conv(op) | Self::Linear(op) => {
-                if let Weights::Sparse(stream) = op.weights {
-                    kernels::sparse::verify(stream, op.output.channels, op.weights_per_channel())
-                        .ok_or(OpProblem::Sparse)?;
+                let verified = match op.weights {
+                    Weights::Dense(_) => None,
+                    Weights::Sparse(stream) => Some(stream.verify()),
+                    Weights::SparseLinear(stream) => Some(stream.verify()),
+                };
+                if let Some(verified) = verified {
+                    verified.ok_or(OpProblem::Sparse)?;
+                    let small = |c: &ChannelRecord| c.bias.get().unsigned_abs() < MAX_BIAS;
+                    op.channels.iter().all(small).then_some(()).ok_or(OpProblem::Quantisation)?;
                 }
                 op.channels
             }
@@ -472,18 +487,41 @@ fn conv<'m>(
         return Err(OpProblem::Shape);
     }
     let per_channel = product(&[window.kernel[0], window.kernel[1], input.channels / groups]);
-    let weights = match kernel {
-        KernelId::ConvSparse | KernelId::LinearSparse => {
-            Weights::Sparse(context.slice(record.weights).ok_or(OpProblem::Weights)?)
-        }
-        _ => {
+    let scratch = Scratch::decode(record, context.arena_len)?;
+    let block = match kernel {
+        KernelId::ConvSparse | KernelId::LinearSparse => Some(Block::One),
+        KernelId::ConvBlock2 | KernelId::LinearBlock2 => Some(Block::Two),
+        KernelId::ConvBlock4 | KernelId::LinearBlock4 => Some(Block::Four),
+        _ => None,
+    };
+    let linear = matches!(
+        kernel,
+        KernelId::LinearSparse | KernelId::LinearBlock2 | KernelId::LinearBlock4
+    );
+    let (weights, needed) = match block {
+        None => {
             let count = per_channel.and_then(|n| n.checked_mul(output.channels));
-            Weights::Dense(context.dense(record, count)?)
+            (Weights::Dense(context.dense(record, count)?), 0)
+        }
+        Some(block) => {
+            let bytes = context.slice(record.weights).ok_or(OpProblem::Weights)?;
+            if linear {
+                let stream = LinearStream::parse(bytes, input.len(), output.channels, block)
+                    .filter(|_| groups == 1)
+                    .ok_or(OpProblem::Sparse)?;
+                (Weights::SparseLinear(stream), stream.scratch_len())
+            } else {
+                let stream = ConvStream::parse(bytes, &input, &output, &window, block)
+                    .ok_or(OpProblem::Sparse)?;
+                (Weights::Sparse(stream), stream.geometry().scratch_len())
+            }
         }
     };
+    if scratch.len < needed {
+        return Err(OpProblem::Scratch);
+    }
     per_channel.filter(|&n| u32::try_from(n).is_ok()).ok_or(OpProblem::Shape)?;
     let channels = context.channels(record, output.channels)?;
-    let scratch = Scratch::decode(record, context.arena_len)?;
     Ok(Conv { input, output, window, groups, clamp, channels, weights, scratch })
 }
 

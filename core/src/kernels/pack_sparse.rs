@@ -1,0 +1,182 @@
+//! Writes the streams of [`sparse`](super::sparse) from dense weights: for exporters, on the host.
+
+use alloc::vec::Vec;
+
+use super::linear_sparse::weight_index;
+use super::sparse::{
+    Block, COUNTS_DIFFER, ELEMENT, Entry, GROUP, Geometry, MAX_WEIGHTS, TILE,
+};
+use crate::model::layout::ALIGNMENT;
+use crate::model::{Tensor, Window};
+
+/// The stream of a convolution from its weights, output channel by output channel in the order kernel
+/// row, kernel column, input channel of the group. A block is kept when any of its weights is not
+/// zero. Counts are left out where every output channel has as many entries: constant fan-in.
+///
+/// `None` when the weights are not as many as the shapes say, an output channel has
+/// [`MAX_WEIGHTS`] or more, or the geometry's numbers do not fit the stream's header.
+pub fn conv_stream(weights: &[i8], groups: usize, geometry: &Geometry) -> Option<Vec<u8>> {
+    let g = geometry;
+    let block = g.block();
+    let [kernel_h, kernel_w] = g.kernel;
+    let (depth, outputs) = (g.input[2].checked_div(groups)?, g.output[2]);
+    let channel_len = kernel_h * kernel_w * depth;
+    if weights.len() != channel_len * outputs || channel_len == 0 || outputs % groups != 0 {
+        return None;
+    }
+    let cell = block.len() * ELEMENT;
+    let longest = usize::from(u16::MAX) / cell * cell;
+    let mut channels = Vec::with_capacity(outputs);
+    for (output, weights) in weights.chunks(channel_len).enumerate() {
+        // Offset, lane of the block and weight.
+        let mut nonzeros = Vec::new();
+        for (position, &weight) in weights.iter().enumerate().filter(|(_, weight)| **weight != 0) {
+            let (tap, channel) = (position / depth, position % depth);
+            let channel = output / (outputs / groups) * depth + channel;
+            let offset = g.offset([tap / kernel_w, tap % kernel_w], channel);
+            nonzeros.push((offset, channel % block.len(), weight));
+        }
+        nonzeros.sort_unstable_by_key(|&(offset, ..)| offset);
+        let mut entries = Vec::new();
+        let mut last = 0;
+        for same_cell in nonzeros.chunk_by(|a, b| a.0 == b.0) {
+            let mut distance = same_cell[0].0 - last;
+            while distance > longest {
+                entries.push(Entry { distance: longest, weights: [0; 4] });
+                distance -= longest;
+            }
+            let mut entry = Entry { distance, weights: [0; 4] };
+            for &(_, lane, weight) in same_cell {
+                entry.weights[lane] = weight;
+            }
+            entries.push(entry);
+            last = same_cell[0].0;
+        }
+        channels.push(entries);
+    }
+    let counts: Vec<usize> = channels.iter().map(Vec::len).collect();
+    if counts.iter().any(|count| count * block.len() >= MAX_WEIGHTS) {
+        return None;
+    }
+    let mut stream = Vec::new();
+    stream.extend(u16::try_from(g.columns).ok()?.to_le_bytes());
+    stream.extend(u16::try_from(g.rows).ok()?.to_le_bytes());
+    write_counts(&counts, &mut stream);
+    for entry in channels.iter().flatten() {
+        stream.extend_from_slice(&entry.write(block)[..block.entry()]);
+    }
+    align(&mut stream);
+    Some(stream)
+}
+
+/// The stream of a linear operator from its weights, output by output. A block is kept when any of its
+/// weights is not zero.
+///
+/// `None` when the weights are not a multiple of `inputs` or the inputs not a multiple of the block,
+/// or an output has [`MAX_WEIGHTS`] or more.
+pub fn linear_stream(weights: &[i8], inputs: usize, block: Block) -> Option<Vec<u8>> {
+    let len = block.len();
+    if inputs == 0 || !weights.len().is_multiple_of(inputs) || !inputs.is_multiple_of(len) {
+        return None;
+    }
+    let mut channels = Vec::new();
+    for weights in weights.chunks(inputs) {
+        let mut blocks: Vec<(u8, &[i8])> = Vec::new();
+        let zeros = &[0; 4][..len];
+        let mut last = 0;
+        for (index, weights) in weights.chunks(len).enumerate() {
+            if weights.iter().any(|&weight| weight != 0) {
+                let mut distance = index - last;
+                while distance > usize::from(u8::MAX) {
+                    blocks.push((u8::MAX, zeros));
+                    distance -= usize::from(u8::MAX);
+                }
+                blocks.push((distance as u8, weights));
+                last = index;
+            }
+        }
+        blocks.resize(blocks.len().next_multiple_of(GROUP), (0, zeros));
+        channels.push(blocks);
+    }
+    let counts: Vec<usize> = channels.iter().map(|blocks| blocks.len() / GROUP).collect();
+    if counts.iter().any(|count| count * GROUP * len >= MAX_WEIGHTS) {
+        return None;
+    }
+    let mut stream = Vec::new();
+    write_counts(&counts, &mut stream);
+    for group in channels.iter().flat_map(|blocks| blocks.chunks(GROUP)) {
+        stream.extend(group.iter().map(|&(distance, _)| distance));
+        let mut weights = [0; GROUP * 4];
+        for (index, (_, of_block)) in group.iter().enumerate() {
+            for (lane, &weight) in of_block.iter().enumerate() {
+                weights[weight_index(block, index, lane)] = weight as u8;
+            }
+        }
+        stream.extend_from_slice(&weights[..GROUP * len]);
+    }
+    align(&mut stream);
+    Some(stream)
+}
+
+/// The strip and band for a convolution that the cost of its work is least with, of those that need
+/// at most `limit` bytes of working memory. `None` when none needs so little.
+///
+/// `entries` is the number of blocks that an output channel keeps, on average. The cost is the number
+/// of instructions of the Cortex-M kernel, roughly.
+pub fn choose_geometry(
+    input: &Tensor,
+    output: &Tensor,
+    window: &Window,
+    block: Block,
+    entries: f64,
+    limit: usize,
+) -> Option<Geometry> {
+    // Per tile and output channel: an entry, and the rest; per input element laid out; per band.
+    let (entry, channel, element) = match block {
+        Block::One => (15.0, 75.0, 2.3),
+        Block::Two => (15.0, 80.0, 2.0),
+        Block::Four => (27.0, 80.0, 1.5),
+    };
+    let largest = Geometry::new(input, output, window, block, 1, 1)?;
+    let [output_h, output_w, outputs] = largest.output;
+    let cost = |g: &Geometry| {
+        let strips = output_w.div_ceil(g.columns) as f64;
+        let bands = output_h.div_ceil(g.rows) as f64;
+        let rows = ((g.rows - 1) * g.stride[0] + g.kernel[0]).min(g.input[0]);
+        let columns = ((g.columns - 1) * g.stride[1] + g.kernel[1]).min(g.input[1]);
+        let run = if g.flat { (g.rows - 1) * g.width + g.columns } else { g.columns };
+        let tiles = run.div_ceil(TILE) * if g.flat { 1 } else { g.rows };
+        let filled = if g.padded { g.bytes() as f64 / 4.0 * 1.5 } else { 0.0 };
+        let laid_out = (rows * columns * g.input[2]) as f64 * element + filled;
+        let computed = (tiles * outputs) as f64 * (entries * entry + channel);
+        strips * bands * (laid_out + computed)
+    };
+    let strips = (TILE..output_w).step_by(TILE).chain([output_w]);
+    strips
+        .flat_map(|columns| (1..=output_h).map(move |rows| (columns, rows)))
+        .filter_map(|(columns, rows)| {
+            Geometry::new(input, output, window, block, columns, rows)
+        })
+        .filter(|g| g.scratch_len() <= limit && g.columns <= usize::from(u16::MAX))
+        .min_by(|a, b| {
+            // Of equal cost the smaller.
+            cost(a).total_cmp(&cost(b)).then(a.scratch_len().cmp(&b.scratch_len()))
+        })
+}
+
+fn write_counts(counts: &[usize], stream: &mut Vec<u8>) {
+    let first = counts.first().copied().unwrap_or(0);
+    if counts.iter().all(|&count| count == first) {
+        stream.extend((first as u16).to_le_bytes());
+        stream.extend([0; 2]);
+    } else {
+        stream.extend(COUNTS_DIFFER.to_le_bytes());
+        stream.extend([0; 2]);
+        stream.extend(counts.iter().flat_map(|&count| (count as u16).to_le_bytes()));
+        align(stream);
+    }
+}
+
+fn align(stream: &mut Vec<u8>) {
+    stream.resize(stream.len().next_multiple_of(ALIGNMENT), 0);
+}
