@@ -65,6 +65,7 @@ pub fn conv_stream(weights: &[i8], groups: usize, geometry: &Geometry) -> Option
     for entry in channels.iter().flatten() {
         stream.extend_from_slice(&entry.write(block)[..block.entry()]);
     }
+    stream.extend([0; ALIGNMENT]);
     align(&mut stream);
     Some(stream)
 }

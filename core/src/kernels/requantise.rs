@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::conv::rescale;
+#[cfg(not(niwaki_dsp))]
 use super::dsp::{saturate, smmlar};
 use super::sparse::TILE;
 use crate::model::Clamp;
@@ -31,21 +32,30 @@ impl Requantise {
         Self { zero_point, clamp, full: clamp.min == i8::MIN && clamp.max == i8::MAX }
     }
 
-    /// Rescales eight accumulators below 2^29, given doubled for `BLOCK` 1, and stores the outputs.
+    /// Largest right shift that [`store`](Self::store) rescales fast.
+    pub(super) fn max_shift(&self) -> u32 {
+        if self.full { MAX_SHIFT } else { 0 }
+    }
+
+    /// The zero point and one half, doubled.
+    pub(super) fn rounding_zero_point(&self) -> i32 {
+        i32::from(self.zero_point).wrapping_mul(2).wrapping_add(1)
+    }
+
+    /// Rescales eight accumulators below 2^29, given doubled, and stores the outputs.
     ///
     /// # Safety
     ///
     /// Each of the target's bytes can be written.
-    #[inline(always)]
-    pub(super) unsafe fn store<const BLOCK: usize>(
+    #[cfg(not(niwaki_dsp))]
+    pub(super) unsafe fn store(
         &self,
         channel: &ChannelRecord,
-        sums: [i32; TILE],
+        doubled: [i32; TILE],
         target: Target<'_>,
     ) {
-        let doubled = if BLOCK == 1 { sums } else { sums.map(|sum| sum.wrapping_mul(2)) };
         let shift = channel.shift.get().wrapping_neg() as u32;
-        if shift.wrapping_sub(1) >= MAX_SHIFT {
+        if shift.wrapping_sub(1) >= self.max_shift() {
             // SAFETY: the caller's promise.
             unsafe { self.store_unusual(channel, doubled, target) };
             return;
@@ -54,24 +64,11 @@ impl Requantise {
         // zero), and the zero point, all before one shift. The accumulator's sign serves for the
         // product's: where the product is 0, half less one still rounds to 0.
         let multiplier = channel.multiplier.get();
-        let half = 1i32.wrapping_shl(shift.wrapping_sub(1));
-        let start = i32::from(self.zero_point).wrapping_shl(shift).wrapping_add(half);
-        let output = |sum: i32| {
-            let start = start.wrapping_add(sum >> 31);
-            saturate(smmlar(start, sum, multiplier).wrapping_shr(shift))
-        };
-        // SAFETY: the caller's promise.
-        unsafe {
-            if self.full {
-                for (sum, lane) in doubled.into_iter().zip(target.lanes) {
-                    lane.add(target.offset).write(output(sum) as i8);
-                }
-            } else {
-                let (min, max) = (i32::from(self.clamp.min), i32::from(self.clamp.max));
-                for (sum, lane) in doubled.into_iter().zip(target.lanes) {
-                    lane.add(target.offset).write(output(sum).max(min).min(max) as i8);
-                }
-            }
+        let start = self.rounding_zero_point().wrapping_shl(shift.wrapping_sub(1));
+        for (sum, lane) in doubled.into_iter().zip(target.lanes) {
+            let product = smmlar(start.wrapping_add(sum >> 31), sum, multiplier);
+            // SAFETY: the caller's promise.
+            unsafe { lane.add(target.offset).write(saturate(product.wrapping_shr(shift)) as i8) };
         }
     }
 
@@ -81,14 +78,14 @@ impl Requantise {
         rescale(channel).requantise(sum, self.zero_point, self.clamp)
     }
 
-    /// The same for shifts to the left, none, or far to the right.
+    /// The same for shifts to the left, none, or far to the right, and for any clamp.
     ///
     /// # Safety
     ///
     /// Each of the target's bytes can be written.
     #[cold]
     #[inline(never)]
-    unsafe fn store_unusual(
+    pub(super) unsafe fn store_unusual(
         &self,
         channel: &ChannelRecord,
         doubled: [i32; TILE],

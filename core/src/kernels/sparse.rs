@@ -22,7 +22,8 @@
 //! | 2 | entries of each output channel, or 65,535 when the counts differ |
 //! | 2 | zero |
 //! | 2 per output channel | number of entries, when the counts differ; zeros up to the alignment |
-//! | | entries of the output channels in order; zeros up to the alignment |
+//! | | entries of the output channels in order |
+//! | 4 | zero; more zeros up to the alignment |
 //!
 //! An entry holds the distance in bytes of its cell from the previous entry's (from the first plane's
 //! first cell for the first) in memory whose elements take two bytes, and the block's weights:
@@ -375,7 +376,9 @@ impl<'m> ConvStream<'m> {
             }
             rest = behind;
         }
-        is_padding(rest)
+        // The kernels load an entry ahead.
+        is_padding(rest.get(ALIGNMENT..)?)?;
+        rest.iter().all(|&byte| byte == 0).then_some(())
     }
 
     /// The layout of the kernel's working memory.
