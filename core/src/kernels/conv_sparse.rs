@@ -36,9 +36,12 @@ pub(super) trait Tiles {
     /// beginning with cell `first`.
     fn lay_out(&mut self, pixels: &[i8], step: usize, count: usize, first: usize);
 
-    /// Computes all channels of the tile of output pixels whose first cell is `first`, and writes
-    /// them where `lanes` says that each pixel's channels begin, if anywhere.
-    fn compute(&mut self, first: usize, lanes: &[usize; TILE]);
+    /// Adds to the band the tile of output pixels whose first cell is `first`. `lanes` says where each
+    /// pixel's channels begin in the output, if anywhere.
+    fn add_tile(&mut self, first: usize, lanes: &[usize; TILE]);
+
+    /// Computes all channels of the band's tiles.
+    fn compute(&mut self);
 }
 
 /// No output pixel.
@@ -144,10 +147,11 @@ fn compute_band(
                     row = row.wrapping_add(1);
                 }
             }
-            tiles.compute(first.wrapping_add(cell), &lanes);
+            tiles.add_tile(first.wrapping_add(cell), &lanes);
             cell = cell.wrapping_add(TILE);
         }
     }
+    tiles.compute();
 }
 
 /// The inner parts in safe Rust, for every target. A plane's elements take one byte.
@@ -200,7 +204,7 @@ impl<const BLOCK: usize> Tiles for Portable<'_, '_, BLOCK> {
         }
     }
 
-    fn compute(&mut self, first: usize, lanes: &[usize; TILE]) {
+    fn add_tile(&mut self, first: usize, lanes: &[usize; TILE]) {
         let mut rest = self.stream.entries;
         for (output, channel) in self.op.channels.iter().enumerate() {
             let bytes = self.stream.counts.get(output).wrapping_mul(Self::KIND.entry());
@@ -226,6 +230,8 @@ impl<const BLOCK: usize> Tiles for Portable<'_, '_, BLOCK> {
             }
         }
     }
+
+    fn compute(&mut self) {}
 }
 
 /// The output for an accumulator.

@@ -32,12 +32,8 @@ pub(super) fn linear<const BLOCK: usize>(
             scratch.as_ptr().cast()
         }
     };
-    let same;
     let (mut count, count_step) = match &stream.counts {
-        Counts::Same(count) => {
-            same = count.to_le_bytes();
-            (&raw const same, 0)
-        }
+        Counts::Same(count) => (&raw const *count, 0),
         Counts::Each(counts) => (counts.as_ptr(), 1),
     };
     let mut groups = stream.groups.as_ptr().cast::<u32>();

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::linear_sparse::weight_index;
 use super::sparse::{
-    Block, COUNTS_DIFFER, ELEMENT, Entry, GROUP, Geometry, MAX_WEIGHTS, TILE,
+    Block, COUNTS_DIFFER, Entry, GROUP, Geometry, MAX_WEIGHTS, TILE,
 };
 use crate::model::layout::ALIGNMENT;
 use crate::model::{Tensor, Window};
@@ -24,8 +24,8 @@ pub fn conv_stream(weights: &[i8], groups: usize, geometry: &Geometry) -> Option
     if weights.len() != channel_len * outputs || channel_len == 0 || outputs % groups != 0 {
         return None;
     }
-    let cell = block.len() * ELEMENT;
-    let longest = usize::from(u16::MAX) / cell * cell;
+    // A multiple of what distances are multiples of.
+    let longest = usize::from(u16::MAX) / 16 * 16;
     let mut channels = Vec::with_capacity(outputs);
     for (output, weights) in weights.chunks(channel_len).enumerate() {
         // Offset, lane of the block and weight.

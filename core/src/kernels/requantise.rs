@@ -20,13 +20,6 @@ pub(super) struct Requantise {
     full: bool,
 }
 
-/// Where the outputs of eight pixels go: a byte `offset` behind each pointer.
-#[derive(Clone, Copy)]
-pub(super) struct Target<'a> {
-    pub(super) lanes: &'a [*mut i8; TILE],
-    pub(super) offset: usize,
-}
-
 impl Requantise {
     pub(super) fn new(zero_point: i8, clamp: Clamp) -> Self {
         Self { zero_point, clamp, full: clamp.min == i8::MIN && clamp.max == i8::MAX }
@@ -46,18 +39,18 @@ impl Requantise {
     ///
     /// # Safety
     ///
-    /// Each of the target's bytes can be written.
+    /// A byte can be written at each of the targets.
     #[cfg(not(niwaki_dsp))]
     pub(super) unsafe fn store(
         &self,
         channel: &ChannelRecord,
         doubled: [i32; TILE],
-        target: Target<'_>,
+        targets: &[*mut i8; TILE],
     ) {
         let shift = channel.shift.get().wrapping_neg() as u32;
         if shift.wrapping_sub(1) >= self.max_shift() {
             // SAFETY: the caller's promise.
-            unsafe { self.store_unusual(channel, doubled, target) };
+            unsafe { self.store_unusual(channel, doubled, targets) };
             return;
         }
         // The product rounded, half of the divisor less one for negative numbers (ties go away from
@@ -65,10 +58,10 @@ impl Requantise {
         // product's: where the product is 0, half less one still rounds to 0.
         let multiplier = channel.multiplier.get();
         let start = self.rounding_zero_point().wrapping_shl(shift.wrapping_sub(1));
-        for (sum, lane) in doubled.into_iter().zip(target.lanes) {
+        for (sum, target) in doubled.into_iter().zip(targets) {
             let product = smmlar(start.wrapping_add(sum >> 31), sum, multiplier);
             // SAFETY: the caller's promise.
-            unsafe { lane.add(target.offset).write(saturate(product.wrapping_shr(shift)) as i8) };
+            unsafe { target.write(saturate(product.wrapping_shr(shift)) as i8) };
         }
     }
 
@@ -82,20 +75,20 @@ impl Requantise {
     ///
     /// # Safety
     ///
-    /// Each of the target's bytes can be written.
+    /// A byte can be written at each of the targets.
     #[cold]
     #[inline(never)]
     pub(super) unsafe fn store_unusual(
         &self,
         channel: &ChannelRecord,
         doubled: [i32; TILE],
-        target: Target<'_>,
+        targets: &[*mut i8; TILE],
     ) {
         let rescale = rescale(channel);
-        for (sum, lane) in doubled.into_iter().zip(target.lanes) {
+        for (sum, target) in doubled.into_iter().zip(targets) {
             let value = rescale.requantise(sum >> 1, self.zero_point, self.clamp);
             // SAFETY: the caller's promise.
-            unsafe { lane.add(target.offset).write(value) };
+            unsafe { target.write(value) };
         }
     }
 }

@@ -72,6 +72,9 @@ pub const MAX_BIAS: u32 = 1 << 28;
 /// Bytes of an element in the distances of a convolution's stream.
 pub(super) const ELEMENT: usize = 2;
 
+/// Bytes of what the kernel notes about a tile: where its cells begin and each pixel's outputs end.
+const RECORD: usize = size_of::<u32>() * (1 + TILE);
+
 /// Neighbouring input channels (of a linear operator: inputs) that are kept or dropped together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -138,6 +141,10 @@ pub struct Geometry {
     pub(super) flat: bool,
     /// First cell of the last tile of a band.
     pub(super) last_tile: usize,
+    /// Tiles of a band.
+    tiles: usize,
+    /// Whether all cells that tiles and taps begin with are even.
+    pub(super) even: bool,
     /// Bytes of the planes where an element takes two.
     bytes: usize,
 }
@@ -202,7 +209,14 @@ impl Geometry {
         let cell = block.len().checked_mul(ELEMENT)?;
         let parts = planes.checked_mul(phases[0])?.checked_mul(phases[1])?;
         let bytes = parts.checked_mul(part)?.checked_mul(cell)?;
-        isize::try_from(bytes.checked_add(output[2])?).ok()?;
+        let tiles = if flat {
+            run.div_ceil(TILE)
+        } else {
+            columns.div_ceil(TILE).checked_mul(rows)?
+        };
+        let records = tiles.checked_mul(RECORD)?.checked_add(RECORD)?;
+        isize::try_from(bytes.checked_add(records)?.checked_add(output[2])?).ok()?;
+        let even = extra[1] == 0 && (width % 2 == 0 || (rows == 1 && extra[0] == 0));
         Some(Self {
             input,
             output,
@@ -219,15 +233,28 @@ impl Geometry {
             planes,
             flat,
             last_tile,
+            tiles,
+            even,
             bytes,
         })
     }
 
-    /// Bytes of working memory that the kernel needs: the planes, and a place for the outputs of a
-    /// tile's cells that are no output pixels.
+    /// Bytes of working memory that the kernel needs: the planes; nine words for each tile of a band
+    /// and one more; and a place for the outputs of a tile's cells that are no output pixels.
     pub fn scratch_len(&self) -> usize {
         // No overflow: proven in `new`.
-        self.bytes.wrapping_add(self.output[2])
+        self.bytes.wrapping_add(self.records()).wrapping_add(self.output[2])
+    }
+
+    /// Bytes of the records of a band's tiles.
+    pub(super) fn records(&self) -> usize {
+        self.tiles.wrapping_mul(RECORD).wrapping_add(size_of::<u32>())
+    }
+
+    /// What offsets in bytes are multiples of.
+    fn alignment(&self) -> usize {
+        let cell = self.block.len().wrapping_mul(ELEMENT);
+        if self.even { cell.wrapping_mul(2) } else { cell }
     }
 
     /// Bytes of the planes.
@@ -293,7 +320,7 @@ pub struct ConvStream<'m> {
 /// Number of entries or groups per output channel.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Counts<'m> {
-    Same(u16),
+    Same([u8; 2]),
     Each(&'m [[u8; 2]]),
 }
 
@@ -301,7 +328,7 @@ impl<'m> Counts<'m> {
     /// Reads the counts for `channels` output channels behind the field that holds `same`.
     fn split(same: u16, bytes: &'m [u8], channels: usize) -> Option<(Self, &'m [u8])> {
         if same != COUNTS_DIFFER {
-            return Some((Self::Same(same), bytes));
+            return Some((Self::Same(same.to_le_bytes()), bytes));
         }
         let len = channels.checked_mul(2)?;
         let (counts, _) = bytes.get(..len)?.as_chunks();
@@ -311,10 +338,11 @@ impl<'m> Counts<'m> {
     /// The count of output channel `channel`.
     #[inline(always)]
     pub(super) fn get(&self, channel: usize) -> usize {
-        usize::from(match self {
+        let count = match self {
             Self::Same(count) => *count,
-            Self::Each(counts) => u16::from_le_bytes(counts.get(channel).copied().unwrap_or([0; 2])),
-        })
+            Self::Each(counts) => counts.get(channel).copied().unwrap_or([0; 2]),
+        };
+        u16::from_le_bytes(count).into()
     }
 }
 
@@ -354,7 +382,7 @@ impl<'m> ConvStream<'m> {
     /// Walks the whole stream.
     pub(crate) fn verify(&self) -> Option<()> {
         let block = self.geometry.block;
-        let cell = block.len().wrapping_mul(ELEMENT);
+        let alignment = self.geometry.alignment();
         let max_offset = self.geometry.max_offset();
         let mut rest = self.entries;
         if rest.as_ptr().align_offset(ALIGNMENT) != 0 {
@@ -370,7 +398,7 @@ impl<'m> ConvStream<'m> {
             for entry in entries.chunks_exact(block.entry()) {
                 let entry = Entry::read(block, entry)?;
                 offset = offset.checked_add(entry.distance)?;
-                if offset > max_offset || entry.distance % cell != 0 {
+                if offset > max_offset || !entry.distance.is_multiple_of(alignment) {
                     return None;
                 }
             }
