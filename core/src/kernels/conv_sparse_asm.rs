@@ -143,7 +143,7 @@ pub(super) unsafe fn channels<const BLOCK: usize>(
     }
 }
 
-/// Computes one channel that has no entries or an unusual rescaling.
+/// Computes one channel that has an unusual rescaling.
 ///
 /// # Safety
 ///
@@ -313,7 +313,7 @@ macro_rules! rescale {
 }
 
 /// Defines the loop over output channels and, for each, tiles. It ends before the first channel that
-/// has no entries or an unusual rescaling.
+/// has an unusual rescaling.
 ///
 /// In the loop over entries r0 is the cell, r1 points into the stream, r2 (or r3) holds the entry; r6
 /// to r12 and lr hold the sums. The first entry's step begins with the bias in lr. The steps of the
@@ -352,8 +352,6 @@ macro_rules! channels_loop {
                     "ldr r7, [r6], #4",
                     "ldr r8, [r6], #4",
                     "ldr r9, [r6], #4",
-                    "cmp r4, #0",
-                    "beq.w 6f",
                     "ldr r5, [sp, #56]",
                     "rsb r9, r9, #0",
                     "sub r10, r9, #1",
@@ -366,6 +364,8 @@ macro_rules! channels_loop {
                     "ldr r11, [sp, #52]",
                     "lsl r11, r11, r10",
                     $($bias,)*
+                    "cmp r4, #0",
+                    "beq.w 5f",
                     "strd r8, r9, [sp, #16]",
                     "str r11, [sp, #24]",
                     "ldr r1, [sp]",
@@ -419,6 +419,32 @@ macro_rules! channels_loop {
                     "str r0, [sp, #28]",
                     "cmp r3, #0",
                     "bne.w 3b",
+                    "adds r1, #1",
+                    "str r1, [sp, #32]",
+                    "bne.w 2b",
+                    "b 6f",
+                    // No entries: all outputs are that of the bias.
+                    "5:",
+                    "mov r0, r8",
+                    "mov r1, r9",
+                    "mov r2, r11",
+                    rescale!("r7", $sums),
+                    "ldrd r1, r0, [sp, #32]",
+                    "7:",
+                    "adds r0, #4",
+                    "ldm r0!, {{r2-r5}}",
+                    "strb r7, [r2, r1]",
+                    "strb r7, [r3, r1]",
+                    "strb r7, [r4, r1]",
+                    "strb r7, [r5, r1]",
+                    "ldm r0!, {{r2-r5}}",
+                    "strb r7, [r2, r1]",
+                    "strb r7, [r3, r1]",
+                    "strb r7, [r4, r1]",
+                    "strb r7, [r5, r1]",
+                    "ldr r3, [r0]",
+                    "cmp r3, #0",
+                    "bne.n 7b",
                     "adds r1, #1",
                     "str r1, [sp, #32]",
                     "bne.w 2b",

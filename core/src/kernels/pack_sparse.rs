@@ -132,12 +132,14 @@ pub fn choose_geometry(
     entries: f64,
     limit: usize,
 ) -> Option<Geometry> {
-    // Per tile and output channel: an entry, and the rest; per input element laid out; per band.
-    let (entry, channel, element) = match block {
-        Block::One => (15.0, 75.0, 2.3),
-        Block::Two => (15.0, 80.0, 2.0),
-        Block::Four => (27.0, 80.0, 1.5),
+    // An entry and the rest per tile and output channel; an input element laid out.
+    let (entry, tile, element) = match block {
+        Block::One => (14.6, 57.0, 2.3),
+        Block::Two => (16.6, 66.0, 2.4),
+        Block::Four => (29.8, 66.0, 2.0),
     };
+    // Per band and output channel, and per tile.
+    let (channel, record) = (45.0, 150.0);
     let largest = Geometry::new(input, output, window, block, 1, 1)?;
     let [output_h, output_w, outputs] = largest.output;
     let cost = |g: &Geometry| {
@@ -149,7 +151,9 @@ pub fn choose_geometry(
         let tiles = run.div_ceil(TILE) * if g.flat { 1 } else { g.rows };
         let filled = if g.padded { g.bytes() as f64 / 4.0 * 1.5 } else { 0.0 };
         let laid_out = (rows * columns * g.input[2]) as f64 * element + filled;
-        let computed = (tiles * outputs) as f64 * (entries * entry + channel);
+        let computed = (tiles * outputs) as f64 * (entries * entry + tile)
+            + tiles as f64 * record
+            + outputs as f64 * channel;
         strips * bands * (laid_out + computed)
     };
     let strips = (TILE..output_w).step_by(TILE).chain([output_w]);
