@@ -1,7 +1,7 @@
 //! Linear operator over the nonzero weights.
 
 use super::conv_sparse::requantise;
-use super::sparse::{Block, GROUP, LinearStream};
+use super::sparse::LinearStream;
 use super::{part, put};
 use crate::model::Conv;
 
@@ -20,6 +20,7 @@ pub fn linear_sparse<const BLOCK: usize>(
 }
 
 /// The operator in safe Rust, for every target.
+#[cfg_attr(niwaki_dsp, allow(dead_code))]
 pub(super) fn portable<const BLOCK: usize>(
     op: &Conv<'_>,
     stream: &LinearStream<'_>,
@@ -27,32 +28,20 @@ pub(super) fn portable<const BLOCK: usize>(
     y: &mut [i8],
     _scratch: &mut [i8],
 ) {
-    for (output, (channel, (groups, len))) in op.channels.iter().zip(stream.channels()).enumerate()
-    {
+    let block = stream.block();
+    for (output, (channel, groups)) in op.channels.iter().zip(stream.channels()).enumerate() {
         let mut sum = channel.bias.get();
         let mut position = 0usize;
-        for group in groups.chunks_exact(len) {
-            let (distances, weights) = group.split_at_checked(GROUP).unwrap_or((&[], &[]));
-            for (block, &distance) in distances.iter().enumerate() {
-                position = position.wrapping_add(usize::from(distance).wrapping_mul(BLOCK));
+        for group in groups.chunks_exact(block.group_bytes()) {
+            for index in 0..block.group() {
+                let distance = block.distance(group, index).unwrap_or(0);
+                position = position.wrapping_add(distance.wrapping_mul(BLOCK));
                 for (lane, &x) in part(x, position, BLOCK).iter().enumerate() {
-                    let index = weight_index(stream.block(), block, lane);
-                    let weight = weights.get(index).copied().unwrap_or(0) as i8;
+                    let weight = group.get(block.weight(index, lane)).copied().unwrap_or(0) as i8;
                     sum = sum.wrapping_add(i32::from(weight).wrapping_mul(i32::from(x)));
                 }
             }
         }
         put(y, output, requantise(op, channel, sum));
-    }
-}
-
-/// Place of a weight among a group's: block by block, but for blocks of two the first and second
-/// weights of two blocks alternate, so that one instruction widens a block's.
-#[inline(always)]
-pub(super) fn weight_index(block: Block, index: usize, lane: usize) -> usize {
-    match block {
-        Block::One => index,
-        Block::Two => (index & 2).wrapping_mul(2).wrapping_add(lane.wrapping_mul(2)).wrapping_add(index & 1),
-        Block::Four => index.wrapping_mul(4).wrapping_add(lane),
     }
 }

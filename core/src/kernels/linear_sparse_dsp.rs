@@ -3,11 +3,15 @@
 #![cfg_attr(not(any(niwaki_dsp, test)), allow(dead_code))]
 #![allow(unsafe_code)]
 
-use super::dsp::{pkhbt, pkhtb, smlabb, smlabt, smlad, sxtb16, sxtb16_ror8};
+use super::dsp::{pkhbt, pkhtb, sxtb16, sxtb16_ror8};
+#[cfg(not(niwaki_dsp))]
+use super::dsp::{smlabb, smlabt, smlad};
 use super::requantise::Requantise;
+#[cfg(not(niwaki_dsp))]
+use super::requantise::rescale;
 use super::sparse::{Counts, LinearStream};
 use crate::model::Conv;
-use crate::model::layout::ALIGNMENT;
+use crate::model::layout::{ALIGNMENT, ChannelRecord};
 
 pub(super) fn linear<const BLOCK: usize>(
     op: &Conv<'_>,
@@ -17,43 +21,77 @@ pub(super) fn linear<const BLOCK: usize>(
     scratch: &mut [i8],
 ) {
     let requantise = Requantise::new(op.output.zero_point, op.clamp);
+    let aligned = |address: *const u8| address.align_offset(ALIGNMENT) == 0;
     let sound = stream.block().len() == BLOCK
         && x.len() >= stream.inputs
         && scratch.len() >= stream.scratch_len()
-        && (BLOCK == 1 || scratch.as_ptr().align_offset(ALIGNMENT) == 0)
+        && (BLOCK == 1 || aligned(scratch.as_ptr().cast()))
+        && aligned(op.channels.as_ptr().cast())
+        && y.len() == stream.outputs
         && op.channels.len() == stream.outputs;
     if !sound {
         return;
     }
-    let inputs: *const u8 = match BLOCK {
+    let x: *const u8 = match BLOCK {
         1 => x.as_ptr().cast(),
         _ => {
             widen::<BLOCK>(x, scratch);
             scratch.as_ptr().cast()
         }
     };
-    let (mut count, count_step) = match &stream.counts {
+    let (count, count_step) = match &stream.counts {
         Counts::Same(count) => (&raw const *count, 0),
-        Counts::Each(counts) => (counts.as_ptr(), 1),
+        Counts::Each(counts) => (counts.as_ptr(), size_of::<[u8; 2]>()),
     };
-    let mut groups = stream.groups.as_ptr().cast::<u32>();
-    for (y, channel) in y.iter_mut().zip(op.channels) {
+    let outputs = y.as_mut_ptr_range();
+    let mut frame = Frame {
+        groups: stream.groups.as_ptr(),
+        channel: op.channels.as_ptr(),
+        count,
+        y: outputs.start,
+        x,
+        y_end: outputs.end,
+        count_step,
+        zero_point: requantise.rounding_zero_point(),
+        max_shift: requantise.max_shift(),
+        sum: 0,
+    };
+    // The row whose rescaling is left to us.
+    while frame.y != frame.y_end {
         // SAFETY: `LinearStream::verify` has walked the stream: there are as many counts as outputs (of
         // which `op.channels` has one each), as many groups as they say, and every block lies within
         // the inputs, of which there are enough.
         unsafe {
-            let n = usize::from(u16::from_le_bytes(*count));
-            count = count.add(count_step);
-            let bias = channel.bias.get();
-            let (sum, behind) = match BLOCK {
-                1 => sum_1(groups, n, inputs, bias),
-                2 => sum_2(groups, n, inputs, bias),
-                _ => sum_4(groups, n, inputs, bias),
-            };
-            groups = behind;
-            *y = requantise.one(channel, sum);
+            match BLOCK {
+                1 => rows_1(&mut frame),
+                2 => rows_2(&mut frame),
+                _ => rows_4(&mut frame),
+            }
+            if frame.y != frame.y_end {
+                *frame.y = requantise.one(&*frame.channel, frame.sum);
+                frame.y = frame.y.add(1);
+                frame.channel = frame.channel.add(1);
+            }
         }
     }
+}
+
+/// Where the computation is. The assembly relies on the order.
+#[repr(C)]
+struct Frame {
+    groups: *const u8,
+    channel: *const ChannelRecord,
+    count: *const [u8; 2],
+    y: *mut i8,
+    x: *const u8,
+    y_end: *mut i8,
+    count_step: usize,
+    /// Twice the output's zero point, plus one.
+    zero_point: i32,
+    /// Right shifts from 1 to this are rescaled in the loop over rows.
+    max_shift: u32,
+    /// The row's sum, where its rescaling is left to the caller.
+    sum: i32,
 }
 
 /// Writes the inputs in two bytes each.
@@ -79,119 +117,289 @@ fn widen<const BLOCK: usize>(x: &[i8], wide: &mut [i8]) {
     }
 }
 
-/// Steps per pass of a loop.
-macro_rules! unrolled {
-    ($count:expr, $times:literal, $step:block, $steps:block) => {
-        for _ in 0..$count / $times {
-            $steps
+/// Eight groups, of which the last `n % 8` are computed first, and the check that ends the row.
+#[cfg(niwaki_dsp)]
+macro_rules! eight {
+    ($step:expr) => {
+        concat!(
+            "28:\n", $step, "\n27:\n", $step, "\n26:\n", $step, "\n25:\n", $step,
+            "\n24:\n", $step, "\n23:\n", $step, "\n22:\n", $step, "\n21:\n", $step,
+            "\n20:\ncmp r1, r7\nbne.w 28b",
+        )
+    };
+}
+
+/// Defines the loop over rows, which ends before the first whose rescaling is unusual, with its sum.
+///
+/// In the loop over groups r0 is the input or its number, r1 points to the group, r6 holds the sum, r7
+/// the end of the groups and lr the first input.
+macro_rules! rows {
+    (
+        $(#[$doc:meta])* $name:ident, end: [$($end:literal),*], start: $start:literal,
+        step: $step:expr, else: $emulation:ident
+    ) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        ///
+        /// For every row from the frame's to the last there is a count, a channel and as many groups
+        /// as the count says, and the inputs of all of their blocks can be read.
+        #[cfg(niwaki_dsp)]
+        #[inline(never)]
+        unsafe fn $name(frame: &mut Frame) {
+            // SAFETY: reads and writes what the caller promises. r6 and r7, which the compiler keeps
+            // for itself, and the stack pointer are restored. Offsets from r0 are those in `Frame`;
+            // its end is copied to the stack: the end of the outputs, the step from count to count,
+            // the zero point and the largest shift.
+            unsafe {
+                core::arch::asm!(
+                    "push {{r0, r6, r7}}",
+                    "add r6, r0, #20",
+                    "ldm r6, {{r2-r5}}",
+                    "push {{r2-r5}}",
+                    "ldm r0, {{r1, r10-r12, lr}}",
+                    "2:",
+                    "ldrh r7, [r11]",
+                    "ldr r2, [sp, #4]",
+                    "ldr r6, [r10], #4",
+                    "add r11, r2",
+                    "and r2, r7, #7",
+                    $($end,)*
+                    $start,
+                    "tbh [pc, r2, lsl #1]",
+                    "3:",
+                    ".2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2",
+                    ".2byte (24f - 3b) / 2, (25f - 3b) / 2, (26f - 3b) / 2, (27f - 3b) / 2",
+                    eight!($step),
+                    // Rescales: see `Requantise::store`.
+                    "ldrd r2, r3, [r10], #8",
+                    "ldrd r5, r8, [sp, #8]",
+                    "rsb r3, r3, #0",
+                    "subs r4, r3, #1",
+                    "cmp r4, r8",
+                    "bhs 4f",
+                    "adds r6, r6, r6",
+                    "lsls r5, r4",
+                    "add r5, r5, r6, asr #31",
+                    "smmlar r6, r6, r2, r5",
+                    "ldr r2, [sp]",
+                    "asrs r6, r3",
+                    "ssat r6, #8, r6",
+                    "strb r6, [r12], #1",
+                    "cmp r12, r2",
+                    "bne.w 2b",
+                    "b 5f",
+                    "4:",
+                    "sub r10, #12",
+                    "5:",
+                    "ldr r0, [sp, #16]",
+                    "stm r0, {{r1, r10-r12}}",
+                    "str r6, [r0, #36]",
+                    "add sp, #16",
+                    "pop {{r0, r6, r7}}",
+                    inout("r0") frame => _,
+                    out("r1") _, out("r2") _, out("r3") _, out("r4") _, out("r5") _, out("r8") _,
+                    out("r9") _, out("r10") _, out("r11") _, out("r12") _, out("lr") _,
+                );
+            }
         }
-        for _ in 0..$count % $times {
-            $step
+
+        $(#[$doc])*
+        ///
+        /// # Safety
+        ///
+        /// For every row from the frame's to the last there is a count, a channel and as many groups
+        /// as the count says, and the inputs of all of their blocks can be read.
+        #[cfg(not(niwaki_dsp))]
+        unsafe fn $name(frame: &mut Frame) {
+            while frame.y != frame.y_end {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let channel = &*frame.channel;
+                    let count = usize::from(u16::from_le_bytes(*frame.count));
+                    frame.count = frame.count.byte_add(frame.count_step);
+                    let (sum, behind) = $emulation(frame.groups, count, frame.x, channel.bias.get());
+                    frame.groups = behind;
+                    let shift = channel.shift.get().wrapping_neg() as u32;
+                    if shift.wrapping_sub(1) >= frame.max_shift {
+                        frame.sum = sum;
+                        return;
+                    }
+                    *frame.y = rescale(sum.wrapping_mul(2), channel, frame.zero_point);
+                    frame.y = frame.y.add(1);
+                    frame.channel = frame.channel.add(1);
+                }
+            }
         }
     };
 }
 
+rows! {
+    /// Groups of four inputs.
+    rows_1,
+    end: ["add r7, r1, r7, lsl #3"],
+    start: "mov r0, lr",
+    step: "ldrd r2, r3, [r1], #8
+        sxtb16 r4, r3
+        sxtb16 r3, r3, ror #8
+        uxtab r5, r0, r2
+        uxtab r8, r5, r2, ror #8
+        uxtab r9, r8, r2, ror #16
+        add r0, r9, r2, lsr #24
+        ldrsb r5, [r5]
+        ldrsb r8, [r8]
+        ldrsb r9, [r9]
+        ldrsb r2, [r0]
+        smlabb r6, r5, r4, r6
+        smlabb r6, r8, r3, r6
+        smlabt r6, r9, r4, r6
+        smlabt r6, r2, r3, r6",
+    else: sum_1
+}
+
+rows! {
+    /// Groups of four blocks of two inputs.
+    rows_2,
+    end: ["add r7, r7, r7, lsl #1", "add r7, r1, r7, lsl #2"],
+    start: "mov r0, #0",
+    step: "ldm r1!, {{r2-r4}}
+        uxtab r5, r0, r2
+        uxtab r8, r5, r2, ror #8
+        uxtab r9, r8, r2, ror #16
+        add r0, r9, r2, lsr #24
+        ldr r5, [lr, r5, lsl #2]
+        ldr r8, [lr, r8, lsl #2]
+        ldr r9, [lr, r9, lsl #2]
+        sxtb16 r2, r3
+        smlad r6, r5, r2, r6
+        sxtb16 r3, r3, ror #8
+        smlad r6, r8, r3, r6
+        ldr r5, [lr, r0, lsl #2]
+        sxtb16 r2, r4
+        smlad r6, r9, r2, r6
+        sxtb16 r4, r4, ror #8
+        smlad r6, r5, r4, r6",
+    else: sum_2
+}
+
+rows! {
+    /// Groups of two blocks of four inputs.
+    rows_4,
+    end: ["add r7, r7, r7, lsl #1", "add r7, r1, r7, lsl #2"],
+    start: "mov r0, lr",
+    step: "ldm r1!, {{r2-r4}}
+        uxtah r0, r0, r2
+        ldrd r5, r8, [r0]
+        sxtb16 r9, r3
+        sxtb16 r3, r3, ror #8
+        smlad r6, r5, r9, r6
+        smlad r6, r8, r3, r6
+        add r0, r0, r2, lsr #16
+        ldrd r5, r8, [r0]
+        sxtb16 r9, r4
+        sxtb16 r4, r4, ror #8
+        smlad r6, r5, r9, r6
+        smlad r6, r8, r4, r6",
+    else: sum_4
+}
+
+/// The word at an address.
+///
+/// # Safety
+///
+/// The address is aligned and can be read.
+#[cfg(not(niwaki_dsp))]
+unsafe fn word(at: *const u8) -> u32 {
+    // SAFETY: the caller's promise.
+    u32::from_le(unsafe { at.cast::<u32>().read() })
+}
+
+/// A row's sum, and where its groups end.
+///
 /// # Safety
 ///
 /// `count` groups can be read, and the input of each of their blocks.
-#[inline(always)]
+#[cfg(not(niwaki_dsp))]
 unsafe fn sum_1(
-    mut groups: *const u32,
+    mut group: *const u8,
     count: usize,
     mut x: *const u8,
     mut sum: i32,
-) -> (i32, *const u32) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        macro_rules! step {
-            () => {{
-                let (distances, weights) =
-                    (u32::from_le(groups.read()), u32::from_le(groups.add(1).read()));
-                groups = groups.add(2);
-                let (even, odd) = (sxtb16(weights), sxtb16_ror8(weights));
-                x = x.add((distances & 0xff) as usize);
-                sum = smlabb(sum, i32::from(x.cast::<i8>().read()) as u32, even);
-                x = x.add((distances >> 8 & 0xff) as usize);
-                sum = smlabb(sum, i32::from(x.cast::<i8>().read()) as u32, odd);
-                x = x.add((distances >> 16 & 0xff) as usize);
-                sum = smlabt(sum, i32::from(x.cast::<i8>().read()) as u32, even);
-                x = x.add((distances >> 24) as usize);
-                sum = smlabt(sum, i32::from(x.cast::<i8>().read()) as u32, odd);
-            }};
+) -> (i32, *const u8) {
+    for _ in 0..count {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (distances, weights) = (word(group), word(group.add(4)));
+            let (even, odd) = (sxtb16(weights), sxtb16_ror8(weights));
+            let mut next = |shift: u32| {
+                x = x.add((distances >> shift & 0xff) as usize);
+                i32::from(x.cast::<i8>().read()) as u32
+            };
+            sum = smlabb(sum, next(0), even);
+            sum = smlabb(sum, next(8), odd);
+            sum = smlabt(sum, next(16), even);
+            sum = smlabt(sum, next(24), odd);
+            group = group.add(8);
         }
-        unrolled!(count, 4, { step!() }, {
-            step!();
-            step!();
-            step!();
-            step!();
-        });
     }
-    (sum, groups)
+    (sum, group)
 }
 
+/// A row's sum, and where its groups end.
+///
 /// # Safety
 ///
 /// `count` groups can be read, and the widened inputs of each of their blocks.
-#[inline(always)]
+#[cfg(not(niwaki_dsp))]
 unsafe fn sum_2(
-    mut groups: *const u32,
+    mut group: *const u8,
     count: usize,
-    x: *const u8,
+    mut x: *const u8,
     mut sum: i32,
-) -> (i32, *const u32) {
-    let x = x.cast::<u32>();
-    let mut block = 0usize;
-    // SAFETY: the caller's promise.
-    unsafe {
-        for _ in 0..count {
-            let distances = u32::from_le(groups.read());
-            let (first, second) =
-                (u32::from_le(groups.add(1).read()), u32::from_le(groups.add(2).read()));
-            groups = groups.add(3);
-            block = block.wrapping_add((distances & 0xff) as usize);
-            sum = smlad(sum, u32::from_le(x.add(block).read()), sxtb16(first));
-            block = block.wrapping_add((distances >> 8 & 0xff) as usize);
-            sum = smlad(sum, u32::from_le(x.add(block).read()), sxtb16_ror8(first));
-            block = block.wrapping_add((distances >> 16 & 0xff) as usize);
-            sum = smlad(sum, u32::from_le(x.add(block).read()), sxtb16(second));
-            block = block.wrapping_add((distances >> 24) as usize);
-            sum = smlad(sum, u32::from_le(x.add(block).read()), sxtb16_ror8(second));
+) -> (i32, *const u8) {
+    for _ in 0..count {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (distances, first, second) =
+                (word(group), word(group.add(4)), word(group.add(8)));
+            let mut next = |shift: u32| {
+                x = x.add(4 * (distances >> shift & 0xff) as usize);
+                word(x)
+            };
+            sum = smlad(sum, next(0), sxtb16(first));
+            sum = smlad(sum, next(8), sxtb16_ror8(first));
+            sum = smlad(sum, next(16), sxtb16(second));
+            sum = smlad(sum, next(24), sxtb16_ror8(second));
+            group = group.add(12);
         }
     }
-    (sum, groups)
+    (sum, group)
 }
 
+/// A row's sum, and where its groups end.
+///
 /// # Safety
 ///
 /// `count` groups can be read, and the widened inputs of each of their blocks.
-#[inline(always)]
+#[cfg(not(niwaki_dsp))]
 unsafe fn sum_4(
-    mut groups: *const u32,
+    mut group: *const u8,
     count: usize,
-    x: *const u8,
+    mut x: *const u8,
     mut sum: i32,
-) -> (i32, *const u32) {
-    let x = x.cast::<[u32; 2]>();
-    let mut block = 0usize;
-    // SAFETY: the caller's promise.
-    unsafe {
-        for _ in 0..count {
-            let distances = u32::from_le(groups.read());
-            macro_rules! step {
-                ($index:literal, $distance:expr) => {
-                    let weights = u32::from_le(groups.add(1 + $index).read());
-                    block = block.wrapping_add($distance as usize);
-                    let [even, odd] = x.add(block).read();
-                    sum = smlad(sum, u32::from_le(even), sxtb16(weights));
-                    sum = smlad(sum, u32::from_le(odd), sxtb16_ror8(weights));
-                };
+) -> (i32, *const u8) {
+    for _ in 0..count {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let distances = word(group);
+            for (distance, weights) in [(distances & 0xffff, 4), (distances >> 16, 8)] {
+                x = x.add(distance as usize);
+                let weights = word(group.add(weights));
+                sum = smlad(sum, word(x), sxtb16(weights));
+                sum = smlad(sum, word(x.add(4)), sxtb16_ror8(weights));
             }
-            step!(0, distances & 0xff);
-            step!(1, distances >> 8 & 0xff);
-            step!(2, distances >> 16 & 0xff);
-            step!(3, distances >> 24);
-            groups = groups.add(5);
+            group = group.add(12);
         }
     }
-    (sum, groups)
+    (sum, group)
 }

@@ -2,9 +2,8 @@
 
 use alloc::vec::Vec;
 
-use super::linear_sparse::weight_index;
 use super::sparse::{
-    Block, COUNTS_DIFFER, Entry, GROUP, Geometry, MAX_WEIGHTS, TILE,
+    Block, COUNTS_DIFFER, ELEMENT, Entry, Geometry, MAX_WEIGHTS, TILE,
 };
 use crate::model::layout::ALIGNMENT;
 use crate::model::{Tensor, Window};
@@ -82,38 +81,44 @@ pub fn linear_stream(weights: &[i8], inputs: usize, block: Block) -> Option<Vec<
     }
     let mut channels = Vec::new();
     for weights in weights.chunks(inputs) {
-        let mut blocks: Vec<(u8, &[i8])> = Vec::new();
+        let mut blocks: Vec<(usize, &[i8])> = Vec::new();
         let zeros = &[0; 4][..len];
         let mut last = 0;
         for (index, weights) in weights.chunks(len).enumerate() {
             if weights.iter().any(|&weight| weight != 0) {
                 let mut distance = index - last;
-                while distance > usize::from(u8::MAX) {
-                    blocks.push((u8::MAX, zeros));
-                    distance -= usize::from(u8::MAX);
+                while distance > block.max_distance() {
+                    blocks.push((block.max_distance(), zeros));
+                    distance -= block.max_distance();
                 }
-                blocks.push((distance as u8, weights));
+                blocks.push((distance, weights));
                 last = index;
             }
         }
-        blocks.resize(blocks.len().next_multiple_of(GROUP), (0, zeros));
+        blocks.resize(blocks.len().next_multiple_of(block.group()), (0, zeros));
         channels.push(blocks);
     }
-    let counts: Vec<usize> = channels.iter().map(|blocks| blocks.len() / GROUP).collect();
-    if counts.iter().any(|count| count * GROUP * len >= MAX_WEIGHTS) {
+    let counts: Vec<usize> = channels.iter().map(|blocks| blocks.len() / block.group()).collect();
+    if channels.iter().any(|blocks| blocks.len() * len >= MAX_WEIGHTS) {
         return None;
     }
     let mut stream = Vec::new();
     write_counts(&counts, &mut stream);
-    for group in channels.iter().flat_map(|blocks| blocks.chunks(GROUP)) {
-        stream.extend(group.iter().map(|&(distance, _)| distance));
-        let mut weights = [0; GROUP * 4];
-        for (index, (_, of_block)) in group.iter().enumerate() {
-            for (lane, &weight) in of_block.iter().enumerate() {
-                weights[weight_index(block, index, lane)] = weight as u8;
+    for group in channels.iter().flat_map(|blocks| blocks.chunks(block.group())) {
+        let mut bytes = [0; 12];
+        for (index, &(distance, weights)) in group.iter().enumerate() {
+            match block {
+                Block::One | Block::Two => bytes[index] = distance as u8,
+                Block::Four => {
+                    let distance = (distance * 4 * ELEMENT) as u16;
+                    bytes[2 * index..][..2].copy_from_slice(&distance.to_le_bytes());
+                }
+            }
+            for (lane, &weight) in weights.iter().enumerate() {
+                bytes[block.weight(index, lane)] = weight as u8;
             }
         }
-        stream.extend_from_slice(&weights[..GROUP * len]);
+        stream.extend_from_slice(&bytes[..block.group_bytes()]);
     }
     align(&mut stream);
     Some(stream)
@@ -156,8 +161,9 @@ pub fn choose_geometry(
             + outputs as f64 * channel;
         strips * bands * (laid_out + computed)
     };
-    let strips = (TILE..output_w).step_by(TILE).chain([output_w]);
-    strips
+    (1..TILE)
+        .chain((TILE..output_w).step_by(TILE))
+        .chain([output_w])
         .flat_map(|columns| (1..=output_h).map(move |rows| (columns, rows)))
         .filter_map(|(columns, rows)| {
             Geometry::new(input, output, window, block, columns, rows)

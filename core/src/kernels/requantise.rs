@@ -2,7 +2,7 @@
 #![cfg_attr(not(any(niwaki_dsp, test)), allow(dead_code))]
 #![allow(unsafe_code)]
 
-use super::conv::rescale;
+use super::conv;
 #[cfg(not(niwaki_dsp))]
 use super::dsp::{saturate, smmlar};
 use super::sparse::TILE;
@@ -53,22 +53,16 @@ impl Requantise {
             unsafe { self.store_unusual(channel, doubled, targets) };
             return;
         }
-        // The product rounded, half of the divisor less one for negative numbers (ties go away from
-        // zero), and the zero point, all before one shift. The accumulator's sign serves for the
-        // product's: where the product is 0, half less one still rounds to 0.
-        let multiplier = channel.multiplier.get();
-        let start = self.rounding_zero_point().wrapping_shl(shift.wrapping_sub(1));
         for (sum, target) in doubled.into_iter().zip(targets) {
-            let product = smmlar(start.wrapping_add(sum >> 31), sum, multiplier);
             // SAFETY: the caller's promise.
-            unsafe { target.write(saturate(product.wrapping_shr(shift)) as i8) };
+            unsafe { target.write(rescale(sum, channel, self.rounding_zero_point())) };
         }
     }
 
     /// The output for one accumulator below 2^29.
     #[inline(always)]
     pub(super) fn one(&self, channel: &ChannelRecord, sum: i32) -> i8 {
-        rescale(channel).requantise(sum, self.zero_point, self.clamp)
+        conv::rescale(channel).requantise(sum, self.zero_point, self.clamp)
     }
 
     /// The same for shifts to the left, none, or far to the right, and for any clamp.
@@ -84,11 +78,23 @@ impl Requantise {
         doubled: [i32; TILE],
         targets: &[*mut i8; TILE],
     ) {
-        let rescale = rescale(channel);
+        let rescale = conv::rescale(channel);
         for (sum, target) in doubled.into_iter().zip(targets) {
             let value = rescale.requantise(sum >> 1, self.zero_point, self.clamp);
             // SAFETY: the caller's promise.
             unsafe { target.write(value) };
         }
     }
+}
+
+/// Rescales an accumulator below 2^29, given doubled, for a right shift from 1 to 20. `zero_point` is
+/// [`Requantise::rounding_zero_point`].
+#[cfg(not(niwaki_dsp))]
+pub(super) fn rescale(doubled: i32, channel: &ChannelRecord, zero_point: i32) -> i8 {
+    // The product rounded, half of the divisor less one for negative numbers (ties go away from
+    // zero), and the zero point, all before one shift. The accumulator's sign serves for the
+    // product's: where the product is 0, half less one still rounds to 0.
+    let shift = channel.shift.get().wrapping_neg() as u32;
+    let start = zero_point.wrapping_shl(shift.wrapping_sub(1)).wrapping_add(doubled >> 31);
+    saturate(smmlar(start, doubled, channel.multiplier.get()).wrapping_shr(shift)) as i8
 }

@@ -45,19 +45,22 @@
 //! | 2 per output channel | number of groups, when the counts differ; zeros up to the alignment |
 //! | | groups of the output channels in order |
 //!
-//! A group is four blocks: four distances (`u8`), then the weights of the four blocks. A distance is
-//! that from the previous block (from the inputs' first for the first) in blocks. The weights stand
-//! block by block; for blocks of two the first and second weights of two blocks alternate. Blocks with
-//! zero weights fill the last group and bridge distances that a byte cannot hold.
+//! A group holds the distances of some blocks and then their weights. A distance is that from the
+//! previous block (from the first inputs for the first).
+//!
+//! | block | blocks of a group | distances | weights (`i8`) |
+//! |---|---|---|---|
+//! | 1 | 4 | four `u8` | four |
+//! | 2 | 4 | four `u8`, in blocks | of two blocks in turn: both first ones, both second ones |
+//! | 4 | 2 | two `u16`, in blocks times eight | block by block |
+//!
+//! Blocks with zero weights fill the last group and bridge distances that are too long.
 
 use crate::model::layout::ALIGNMENT;
 use crate::model::{Tensor, Window};
 
 /// Output pixels that are computed together.
 pub const TILE: usize = 8;
-
-/// Blocks of a group of a linear operator's stream.
-pub(super) const GROUP: usize = 4;
 
 /// Count that says that each channel has its own.
 pub(super) const COUNTS_DIFFER: u16 = u16::MAX;
@@ -74,6 +77,9 @@ pub(super) const ELEMENT: usize = 2;
 
 /// Bytes of what the kernel notes about a tile: where its cells begin and each pixel's outputs end.
 const RECORD: usize = size_of::<u32>() * (1 + TILE);
+
+/// Bytes of a block of four inputs of a linear operator where an input takes two.
+const WIDE: usize = 4 * ELEMENT;
 
 /// Neighbouring input channels (of a linear operator: inputs) that are kept or dropped together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,9 +112,48 @@ impl Block {
         }
     }
 
-    /// Bytes of a group of a linear operator's stream.
-    pub(super) const fn linear_group(self) -> usize {
-        GROUP + GROUP * self.len()
+    /// Blocks of a group of a linear operator's stream.
+    pub(super) const fn group(self) -> usize {
+        match self {
+            Self::One | Self::Two => 4,
+            Self::Four => 2,
+        }
+    }
+
+    /// Bytes of such a group, of which four are distances.
+    pub(super) const fn group_bytes(self) -> usize {
+        4 + self.group() * self.len()
+    }
+
+    /// Largest distance between blocks of a linear operator's stream.
+    pub(super) const fn max_distance(self) -> usize {
+        match self {
+            Self::One | Self::Two => u8::MAX as usize,
+            Self::Four => u16::MAX as usize / WIDE,
+        }
+    }
+
+    /// Distance of the block `index` of a group. `None` when it is not a whole number of blocks.
+    #[inline(always)]
+    pub(super) fn distance(self, group: &[u8], index: usize) -> Option<usize> {
+        match self {
+            Self::One | Self::Two => Some((*group.get(index)?).into()),
+            Self::Four => {
+                let &bytes = group.as_chunks().0.get(index)?;
+                let distance = usize::from(u16::from_le_bytes(bytes));
+                distance.is_multiple_of(WIDE).then_some(distance / WIDE)
+            }
+        }
+    }
+
+    /// Place of a weight in a group.
+    #[inline(always)]
+    pub(super) const fn weight(self, index: usize, lane: usize) -> usize {
+        4usize.wrapping_add(match self {
+            Self::One => index,
+            Self::Two => (index & 2).wrapping_mul(2).wrapping_add(lane * 2).wrapping_add(index & 1),
+            Self::Four => index.wrapping_mul(4).wrapping_add(lane),
+        })
     }
 }
 
@@ -524,15 +569,16 @@ impl<'m> LinearStream<'m> {
         }
         for channel in 0..self.outputs {
             let count = self.counts.get(channel);
-            if count.checked_mul(GROUP)?.checked_mul(self.block.len())? >= MAX_WEIGHTS {
+            let blocks_kept = count.checked_mul(self.block.group())?;
+            if blocks_kept.checked_mul(self.block.len())? >= MAX_WEIGHTS {
                 return None;
             }
-            let bytes = count.checked_mul(self.block.linear_group())?;
+            let bytes = count.checked_mul(self.block.group_bytes())?;
             let (groups, behind) = rest.split_at_checked(bytes)?;
             let mut position = 0usize;
-            for group in groups.chunks_exact(self.block.linear_group()) {
-                for &distance in group.iter().take(GROUP) {
-                    position = position.checked_add(distance.into())?;
+            for group in groups.chunks_exact(self.block.group_bytes()) {
+                for index in 0..self.block.group() {
+                    position = position.checked_add(self.block.distance(group, index)?)?;
                     if position >= blocks {
                         return None;
                     }
@@ -553,23 +599,22 @@ impl<'m> LinearStream<'m> {
         linear_scratch_len(self.inputs, self.block)
     }
 
-    /// The groups of each output channel, in order: four distances, then the weights of four blocks.
-    pub fn channels(&self) -> impl Iterator<Item = (&'m [u8], usize)> + '_ {
+    /// The bytes of each output channel's groups, in order.
+    pub(super) fn channels(&self) -> impl Iterator<Item = &'m [u8]> + '_ {
         let mut rest = self.groups;
-        let group = self.block.linear_group();
         (0..self.outputs).map(move |channel| {
-            let bytes = self.counts.get(channel).wrapping_mul(group);
+            let bytes = self.counts.get(channel).wrapping_mul(self.block.group_bytes());
             let (groups, behind) = rest.split_at_checked(bytes).unwrap_or((&[], &[]));
             rest = behind;
-            (groups, group)
+            groups
         })
     }
 
     /// Number of weights that are not zero.
     pub fn nonzeros(&self) -> usize {
-        let of_group = |group: &[u8]| group.iter().skip(GROUP).filter(|&&weight| weight != 0).count();
+        let of_group = |group: &[u8]| group.iter().skip(4).filter(|&&weight| weight != 0).count();
         self.channels()
-            .flat_map(|(groups, len)| groups.chunks_exact(len).map(of_group))
+            .flat_map(|groups| groups.chunks_exact(self.block.group_bytes()).map(of_group))
             .fold(0, usize::wrapping_add)
     }
 }
