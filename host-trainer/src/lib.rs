@@ -1,1 +1,4 @@
-//! Niwaki host.
+//! Trains sparse neural networks, exports them as fixed-point models and runs them on
+//! microcontrollers.
+
+pub mod export;
