@@ -1,0 +1,15 @@
+//! Niwaki's agent on the MPS2 AN386.
+#![no_std]
+#![no_main]
+
+use core::ptr::{NonNull, without_provenance_mut};
+
+use niwaki_mps2::{Uart, run};
+
+#[cortex_m_rt::entry]
+fn main() -> ! {
+    let base = NonNull::new(without_provenance_mut(0x4000_4000)).expect("not null");
+    // SAFETY: AN386 has a CMSDK APB UART there, and only this function runs.
+    let uart = unsafe { Uart::new(base) };
+    run(env!("CARGO_PKG_NAME"), "cortex-m4", uart)
+}
