@@ -1,0 +1,17 @@
+use super::rescale::limit;
+use crate::model::Add;
+
+/// Spare bits of the common scale, as in TFLite.
+const SPARE_BITS: u32 = 20;
+
+/// Adds `b` to the first summand, which stands in `y`.
+pub fn add(op: &Add, b: &[i8], y: &mut [i8]) {
+    let zero = op.inputs.map(|tensor| i32::from(tensor.zero_point));
+    let output_zero = i32::from(op.output.zero_point);
+    for (y, &b) in y.iter_mut().zip(b) {
+        let a = (i32::from(*y) - zero[0]).wrapping_shl(SPARE_BITS);
+        let b = (i32::from(b) - zero[1]).wrapping_shl(SPARE_BITS);
+        let sum = op.input_rescale[0].apply(a).wrapping_add(op.input_rescale[1].apply(b));
+        *y = limit(op.output_rescale.apply(sum).saturating_add(output_zero), op.clamp);
+    }
+}

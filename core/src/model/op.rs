@@ -1,0 +1,517 @@
+//! Operators as kernels want them: shapes proven, constants sliced.
+
+use core::ops::Range;
+
+use zerocopy::FromBytes;
+
+use super::error::OpProblem;
+use super::layout::{
+    ALIGNMENT, AddRecord, ChannelRecord, OpRecord, SoftmaxRecord, Span, TensorRecord,
+};
+use crate::kernels::{self, KernelId, Rescale};
+
+/// A tensor of int8 values in the arena, in the order height, width, channel.
+#[derive(Clone, Copy, Debug)]
+pub struct Tensor {
+    /// First byte in the arena.
+    pub offset: usize,
+    /// Height; 1 where the tensor is a vector.
+    pub height: usize,
+    /// Width; 1 where the tensor is a vector.
+    pub width: usize,
+    /// Channels.
+    pub channels: usize,
+    /// The integer that stands for the real value 0.
+    pub zero_point: i8,
+    /// Real value of one integer step.
+    pub scale: f32,
+}
+
+impl Tensor {
+    /// Checks that the tensor has elements and lies within `arena_len` bytes.
+    pub(super) fn decode(record: &TensorRecord, arena_len: usize) -> Option<Self> {
+        let tensor = Self {
+            offset: record.offset.get() as usize,
+            height: usize::from(record.height.get()),
+            width: usize::from(record.width.get()),
+            channels: usize::from(record.channels.get()),
+            zero_point: record.zero_point,
+            scale: record.scale.get(),
+        };
+        let len = tensor.height.checked_mul(tensor.width)?.checked_mul(tensor.channels)?;
+        let end = tensor.offset.checked_add(len)?;
+        (len > 0 && end <= arena_len).then_some(tensor)
+    }
+
+    /// Number of elements, which is also the number of bytes.
+    #[expect(clippy::len_without_is_empty, reason = "a tensor of a checked model has elements")]
+    pub fn len(&self) -> usize {
+        // No overflow: proven in `decode`.
+        self.height.wrapping_mul(self.width).wrapping_mul(self.channels)
+    }
+
+    /// The bytes of the arena that hold it.
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset.wrapping_add(self.len())
+    }
+
+    fn same_shape(&self, other: &Self) -> bool {
+        (self.height, self.width, self.channels) == (other.height, other.width, other.channels)
+    }
+}
+
+/// Window of a convolution or pooling, in elements of the input.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// Kernel height and width.
+    pub kernel: [usize; 2],
+    /// Vertical and horizontal step.
+    pub stride: [usize; 2],
+    /// Padding above and left of the input.
+    pub pad: [usize; 2],
+}
+
+/// Smallest and largest output value.
+#[derive(Clone, Copy, Debug)]
+pub struct Clamp {
+    /// Smallest.
+    pub min: i8,
+    /// Largest.
+    pub max: i8,
+}
+
+/// Working memory of an operator: bytes of the arena, at a multiple of the alignment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scratch {
+    /// First byte in the arena.
+    pub offset: usize,
+    /// Length in bytes.
+    pub len: usize,
+}
+
+impl Scratch {
+    fn decode(record: &OpRecord, arena_len: usize) -> Result<Self, OpProblem> {
+        let scratch = Self {
+            offset: record.scratch.offset.get() as usize,
+            len: record.scratch.len.get() as usize,
+        };
+        let end = scratch.offset.checked_add(scratch.len).ok_or(OpProblem::Scratch)?;
+        let sound = end <= arena_len && scratch.offset % ALIGNMENT == 0;
+        sound.then_some(scratch).ok_or(OpProblem::Scratch)
+    }
+
+    /// The bytes of the arena that hold it.
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset.wrapping_add(self.len)
+    }
+}
+
+/// Weights of a convolution or linear operator.
+#[derive(Clone, Copy, Debug)]
+pub enum Weights<'m> {
+    /// Every weight, output channel by output channel, each in the order kernel row, kernel column,
+    /// input channel.
+    Dense(&'m [i8]),
+    /// The nonzero weights: see [`kernels::sparse`].
+    Sparse(&'m [u8]),
+}
+
+/// Convolution with weights per output channel; also a linear operator, whose window covers its
+/// whole input.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv<'m> {
+    /// Tensor read.
+    pub input: Tensor,
+    /// Tensor written.
+    pub output: Tensor,
+    /// Window; the linear operator's is its input's height and width.
+    pub window: Window,
+    /// Groups: output channel `o` sees input channels of group `o * groups / output.channels`.
+    pub groups: usize,
+    /// Range of outputs.
+    pub clamp: Clamp,
+    /// Bias and rescale per output channel.
+    pub channels: &'m [ChannelRecord],
+    /// Weights.
+    pub weights: Weights<'m>,
+    /// Working memory in the arena.
+    pub scratch: Scratch,
+}
+
+/// Depthwise convolution: output channel `c * multiplier + j` sees input channel `c` only.
+#[derive(Clone, Copy, Debug)]
+pub struct Depthwise<'m> {
+    /// Tensor read.
+    pub input: Tensor,
+    /// Tensor written.
+    pub output: Tensor,
+    /// Window.
+    pub window: Window,
+    /// Range of outputs.
+    pub clamp: Clamp,
+    /// Bias and rescale per output channel.
+    pub channels: &'m [ChannelRecord],
+    /// Weights in the order kernel row, kernel column, output channel.
+    pub weights: &'m [i8],
+    /// Working memory in the arena.
+    pub scratch: Scratch,
+}
+
+/// Pooling over each channel. Padding takes no part.
+#[derive(Clone, Copy, Debug)]
+pub struct Pool {
+    /// Tensor read.
+    pub input: Tensor,
+    /// Tensor written, with the input's scale and zero point.
+    pub output: Tensor,
+    /// Window.
+    pub window: Window,
+    /// Range of outputs.
+    pub clamp: Clamp,
+}
+
+/// Sum of two tensors of one shape.
+#[derive(Clone, Copy, Debug)]
+pub struct Add {
+    /// Tensors read.
+    pub inputs: [Tensor; 2],
+    /// Tensor written; may share the memory of the first input.
+    pub output: Tensor,
+    /// Rescale of the inputs, to a common scale.
+    pub input_rescale: [Rescale; 2],
+    /// Rescale of the sum.
+    pub output_rescale: Rescale,
+    /// Range of outputs.
+    pub clamp: Clamp,
+}
+
+/// Softmax over the channels of each position. Outputs have scale 1/256 and zero point -128.
+#[derive(Clone, Copy, Debug)]
+pub struct Softmax {
+    /// Tensor read.
+    pub input: Tensor,
+    /// Tensor written.
+    pub output: Tensor,
+    /// Brings an input difference to 5 integer and 26 fractional bits.
+    pub rescale: Rescale,
+    /// Differences below this vanish.
+    pub diff_min: i32,
+}
+
+/// A function of one value, tabulated: activations and changes of scale.
+#[derive(Clone, Copy, Debug)]
+pub struct Lookup<'m> {
+    /// Tensor read.
+    pub input: Tensor,
+    /// Tensor written; may share the memory of the input.
+    pub output: Tensor,
+    /// Output for the inputs -128 to 127.
+    pub table: &'m [i8; 256],
+}
+
+/// An operator of a checked model.
+#[derive(Clone, Copy, Debug)]
+pub enum Op<'m> {
+    /// Convolution.
+    Conv(Conv<'m>),
+    /// Linear operator (fully connected).
+    Linear(Conv<'m>),
+    /// Depthwise convolution.
+    Depthwise(Depthwise<'m>),
+    /// Largest value of a window.
+    MaxPool(Pool),
+    /// Mean of a window.
+    AvgPool(Pool),
+    /// Sum.
+    Add(Add),
+    /// Softmax.
+    Softmax(Softmax),
+    /// Tabulated function.
+    Lookup(Lookup<'m>),
+}
+
+/// What [`Op::decode`] needs to know about the rest of the blob.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'m> {
+    pub(super) bytes: &'m [u8],
+    pub(super) tensors: &'m [TensorRecord],
+    pub(super) arena_len: usize,
+}
+
+impl<'m> Context<'m> {
+    fn tensor(&self, index: u16) -> Result<Tensor, OpProblem> {
+        self.tensors
+            .get(usize::from(index))
+            .and_then(|record| Tensor::decode(record, self.arena_len))
+            .ok_or(OpProblem::NoSuchTensor)
+    }
+
+    fn slice(&self, span: Span) -> Option<&'m [u8]> {
+        let start = span.offset.get() as usize;
+        if start % ALIGNMENT != 0 {
+            return None;
+        }
+        self.bytes.get(start..start.checked_add(span.len.get() as usize)?)
+    }
+
+    fn constants<T: FromBytes + zerocopy::Immutable + zerocopy::KnownLayout>(
+        &self,
+        record: &OpRecord,
+    ) -> Result<&'m T, OpProblem> {
+        let bytes = self.slice(record.constants).ok_or(OpProblem::Constants)?;
+        T::ref_from_bytes(bytes).map_err(|_| OpProblem::Constants)
+    }
+
+    fn channels(&self, record: &OpRecord, count: usize) -> Result<&'m [ChannelRecord], OpProblem> {
+        let bytes = self.slice(record.constants).ok_or(OpProblem::Constants)?;
+        let channels =
+            <[ChannelRecord]>::ref_from_bytes(bytes).map_err(|_| OpProblem::Constants)?;
+        (channels.len() == count).then_some(channels).ok_or(OpProblem::Constants)
+    }
+
+    fn dense(&self, record: &OpRecord, count: Option<usize>) -> Result<&'m [i8], OpProblem> {
+        let bytes = self.slice(record.weights).ok_or(OpProblem::Weights)?;
+        let weights = <[i8]>::ref_from_bytes(bytes).map_err(|_| OpProblem::Weights)?;
+        (Some(weights.len()) == count).then_some(weights).ok_or(OpProblem::Weights)
+    }
+}
+
+impl<'m> Op<'m> {
+    /// The operator of a record, with every relation checked that its kernel relies on except the
+    /// contents of constant streams: those are [`Op::verify_streams`]'s.
+    pub(super) fn decode(record: &OpRecord, context: Context<'m>) -> Result<Self, OpProblem> {
+        let kernel =
+            KernelId::from_number(record.kernel).ok_or(OpProblem::UnknownKernel(record.kernel))?;
+        let input = context.tensor(record.inputs[0].get())?;
+        let output = context.tensor(record.output.get())?;
+        let clamp = Clamp { min: record.clamp_min, max: record.clamp_max };
+        if clamp.min > clamp.max {
+            return Err(OpProblem::Clamp);
+        }
+        let window = || window(record, &input, &output).ok_or(OpProblem::Shape);
+        let op = match kernel {
+            KernelId::ConvDense | KernelId::ConvSparse => {
+                let window = window()?;
+                Self::Conv(conv(record, context, kernel, input, output, window, clamp)?)
+            }
+            KernelId::LinearDense | KernelId::LinearSparse => {
+                if output.height != 1 || output.width != 1 {
+                    return Err(OpProblem::Shape);
+                }
+                let window =
+                    Window { kernel: [input.height, input.width], stride: [1, 1], pad: [0, 0] };
+                Self::Linear(conv(record, context, kernel, input, output, window, clamp)?)
+            }
+            KernelId::Depthwise => {
+                let window = window()?;
+                if output.channels % input.channels != 0 {
+                    return Err(OpProblem::Shape);
+                }
+                let count = product(&[window.kernel[0], window.kernel[1], output.channels]);
+                Self::Depthwise(Depthwise {
+                    input,
+                    output,
+                    window,
+                    clamp,
+                    channels: context.channels(record, output.channels)?,
+                    weights: context.dense(record, count)?,
+                    scratch: Scratch::decode(record, context.arena_len)?,
+                })
+            }
+            KernelId::MaxPool | KernelId::AvgPool => {
+                let pool = Pool { input, output, window: window()?, clamp };
+                if input.channels != output.channels {
+                    return Err(OpProblem::Shape);
+                }
+                match kernel {
+                    KernelId::MaxPool => Self::MaxPool(pool),
+                    _ => Self::AvgPool(pool),
+                }
+            }
+            KernelId::Add => {
+                let second = context.tensor(record.inputs[1].get())?;
+                if !input.same_shape(&second) || !input.same_shape(&output) {
+                    return Err(OpProblem::Shape);
+                }
+                let constants: &AddRecord = context.constants(record)?;
+                let rescale = |multiplier: i32, shift: i32| {
+                    Rescale::new(multiplier, shift)
+                        .filter(|_| shift <= 0)
+                        .ok_or(OpProblem::Quantisation)
+                };
+                let inputs = constants.input_multipliers.iter().zip(&constants.input_shifts);
+                let mut input_rescale = [Rescale::ZERO; 2];
+                for (slot, (multiplier, shift)) in input_rescale.iter_mut().zip(inputs) {
+                    *slot = rescale(multiplier.get(), shift.get())?;
+                }
+                Self::Add(Add {
+                    inputs: [input, second],
+                    output,
+                    input_rescale,
+                    output_rescale: rescale(
+                        constants.output_multiplier.get(),
+                        constants.output_shift.get(),
+                    )?,
+                    clamp,
+                })
+            }
+            KernelId::Softmax => {
+                if !input.same_shape(&output) {
+                    return Err(OpProblem::Shape);
+                }
+                let constants: &SoftmaxRecord = context.constants(record)?;
+                let shift = constants.left_shift.get();
+                let rescale = Rescale::new(constants.multiplier.get(), shift)
+                    .filter(|_| shift >= 0)
+                    .ok_or(OpProblem::Quantisation)?;
+                Self::Softmax(Softmax {
+                    input,
+                    output,
+                    rescale,
+                    diff_min: constants.diff_min.get(),
+                })
+            }
+            KernelId::Lookup => {
+                if input.len() != output.len() {
+                    return Err(OpProblem::Shape);
+                }
+                let table = context.slice(record.constants).ok_or(OpProblem::Constants)?;
+                let table = <[i8; 256]>::ref_from_bytes(table).map_err(|_| OpProblem::Constants)?;
+                Self::Lookup(Lookup { input, output, table })
+            }
+        };
+        op.check_overlap()?;
+        Ok(op)
+    }
+
+    /// Walks constant streams whose contents kernels follow as positions, and checks rescales.
+    pub(super) fn verify_streams(&self) -> Result<(), OpProblem> {
+        let channels = match self {
+            Self::Conv(op) | Self::Linear(op) => {
+                if let Weights::Sparse(stream) = op.weights {
+                    kernels::sparse::verify(stream, op.output.channels, op.weights_per_channel())
+                        .ok_or(OpProblem::Sparse)?;
+                }
+                op.channels
+            }
+            Self::Depthwise(op) => op.channels,
+            _ => &[],
+        };
+        let sound = |c: &ChannelRecord| Rescale::new(c.multiplier.get(), c.shift.get()).is_some();
+        channels.iter().all(sound).then_some(()).ok_or(OpProblem::Quantisation)
+    }
+
+    /// Tensors read.
+    pub fn inputs(&self) -> [Option<Tensor>; 2] {
+        match self {
+            Self::Conv(op) | Self::Linear(op) => [Some(op.input), None],
+            Self::Depthwise(op) => [Some(op.input), None],
+            Self::MaxPool(op) | Self::AvgPool(op) => [Some(op.input), None],
+            Self::Add(op) => [Some(op.inputs[0]), Some(op.inputs[1])],
+            Self::Softmax(op) => [Some(op.input), None],
+            Self::Lookup(op) => [Some(op.input), None],
+        }
+    }
+
+    /// Tensor written.
+    pub fn output(&self) -> Tensor {
+        match self {
+            Self::Conv(op) | Self::Linear(op) => op.output,
+            Self::Depthwise(op) => op.output,
+            Self::MaxPool(op) | Self::AvgPool(op) => op.output,
+            Self::Add(op) => op.output,
+            Self::Softmax(op) => op.output,
+            Self::Lookup(op) => op.output,
+        }
+    }
+
+    /// Working memory.
+    pub fn scratch(&self) -> Scratch {
+        match self {
+            Self::Conv(op) | Self::Linear(op) => op.scratch,
+            Self::Depthwise(op) => op.scratch,
+            _ => Scratch::default(),
+        }
+    }
+
+    fn check_overlap(&self) -> Result<(), OpProblem> {
+        let output = self.output().range();
+        let [first, second] = self.inputs();
+        let in_place = matches!(self, Self::Add(_) | Self::Lookup(_));
+        let first_is_sound = first.is_none_or(|tensor| {
+            disjoint(&tensor.range(), &output) || (in_place && tensor.range() == output)
+        });
+        let second_is_sound = second.is_none_or(|tensor| disjoint(&tensor.range(), &output));
+        let scratch = self.scratch().range();
+        let scratch_is_sound = disjoint(&scratch, &output)
+            && first.is_none_or(|tensor| disjoint(&scratch, &tensor.range()));
+        let sound = first_is_sound && second_is_sound && scratch_is_sound;
+        sound.then_some(()).ok_or(OpProblem::Overlap)
+    }
+}
+
+impl Conv<'_> {
+    /// Weights that one output channel has when dense: kernel area times input channels of a group.
+    pub fn weights_per_channel(&self) -> usize {
+        let area = self.window.kernel[0].wrapping_mul(self.window.kernel[1]);
+        area.wrapping_mul(self.input.channels.checked_div(self.groups).unwrap_or(0))
+    }
+}
+
+fn conv<'m>(
+    record: &OpRecord,
+    context: Context<'m>,
+    kernel: KernelId,
+    input: Tensor,
+    output: Tensor,
+    window: Window,
+    clamp: Clamp,
+) -> Result<Conv<'m>, OpProblem> {
+    let groups = usize::from(record.groups.get());
+    if groups == 0 || input.channels % groups != 0 || output.channels % groups != 0 {
+        return Err(OpProblem::Shape);
+    }
+    let per_channel = product(&[window.kernel[0], window.kernel[1], input.channels / groups]);
+    let weights = match kernel {
+        KernelId::ConvSparse | KernelId::LinearSparse => {
+            Weights::Sparse(context.slice(record.weights).ok_or(OpProblem::Weights)?)
+        }
+        _ => {
+            let count = per_channel.and_then(|n| n.checked_mul(output.channels));
+            Weights::Dense(context.dense(record, count)?)
+        }
+    };
+    per_channel.filter(|&n| u32::try_from(n).is_ok()).ok_or(OpProblem::Shape)?;
+    let channels = context.channels(record, output.channels)?;
+    let scratch = Scratch::decode(record, context.arena_len)?;
+    Ok(Conv { input, output, window, groups, clamp, channels, weights, scratch })
+}
+
+/// The window, when every output position has at least one input element under it.
+fn window(record: &OpRecord, input: &Tensor, output: &Tensor) -> Option<Window> {
+    let w = &record.window;
+    let window = Window {
+        kernel: [w.kernel_h.into(), w.kernel_w.into()],
+        stride: [w.stride_h.into(), w.stride_w.into()],
+        pad: [w.pad_top.into(), w.pad_left.into()],
+    };
+    for (axis, (input, output)) in
+        [(input.height, output.height), (input.width, output.width)].into_iter().enumerate()
+    {
+        let (kernel, stride, pad) = (window.kernel[axis], window.stride[axis], window.pad[axis]);
+        // All terms are below 2^16 and strides below 2^8: no overflow even on 32-bit targets.
+        let last = (output - 1) * stride;
+        if kernel == 0 || stride == 0 || pad >= kernel || last >= input + pad {
+            return None;
+        }
+    }
+    Some(window)
+}
+
+fn product(factors: &[usize]) -> Option<usize> {
+    factors.iter().try_fold(1usize, |product, &factor| product.checked_mul(factor))
+}
+
+fn disjoint(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.end <= b.start || b.end <= a.start
+}
