@@ -196,10 +196,9 @@ impl core::fmt::Display for DeviceError {
         match self {
             Self::Frame(error) => write!(f, "the device could not read the request: {error}"),
             Self::NoModel => f.write_str("the model region of the device holds no valid model"),
-            Self::ArenaTooSmall { needed, available } => write!(
-                f,
-                "the model needs {needed} bytes of arena, the firmware has {available}"
-            ),
+            Self::ArenaTooSmall { needed, available } => {
+                write!(f, "the model needs {needed} bytes of arena, the firmware has {available}")
+            }
             Self::MissingKernels { kernels } => write!(
                 f,
                 "the model needs kernels that the firmware was built without (set {kernels:#x})"
@@ -299,7 +298,8 @@ impl<'a> Frame<'a> {
     fn decode(bytes: &'a mut [u8]) -> Result<Self, FrameError> {
         let len = cobs::decode_in_place(bytes).map_err(|_| FrameError::Malformed)?;
         let content = bytes.get(..len).ok_or(FrameError::Malformed)?;
-        let (content, crc) = content.split_last_chunk::<CRC_BYTES>().ok_or(FrameError::Malformed)?;
+        let (content, crc) =
+            content.split_last_chunk::<CRC_BYTES>().ok_or(FrameError::Malformed)?;
         if CRC.checksum(content) != u32::from_le_bytes(*crc) {
             return Err(FrameError::Checksum);
         }
@@ -379,7 +379,10 @@ mod tests {
     use proptest::prelude::*;
     use std::vec::Vec as StdVec;
 
-    fn receive(receiver: &mut Receiver, bytes: &[u8]) -> StdVec<Result<(u8, StdVec<u8>), FrameError>> {
+    fn receive(
+        receiver: &mut Receiver,
+        bytes: &[u8],
+    ) -> StdVec<Result<(u8, StdVec<u8>), FrameError>> {
         let mut frames = StdVec::new();
         for byte in bytes {
             if let Some(frame) = receiver.push(*byte) {
@@ -465,7 +468,10 @@ mod tests {
     fn too_much_is_refused_on_both_sides() {
         let mut buffer = [0; 2 * MAX_FRAME];
         let bytes = [1; MAX_MESSAGE + 64];
-        assert_eq!(encode(0, &Request::Load { offset: 0, bytes: &bytes }, &mut buffer), Err(TooLong));
+        assert_eq!(
+            encode(0, &Request::Load { offset: 0, bytes: &bytes }, &mut buffer),
+            Err(TooLong)
+        );
         assert_eq!(encode(0, &Request::Info, &mut []), Err(TooLong));
         let mut line = StdVec::from([1; MAX_FRAME + 1]);
         line.push(0);

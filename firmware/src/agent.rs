@@ -85,7 +85,7 @@ pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
         let received = loop {
             let mut byte = [0];
             // A line error loses bytes; the checksum finds the frame they are missing from.
-            if board.serial().read(&mut byte) == Ok(1)
+            if matches!(board.serial().read(&mut byte), Ok(1))
                 && let Some(received) = receiver.push(byte[0])
             {
                 break received;
@@ -125,22 +125,16 @@ impl Device<'_, '_> {
         board: &mut B,
         reply: &mut impl FnMut(&mut B, Response<'_>),
     ) -> Result<Response<'_>, DeviceError> {
+        let session = self.session.as_mut().map_err(|error| *error);
         match request {
-            Request::Version => {
-                return Ok(Response::Version {
-                    firmware: env!("CARGO_PKG_NAME"),
-                    version: env!("CARGO_PKG_VERSION"),
-                });
-            }
-            Request::Info => return Ok(Response::Info(self.info)),
-            _ => {}
-        }
-        let session = self.session.as_mut().map_err(|error| *error)?;
-        match request {
-            Request::Version | Request::Info => Ok(Response::Done),
+            Request::Version => Ok(Response::Version {
+                firmware: env!("CARGO_PKG_NAME"),
+                version: env!("CARGO_PKG_VERSION"),
+            }),
+            Request::Info => Ok(Response::Info(self.info)),
             Request::Load { offset, bytes } => {
                 self.ran = false;
-                let input = session.input_mut();
+                let input = session?.input_mut();
                 let len = count(input.len());
                 let slots = input
                     .get_mut(offset as usize..)
@@ -152,19 +146,19 @@ impl Device<'_, '_> {
                 Ok(Response::Done)
             }
             Request::Run => {
-                let before = board.counter();
+                let session = session?;
                 let (result, stack) = stack::measure(|| {
                     let before = board.counter();
                     while session.step()? {}
                     Ok(board.counter() - before)
                 });
-                let _ = before;
                 self.info.stack_high_water = self.info.stack_high_water.max(count(stack));
                 let count = result.map_err(refusal)?;
                 self.ran = true;
                 Ok(Response::Ran { count })
             }
             Request::Profile => {
+                let session = session?;
                 let mut total = 0;
                 let mut more = session.model().op_count() > 0;
                 let mut index = 0;
@@ -180,10 +174,10 @@ impl Device<'_, '_> {
                 Ok(Response::Ran { count: total })
             }
             Request::ReadOutput { offset, len } => {
+                let output = session?.output();
                 if !self.ran {
                     return Err(DeviceError::NotRun);
                 }
-                let output = session.output();
                 let range = DeviceError::Range { len: count(output.len()) };
                 if len as usize > CHUNK {
                     return Err(range);

@@ -2,14 +2,11 @@
 #![no_std]
 #![no_main]
 
-use core::ptr::{NonNull, without_provenance_mut};
-
 use niwaki_mps2::{Uart, run};
 
 #[cortex_m_rt::entry]
 fn main() -> ! {
-    let base = NonNull::new(without_provenance_mut(0x4000_4000)).expect("not null");
     // SAFETY: AN386 has a CMSDK APB UART there, and only this function runs.
-    let uart = unsafe { Uart::new(base) };
+    let uart = unsafe { Uart::new(0x4000_4000) };
     run(env!("CARGO_PKG_NAME"), "cortex-m4", uart)
 }

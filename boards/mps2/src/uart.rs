@@ -1,7 +1,7 @@
 //! The CMSDK APB UART, polled.
 
 use core::convert::Infallible;
-use core::ptr::NonNull;
+use core::ptr::without_provenance_mut;
 
 use embedded_io::{ErrorType, Read, Write};
 
@@ -20,17 +20,17 @@ const DIVISOR_MIN: u32 = 16;
 /// A serial port.
 #[derive(Debug)]
 pub struct Uart {
-    registers: NonNull<u32>,
+    registers: *mut u32,
 }
 
 impl Uart {
-    /// The UART whose registers are at `base`, switched on.
+    /// The UART whose registers are at `address`, switched on.
     ///
     /// # Safety
     ///
-    /// There is such a UART at `base` and nothing else uses it.
-    pub unsafe fn new(base: NonNull<u32>) -> Self {
-        let mut uart = Self { registers: base };
+    /// There is such a UART at `address` and nothing else uses it.
+    pub unsafe fn new(address: usize) -> Self {
+        let mut uart = Self { registers: without_provenance_mut(address) };
         uart.write_register(BAUD_DIVISOR, DIVISOR_MIN);
         uart.write_register(CONTROL, CONTROL_ENABLE_BOTH);
         uart
