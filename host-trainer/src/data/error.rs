@@ -55,6 +55,9 @@ pub enum DataError {
         /// What does stand there.
         found: String,
     },
+    /// A text is not of the form that its type is written in.
+    #[error("{0}")]
+    Syntax(String),
     /// An option does not fit the data, or has an impossible value.
     #[error("option {option}: {reason}")]
     Option {
