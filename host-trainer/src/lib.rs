@@ -1,2 +1,4 @@
 //! Niwaki host.
 pub mod data;
+#[cfg(unix)]
+pub mod target;
