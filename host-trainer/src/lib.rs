@@ -1,4 +1,10 @@
-//! Niwaki host.
+//! Trains sparse neural networks, exports them as fixed-point models and runs them on
+//! microcontrollers.
+//!
+//! Data flows one way: [`data`] -> [`net`] -> [`sparse`] -> [`export`] -> a blob, which
+//! `niwaki-core` runs here and on a device. [`target`] measures and checks blobs on devices.
+
 pub mod data;
+pub mod export;
 #[cfg(unix)]
 pub mod target;
