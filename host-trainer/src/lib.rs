@@ -6,3 +6,5 @@
 
 pub mod data;
 pub mod export;
+#[cfg(unix)]
+pub mod target;
