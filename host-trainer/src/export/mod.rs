@@ -7,14 +7,14 @@ mod analyse;
 mod blob;
 mod graph;
 mod plan;
-mod quantise;
+//mod quantise;
 mod run;
 mod rust_module;
 
 pub use analyse::{Analysis, LayerAnalysis, analyse};
-pub use blob::{Exported, Layer, write};
+pub use blob::{Exported, KernelChoice, Layer, write, write_with};
 pub use graph::{Graph, Node, Operator, Quantisation, TensorId, TensorInfo, Weighted};
 pub use plan::{Plan, plan};
-pub use quantise::quantise;
+//pub use quantise::quantise;
 pub use run::{AlignedVec, quantised_inputs, run_all, top1};
 pub use rust_module::write_rust_module;
