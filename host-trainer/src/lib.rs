@@ -1,1 +1,2 @@
 //! Niwaki host.
+pub mod data;
