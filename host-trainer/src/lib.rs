@@ -1,2 +1,4 @@
 //! Niwaki host.
 pub mod data;
+pub mod net;
+pub mod sparse;

@@ -7,14 +7,17 @@
 pub mod module;
 pub mod params;
 mod preset;
+pub mod quant;
 pub mod shape;
 pub mod spec;
+pub mod trained;
 pub mod units;
 
-pub use params::{Params, Trained};
+pub use params::Params;
 pub use preset::{PRESETS, Preset, preset};
 pub use shape::Graph;
 pub use spec::{NetError, NetSpec};
+pub use trained::{Accuracy, DataInfo, Dropped, RunFile, Summary, Trained};
 
 use std::path::Path;
 
