@@ -195,7 +195,8 @@ impl Network {
         for (index, step) in self.steps.iter().enumerate() {
             // The last reader takes the tensor itself, so that burn may work in place.
             let mut take = |slot: usize| {
-                let again = self.steps[index + 1..].iter().any(|later| later.inputs.contains(&slot));
+                let again =
+                    self.steps[index + 1..].iter().any(|later| later.inputs.contains(&slot));
                 let tensor = if again { slots[slot].clone() } else { slots[slot].take() };
                 tensor.expect("units run in order")
             };
@@ -303,8 +304,7 @@ impl Network {
         match (&step.norm, pass.norms) {
             (Some(norm), Norms::Batch) => {
                 let (gamma, beta) = (param(norm.gamma), param(norm.beta));
-                let result =
-                    module::batch_norm_train(output, gamma, beta, f64::from(norm.epsilon));
+                let result = module::batch_norm_train(output, gamma, beta, f64::from(norm.epsilon));
                 stats[norm.stats] = Some(Stats {
                     mean: result.mean.without_autodiff(),
                     var: result.variance.without_autodiff(),

@@ -133,7 +133,10 @@ impl Params {
         let mut params = Self::default();
         for (tensor, view) in tensors.iter() {
             if view.dtype() != Dtype::F32 {
-                bail!("{name}: the tensor `{tensor}` has the type {:?}; expected F32", view.dtype());
+                bail!(
+                    "{name}: the tensor `{tensor}` has the type {:?}; expected F32",
+                    view.dtype()
+                );
             }
             let data = view
                 .data()

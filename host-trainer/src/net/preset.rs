@@ -273,7 +273,10 @@ fn autoencoder(width: f64) -> NetSpec {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{shape::Graph, units::{self, peak_activation_bytes}};
+    use super::super::{
+        shape::Graph,
+        units::{self, peak_activation_bytes},
+    };
     use super::*;
 
     fn graph(text: &str, input: [usize; 3], classes: usize) -> Graph {
@@ -314,8 +317,21 @@ mod tests {
         assert_eq!(
             names,
             [
-                "relu0", "relu1-1", "bn2-1", "relu2-1", "relu1-2", "bn2-2", "shortcut2", "relu2-2",
-                "relu1-3", "bn2-3", "shortcut3", "relu2-3", "pool", "fc", "softmax"
+                "relu0",
+                "relu1-1",
+                "bn2-1",
+                "relu2-1",
+                "relu1-2",
+                "bn2-2",
+                "shortcut2",
+                "relu2-2",
+                "relu1-3",
+                "bn2-3",
+                "shortcut3",
+                "relu2-3",
+                "pool",
+                "fc",
+                "softmax"
             ]
         );
         // Both inputs and the output of the first residual addition.

@@ -44,7 +44,7 @@ pub struct Node {
 }
 
 /// Where a layer reads from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
     /// The input of the network.
     Input,
@@ -316,9 +316,9 @@ impl Graph {
     /// Multiply-accumulates of one layer when all weights are used; zero for layers without weights.
     pub fn macs(&self, layer: usize) -> usize {
         let node = &self.layers[layer];
-        node.op.weight_shape().map_or(0, |shape| {
-            node.output[0] * node.output[1] * shape.iter().product::<usize>()
-        })
+        node.op
+            .weight_shape()
+            .map_or(0, |shape| node.output[0] * node.output[1] * shape.iter().product::<usize>())
     }
 
     /// Multiply-accumulates of one inference that skips zero weights: each nonzero weight is used
@@ -340,19 +340,28 @@ fn infer(kind: &Kind, shapes: &[Shape]) -> Result<(Op, Shape), String> {
             return Err(format!("expected two or more inputs, found {}", shapes.len()));
         }
         return match shapes.iter().find(|&&shape| shape != shapes[0]) {
-            Some(other) => Err(format!("adds tensors of different shapes: {:?} and {other:?}", shapes[0])),
+            Some(other) => {
+                Err(format!("adds tensors of different shapes: {:?} and {other:?}", shapes[0]))
+            }
             None => Ok((Op::Add, shapes[0])),
         };
     }
     let &[input @ [height, width, channels]] = shapes else {
         return Err(format!("expected one input, found {}", shapes.len()));
     };
-    let conv = |out: usize, kernel: Pair, stride: Pair, padding: Padding, groups: usize, bias: bool| {
+    let conv = |out: usize,
+                kernel: Pair,
+                stride: Pair,
+                padding: Padding,
+                groups: usize,
+                bias: bool| {
         if out == 0 || groups == 0 {
             return Err("the number of channels and of groups must not be zero".to_owned());
         }
         if channels % groups != 0 || out % groups != 0 {
-            return Err(format!("{groups} groups divide neither or only one of {channels} input and {out} output channels"));
+            return Err(format!(
+                "{groups} groups divide neither or only one of {channels} input and {out} output channels"
+            ));
         }
         let (window, [h, w]) = slide([height, width], kernel, stride, padding)?;
         let weight = [out, channels / groups, kernel.0[0], kernel.0[1]];
@@ -376,7 +385,9 @@ fn infer(kind: &Kind, shapes: &[Shape]) -> Result<(Op, Shape), String> {
                 return Err("the number of outputs must not be zero".into());
             }
             if [height, width] != [1, 1] {
-                return Err(format!("expected a flat input, found {input:?}; put `flatten` or `global-avg-pool` before it"));
+                return Err(format!(
+                    "expected a flat input, found {input:?}; put `flatten` or `global-avg-pool` before it"
+                ));
             }
             Ok((Op::Linear { weight: [out, channels], bias }, [1, 1, out]))
         }
@@ -387,11 +398,13 @@ fn infer(kind: &Kind, shapes: &[Shape]) -> Result<(Op, Shape), String> {
         Kind::Relu {} => Ok((Op::Relu, input)),
         Kind::Relu6 {} => Ok((Op::Relu6, input)),
         Kind::MaxPool { kernel, stride, padding } => {
-            let (window, [h, w]) = slide([height, width], kernel, stride.unwrap_or(kernel), padding)?;
+            let (window, [h, w]) =
+                slide([height, width], kernel, stride.unwrap_or(kernel), padding)?;
             Ok((Op::MaxPool(window), [h, w, channels]))
         }
         Kind::AvgPool { kernel, stride, padding } => {
-            let (window, [h, w]) = slide([height, width], kernel, stride.unwrap_or(kernel), padding)?;
+            let (window, [h, w]) =
+                slide([height, width], kernel, stride.unwrap_or(kernel), padding)?;
             Ok((Op::AvgPool(window), [h, w, channels]))
         }
         Kind::GlobalAvgPool {} => Ok((Op::GlobalAvgPool, [1, 1, channels])),
@@ -403,7 +416,12 @@ fn infer(kind: &Kind, shapes: &[Shape]) -> Result<(Op, Shape), String> {
 }
 
 /// Resolves padding and finds the output size of a sliding window.
-fn slide(input: [usize; 2], kernel: Pair, stride: Pair, padding: Padding) -> Result<(Window, [usize; 2]), String> {
+fn slide(
+    input: [usize; 2],
+    kernel: Pair,
+    stride: Pair,
+    padding: Padding,
+) -> Result<(Window, [usize; 2]), String> {
     let (Pair(kernel), Pair(stride)) = (kernel, stride);
     if kernel.contains(&0) || stride.contains(&0) {
         return Err("kernel and stride must not be zero".into());
@@ -421,11 +439,15 @@ fn slide(input: [usize; 2], kernel: Pair, stride: Pair, padding: Padding) -> Res
     for d in 0..2 {
         let (before, after) = padding[d];
         if before >= kernel[d] || after >= kernel[d] {
-            return Err(format!("padding {padding:?} reaches beyond the kernel {kernel:?}: some windows would see nothing but padding"));
+            return Err(format!(
+                "padding {padding:?} reaches beyond the kernel {kernel:?}: some windows would see nothing but padding"
+            ));
         }
         let padded = input[d] + before + after;
         if kernel[d] > padded {
-            return Err(format!("the kernel {kernel:?} is larger than the padded input ({padded} in dimension {d})"));
+            return Err(format!(
+                "the kernel {kernel:?} is larger than the padded input ({padded} in dimension {d})"
+            ));
         }
         output[d] = (padded - kernel[d]) / stride[d] + 1;
     }
@@ -443,7 +465,9 @@ mod tests {
 
     #[test]
     fn same_padding_is_tensorflows() {
-        let conv = |kernel, stride| slide([9, 7], Pair::square(kernel), Pair::square(stride), Padding::SAME);
+        let conv = |kernel, stride| {
+            slide([9, 7], Pair::square(kernel), Pair::square(stride), Padding::SAME)
+        };
         let (window, output) = conv(3, 2).unwrap();
         assert_eq!((window.padding, output), ([(1, 1), (1, 1)], [5, 4]));
         let (window, output) = conv(4, 1).unwrap();
@@ -457,15 +481,27 @@ mod tests {
         let head = "[[layers]]\nname = \"pool\"\nkind = \"global-avg-pool\"\n\
                     [[layers]]\nname = \"fc\"\nkind = \"linear\"\nout = \"classes\"\n";
         for (layers, layer, why) in [
-            ("[[layers]]\nname = \"big\"\nkind = \"conv\"\nout = 2\nkernel = 8\npadding = \"valid\"\n", "big", "larger"),
-            ("[[layers]]\nname = \"grp\"\nkind = \"conv\"\nout = 6\nkernel = 3\ngroups = 3\n", "grp", "divide"),
+            (
+                "[[layers]]\nname = \"big\"\nkind = \"conv\"\nout = 2\nkernel = 8\npadding = \"valid\"\n",
+                "big",
+                "larger",
+            ),
+            (
+                "[[layers]]\nname = \"grp\"\nkind = \"conv\"\nout = 6\nkernel = 3\ngroups = 3\n",
+                "grp",
+                "divide",
+            ),
             (
                 "[[layers]]\nname = \"a\"\nkind = \"max-pool\"\nkernel = 2\n\
                  [[layers]]\nname = \"sum\"\nkind = \"add\"\ninputs = [\"a\", \"input\"]\n",
                 "sum",
                 "different shapes",
             ),
-            ("[[layers]]\nname = \"x\"\nkind = \"relu\"\ninputs = [\"nowhere\"]\n", "x", "does not exist"),
+            (
+                "[[layers]]\nname = \"x\"\nkind = \"relu\"\ninputs = [\"nowhere\"]\n",
+                "x",
+                "does not exist",
+            ),
             ("[[layers]]\nname = \"x\"\nkind = \"relu\"\ninputs = [\"fc\"]\n", "x", "comes later"),
             ("[[layers]]\nname = \"x\"\nkind = \"relu\"\ninputs = [\"x\"]\n", "x", "itself"),
             ("[[layers]]\nname = \"x\"\nkind = \"linear\"\nout = 3\n", "x", "flat"),

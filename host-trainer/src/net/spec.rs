@@ -215,10 +215,7 @@ impl Default for Pair {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected a number or [height, width]"
-)]
+#[serde(untagged, expecting = "expected a number or [height, width]")]
 enum PairText {
     Square(usize),
     Both([usize; 2]),
@@ -235,11 +232,7 @@ impl From<PairText> for Pair {
 
 impl From<Pair> for PairText {
     fn from(Pair([height, width]): Pair) -> Self {
-        if height == width {
-            Self::Square(height)
-        } else {
-            Self::Both([height, width])
-        }
+        if height == width { Self::Square(height) } else { Self::Both([height, width]) }
     }
 }
 

@@ -81,7 +81,10 @@ impl Config {
             Ok(())
         };
         let positive = |name: &str, value: f64| {
-            anyhow::ensure!(value > 0.0 && value.is_finite(), "{name} must be positive, found {value}");
+            anyhow::ensure!(
+                value > 0.0 && value.is_finite(),
+                "{name} must be positive, found {value}"
+            );
             Ok(())
         };
         share("density", self.density)?;

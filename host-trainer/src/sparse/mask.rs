@@ -192,15 +192,19 @@ fn divide(lens: &[usize], appeal: &[f64], total: usize) -> Vec<usize> {
     let mut full = vec![false; lens.len()];
     let densities = loop {
         let rest = total as f64
-            - lens.iter().zip(&full).filter(|(_, full)| **full).map(|(&len, _)| len as f64).sum::<f64>();
+            - lens
+                .iter()
+                .zip(&full)
+                .filter(|(_, full)| **full)
+                .map(|(&len, _)| len as f64)
+                .sum::<f64>();
         let open: f64 = (0..lens.len())
             .filter(|&index| !full[index])
             .map(|index| lens[index] as f64 * appeal[index])
             .sum();
         let factor = if open > 0.0 { rest / open } else { 0.0 };
-        let newly: Vec<usize> = (0..lens.len())
-            .filter(|&index| !full[index] && factor * appeal[index] > 1.0)
-            .collect();
+        let newly: Vec<usize> =
+            (0..lens.len()).filter(|&index| !full[index] && factor * appeal[index] > 1.0).collect();
         if newly.is_empty() {
             break (0..lens.len())
                 .map(|index| if full[index] { 1.0 } else { factor * appeal[index] })
@@ -225,8 +229,12 @@ fn divide(lens: &[usize], appeal: &[f64], total: usize) -> Vec<usize> {
         .collect();
     // The bounds above may have shifted the sum by a few; the largest layers make up for it.
     while given != total {
-        let open = |&index: &usize| if given < total { keeps[index] < lens[index] } else { keeps[index] > 1 };
-        let Some(index) = (0..lens.len()).filter(open).max_by_key(|&index| lens[index]) else { break };
+        let open = |&index: &usize| {
+            if given < total { keeps[index] < lens[index] } else { keeps[index] > 1 }
+        };
+        let Some(index) = (0..lens.len()).filter(open).max_by_key(|&index| lens[index]) else {
+            break;
+        };
         if given < total {
             keeps[index] += 1;
             given += 1;
@@ -264,7 +272,9 @@ mod tests {
 
     #[test]
     fn density_is_that_of_the_whole_network() {
-        for (name, input) in [("resnet8", [32, 32, 3]), ("ds-cnn", [49, 10, 1]), ("lenet", [28, 28, 1])] {
+        for (name, input) in
+            [("resnet8", [32, 32, 3]), ("ds-cnn", [49, 10, 1]), ("lenet", [28, 28, 1])]
+        {
             let graph = Graph::new(&preset(name).unwrap().for_data(input, 10).unwrap()).unwrap();
             let params = graph.params();
             let erk = Budget::new(&graph, &params, 0.2, Distribution::Erk).unwrap();
@@ -274,7 +284,9 @@ mod tests {
                 let masks = budget.random(&mut Pcg64::seed_from_u64(1));
                 let kept: usize = masks.iter().map(Mask::count).sum();
                 assert_eq!(kept + budget.dense, budget.kept());
-                assert!(budget.layers.iter().all(|layer| !params[layer.param].name.starts_with("dw")));
+                assert!(
+                    budget.layers.iter().all(|layer| !params[layer.param].name.starts_with("dw"))
+                );
             }
             // ERK keeps more of the small head than of the large layers.
             let share = |budget: &Budget| {
@@ -292,7 +304,8 @@ mod tests {
         let layers = [(0, 4), (1, 4)].map(|(param, len)| LayerBudget { param, len, keep: 2 });
         let budget = Budget { layers: layers.to_vec(), weights: 8, dense: 0 };
         let scores = [vec![9.0, 8.0, 7.0, 6.0], vec![1.0, 2.0, 0.5, 0.1]];
-        let counts = |global| budget.top(&scores, global).iter().map(Mask::count).collect::<Vec<_>>();
+        let counts =
+            |global| budget.top(&scores, global).iter().map(Mask::count).collect::<Vec<_>>();
         assert_eq!(counts(false), [2, 2]);
         assert_eq!(counts(true), [3, 1]);
         assert_eq!(budget.top(&scores, true)[1].to_values(), [0.0, 1.0, 0.0, 0.0]);

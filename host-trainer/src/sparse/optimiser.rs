@@ -108,6 +108,8 @@ mod tests {
             let [x, masked] = values(&value)[..] else { panic!() };
             assert!(x.abs() < 0.01 && masked == 0.0, "{rule:?}: {x} {masked}");
         }
-        assert!(cosine(0, 10, 100) < 0.1 && cosine(10, 10, 100) == 1.0 && cosine(100, 10, 100) == 0.0);
+        assert!(
+            cosine(0, 10, 100) < 0.1 && cosine(10, 10, 100) == 1.0 && cosine(100, 10, 100) == 0.0
+        );
     }
 }

@@ -31,10 +31,7 @@ pub(super) enum Purpose {
 
 /// Random numbers that depend on nothing but seed, purpose and a count such as the epoch.
 pub(super) fn rng(seed: u64, purpose: Purpose, count: usize) -> Pcg64 {
-    Pcg64::new(
-        (u128::from(seed) << 64) | count as u128,
-        purpose as u128,
-    )
+    Pcg64::new((u128::from(seed) << 64) | count as u128, purpose as u128)
 }
 
 /// A network in training.
@@ -97,10 +94,8 @@ impl State {
                 tensor(&values, device)
             })
             .collect();
-        let slots = values
-            .iter()
-            .map(|value| vec![value.zeros_like(); config.optimiser.slots()])
-            .collect();
+        let slots =
+            values.iter().map(|value| vec![value.zeros_like(); config.optimiser.slots()]).collect();
         let stats: Vec<Stats> = net
             .norms()
             .iter()
@@ -264,7 +259,8 @@ impl State {
     fn read(&mut self, params: &Params, note: &str) -> anyhow::Result<()> {
         let device = &self.device;
         for (index, spec) in self.net.params.iter().enumerate() {
-            let get = |name: &str| Ok::<_, anyhow::Error>(tensor(params.get(name, &spec.shape)?, device));
+            let get =
+                |name: &str| Ok::<_, anyhow::Error>(tensor(params.get(name, &spec.shape)?, device));
             self.values[index] = get(&spec.name)?;
             let mask = mask_name(&spec.name);
             self.masks[index] = params.find(&mask).map(|_| get(&mask)).transpose()?;

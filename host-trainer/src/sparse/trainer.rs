@@ -1,11 +1,6 @@
 //! The training loop.
 
-use std::{
-    fs::OpenOptions,
-    io::Write,
-    path::Path,
-    time::Instant,
-};
+use std::{fs::OpenOptions, io::Write, path::Path, time::Instant};
 
 use anyhow::{Context, ensure};
 use burn::tensor::Device;
@@ -106,7 +101,8 @@ pub enum Outcome {
 pub fn create(run: &Path, file: &RunFile, config: &Config) -> anyhow::Result<()> {
     config.check()?;
     Graph::new(&file.net)?;
-    std::fs::create_dir_all(run).with_context(|| format!("creating the folder {}", run.display()))?;
+    std::fs::create_dir_all(run)
+        .with_context(|| format!("creating the folder {}", run.display()))?;
     for old in [CHECKPOINT_FILE, METRICS_FILE] {
         match std::fs::remove_file(run.join(old)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -224,8 +220,8 @@ impl<'a> Session<'a> {
             }
             let state = &mut self.state;
             let warmup = (config.warmup * self.steps_per_epoch as f64) as usize;
-            rate = config.learning_rate
-                * cosine(step, warmup, self.steps_per_epoch * config.epochs);
+            rate =
+                config.learning_rate * cosine(step, warmup, self.steps_per_epoch * config.epochs);
             let lesson = learn(state, self.data, config, phase, quantised, indices, epoch);
             let merit = lesson.merit / indices.len() as f64;
             ensure!(
@@ -396,9 +392,7 @@ fn trim_metrics(run: &Path, epochs: usize) -> anyhow::Result<()> {
     let Ok(text) = std::fs::read_to_string(&path) else { return Ok(()) };
     let keep: String = text
         .lines()
-        .filter(|line| {
-            serde_json::from_str::<EpochRow>(line).is_ok_and(|row| row.epoch <= epochs)
-        })
+        .filter(|line| serde_json::from_str::<EpochRow>(line).is_ok_and(|row| row.epoch <= epochs))
         .flat_map(|line| [line, "\n"])
         .collect();
     write_atomically(&path, keep.as_bytes())

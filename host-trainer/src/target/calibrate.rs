@@ -198,6 +198,24 @@ pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
     }
 }
 
+/// The emulator and the compiler that measurements on a board come from.
+///
+/// # Errors
+///
+/// When the emulator cannot be asked for its version or there is no compiler.
+pub fn measured_with(board: &Board) -> Result<String> {
+    let emulator = board.about.emulator.as_ref().and_then(|command| command.first());
+    let emulator = emulator.with_context(|| format!("{} is no emulated board", board.name))?;
+    let version = std::process::Command::new(emulator)
+        .arg("--version")
+        .output()
+        .with_context(|| format!("asking {emulator} for its version"))?;
+    let version = String::from_utf8_lossy(&version.stdout);
+    let toolchain = niwaki_toolchain::Toolchain::find(&board.about.triple)?;
+    let first_line = version.lines().next().unwrap_or_default();
+    Ok(format!("{first_line}; compiler from {}", toolchain.way.name()))
+}
+
 /// The fitted model of a core with what it was measured with.
 pub fn model(measurements: &[Measurement], command: String, measured_with: String) -> CostModel {
     let (kernels, worst_error) = fit(measurements);

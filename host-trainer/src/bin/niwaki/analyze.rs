@@ -60,17 +60,23 @@ pub(crate) fn totals(analysis: &Analysis) -> Table {
         ),
     );
     row("MACs", format!("{} of {} with nonzero weights", analysis.macs_nonzero, analysis.macs));
-    row(
-        "instructions",
-        format!("{:.0} estimated for {}", analysis.instructions, analysis.target),
-    );
+    row("instructions", format!("{:.0} estimated for {}", analysis.instructions, analysis.target));
     table
 }
 
 fn layers(analysis: &Analysis) -> Table {
     let mut table = output::table([
-        "layer", "kernel", "output", "density", "MACs", "nonzeros", "flash", "arena", "live",
-        "scratch", "est. instr.",
+        "layer",
+        "kernel",
+        "output",
+        "density",
+        "MACs",
+        "nonzeros",
+        "flash",
+        "arena",
+        "live",
+        "scratch",
+        "est. instr.",
     ]);
     for layer in &analysis.layers {
         let [height, width, channels] = layer.output;

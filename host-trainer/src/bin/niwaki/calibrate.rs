@@ -35,7 +35,7 @@ pub(crate) fn run(args: &CalibrateArgs, format: Format) -> Result<()> {
     let measurements = calibrate::measure(&board, &firmware, &|| bar.inc(1))?;
     bar.finish_and_clear();
     let command = format!("niwaki calibrate --target {}", args.target);
-    let model = calibrate::model(&measurements, command, niwaki::target::measured_with(&board)?);
+    let model = calibrate::model(&measurements, command, calibrate::measured_with(&board)?);
     let path = match &args.output {
         Some(path) => path.clone(),
         None => niwaki::target::checkout()?

@@ -59,9 +59,9 @@ pub(crate) fn run(args: &EvalArgs, format: Format) -> Result<()> {
     let rows = outputs.chunks(model.output().len()).zip(&samples);
     let classifies = model.label_count() > 0;
     let accuracy = classifies.then(|| {
-        let right = rows.clone().filter(|(scores, sample)| {
-            export::top1(scores) == data.labels[**sample] as usize
-        });
+        let right = rows
+            .clone()
+            .filter(|(scores, sample)| export::top1(scores) == data.labels[**sample] as usize);
         right.count() as f64 / samples.len() as f64
     });
     let mean_squared_error = (!classifies && model.output().len() == data.sample_len())
