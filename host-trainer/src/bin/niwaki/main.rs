@@ -2,6 +2,7 @@
 
 mod data;
 mod output;
+mod train;
 
 use std::process::ExitCode;
 
@@ -24,12 +25,15 @@ struct Cli {
 enum Command {
     /// Look at data sets
     Data(data::DataArgs),
+    /// Train a sparse network
+    Train(Box<train::TrainArgs>),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Command::Data(args) => data::run(args, cli.format),
+        Command::Train(args) => train::run(args, cli.format),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
