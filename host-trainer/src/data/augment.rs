@@ -106,7 +106,11 @@ fn axis(len: usize, offset: i32, border: Border) -> Axis {
                 Border::Mirrored => {
                     // The border itself is not repeated: 2 1 0 1 2.
                     let folded = source.rem_euclid((2 * (len - 1)).max(1));
-                    Some(if folded < len { folded } else { 2 * (len - 1) - folded })
+                    Some(if folded < len {
+                        folded
+                    } else {
+                        2 * (len - 1) - folded
+                    })
                 }
             };
             source.map(|s| s as usize)
@@ -119,7 +123,10 @@ impl FromStr for Augment {
 
     fn from_str(text: &str) -> Result<Self, DataError> {
         let refuse = |reason: String| DataError::option("--augment", reason);
-        let mut augment = Self { translation: None, flip: false };
+        let mut augment = Self {
+            translation: None,
+            flip: false,
+        };
         for item in text.split(',').map(str::trim) {
             let border = match item.split_once('=').map_or(item, |(name, _)| name) {
                 "flip" if item == "flip" => {

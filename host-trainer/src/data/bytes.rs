@@ -40,7 +40,12 @@ impl ByteReader {
                 Some(metadata.len())
             }
         };
-        Ok(Self { path: path.to_owned(), reader: open(path)?, offset: 0, len })
+        Ok(Self {
+            path: path.to_owned(),
+            reader: open(path)?,
+            offset: 0,
+            len,
+        })
     }
 
     /// Length of a plain file.

@@ -58,7 +58,12 @@ fn label_names(path: &Path) -> Result<Vec<String>, DataError> {
     let text = fs::read_to_string(path).map_err(|e| DataError::read(path, e))?;
     let names: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
     match names.len() {
-        0 => Err(DataError::damaged(path, Place::File, "one class name per line", "none")),
+        0 => Err(DataError::damaged(
+            path,
+            Place::File,
+            "one class name per line",
+            "none",
+        )),
         _ => Ok(names),
     }
 }

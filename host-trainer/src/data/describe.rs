@@ -84,15 +84,24 @@ pub struct GroupCounts {
 
 impl GroupCounts {
     fn of(groups: &Groups, splits: &[Split]) -> Self {
-        let pairs: BTreeSet<(u32, Split)> =
-            groups.ids.iter().copied().zip(splits.iter().copied()).collect();
+        let pairs: BTreeSet<(u32, Split)> = groups
+            .ids
+            .iter()
+            .copied()
+            .zip(splits.iter().copied())
+            .collect();
         let counts = SplitCounts::of(pairs.iter().map(|&(_, split)| split));
         let groups: Vec<u32> = pairs.into_iter().map(|(group, _)| group).collect();
-        let (distinct, shared) =
-            groups.chunk_by(|a, b| a == b).fold((0, 0), |(distinct, shared), splits| {
+        let (distinct, shared) = groups
+            .chunk_by(|a, b| a == b)
+            .fold((0, 0), |(distinct, shared), splits| {
                 (distinct + 1, shared + usize::from(splits.len() > 1))
             });
-        Self { count: distinct, counts, shared }
+        Self {
+            count: distinct,
+            counts,
+            shared,
+        }
     }
 }
 
@@ -117,7 +126,10 @@ pub fn describe(dataset: &Dataset, source: Source) -> Description {
                 counts: SplitCounts::of(splits),
             })
             .collect(),
-        groups: dataset.groups.as_ref().map(|groups| GroupCounts::of(groups, &dataset.splits)),
+        groups: dataset
+            .groups
+            .as_ref()
+            .map(|groups| GroupCounts::of(groups, &dataset.splits)),
         normalisation: dataset.normalisation.clone(),
         source,
     }

@@ -11,7 +11,9 @@ const SIDE: usize = 8;
 const CLASSES: usize = 10;
 
 pub(super) fn read() -> Result<Parsed, DataError> {
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(GzDecoder::new(FILE));
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .from_reader(GzDecoder::new(FILE));
     let mut features = Vec::new();
     let mut labels = Vec::new();
     for record in reader.deserialize() {

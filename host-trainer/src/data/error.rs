@@ -67,7 +67,11 @@ pub enum DataError {
 
 impl DataError {
     pub(super) fn read(path: &Path, source: io::Error) -> Self {
-        Self::Io { path: path.to_owned(), action: "read", source }
+        Self::Io {
+            path: path.to_owned(),
+            action: "read",
+            source,
+        }
     }
 
     pub(super) fn damaged(
@@ -85,7 +89,10 @@ impl DataError {
     }
 
     pub(super) fn option(option: &'static str, reason: impl Into<String>) -> Self {
-        Self::Option { option, reason: reason.into() }
+        Self::Option {
+            option,
+            reason: reason.into(),
+        }
     }
 }
 

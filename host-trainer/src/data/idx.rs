@@ -47,13 +47,19 @@ impl Known {
         };
         let mut parents: Vec<PathBuf> = data_home().into_iter().collect();
         parents.extend(["data", "/usr/share/datasets"].map(PathBuf::from));
-        parents.iter().flat_map(|parent| [parent.join(plain), parent.join(torchvision)]).collect()
+        parents
+            .iter()
+            .flat_map(|parent| [parent.join(plain), parent.join(torchvision)])
+            .collect()
     }
 
     /// How to get it.
     pub(super) fn hint(self) -> String {
-        let places: Vec<_> =
-            self.folders().iter().map(|folder| folder.display().to_string()).collect();
+        let places: Vec<_> = self
+            .folders()
+            .iter()
+            .map(|folder| folder.display().to_string())
+            .collect();
         let get = match self {
             Self::FashionMnist => {
                 "install it with `apt install dataset-fashion-mnist` (Debian, Ubuntu), \
@@ -117,7 +123,9 @@ fn find(folder: &Path, part: &str, dimensions: u8) -> Result<PathBuf, DataError>
         .map(|dot| format!("{part}{dot}idx{dimensions}-ubyte"))
         .into_iter()
         .flat_map(|name| [format!("{name}.gz"), name]);
-    let found = names.map(|name| folder.join(name)).find(|path| path.is_file());
+    let found = names
+        .map(|name| folder.join(name))
+        .find(|path| path.is_file());
     found.ok_or_else(|| {
         let expected = format!("the file {part}-idx{dimensions}-ubyte[.gz] in this folder");
         DataError::damaged(folder, super::Place::File, expected, "no such file")
@@ -133,7 +141,12 @@ pub(super) fn read(folder: &Path, known: Option<Known>) -> Result<Parsed, DataEr
         let [height, width] = test.shape;
         let place = super::Place::Byte(8);
         let path = &test.images_path;
-        return Err(DataError::damaged(path, place, expected, format!("{height}x{width}")));
+        return Err(DataError::damaged(
+            path,
+            place,
+            expected,
+            format!("{height}x{width}"),
+        ));
     }
     let label_names = match known {
         Some(known) => known.label_names(),
@@ -215,7 +228,11 @@ impl Images {
     }
 
     fn check_labels(&self, classes: usize) -> Result<(), DataError> {
-        match self.labels.iter().position(|&label| label as usize >= classes) {
+        match self
+            .labels
+            .iter()
+            .position(|&label| label as usize >= classes)
+        {
             None => Ok(()),
             Some(i) => Err(DataError::damaged(
                 &self.labels_path,

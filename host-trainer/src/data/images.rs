@@ -26,7 +26,9 @@ pub(super) fn holds(folder: &Path) -> Result<bool, DataError> {
 }
 
 fn is_image(path: &Path) -> bool {
-    ["png", "jpg", "jpeg", "bmp"].iter().any(|extension| has_extension(path, extension))
+    ["png", "jpg", "jpeg", "bmp"]
+        .iter()
+        .any(|extension| has_extension(path, extension))
 }
 
 pub(super) fn read(folder: &Path, resize: Option<ImageSize>) -> Result<Parsed, DataError> {
@@ -34,14 +36,23 @@ pub(super) fn read(folder: &Path, resize: Option<ImageSize>) -> Result<Parsed, D
     let mut files = Vec::new();
     let mut labels = Vec::new();
     for class in entries(folder)?.into_iter().filter(|path| path.is_dir()) {
-        let images: Vec<PathBuf> = entries(&class)?.into_iter().filter(|f| is_image(f)).collect();
+        let images: Vec<PathBuf> = entries(&class)?
+            .into_iter()
+            .filter(|f| is_image(f))
+            .collect();
         if images.is_empty() {
             let expected = "PNG, JPEG or BMP files in the folder of a class";
             return Err(DataError::damaged(&class, Place::File, expected, "none"));
         }
         labels.resize(labels.len() + images.len(), label_names.len() as u32);
         files.extend(images);
-        label_names.push(class.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        label_names.push(
+            class
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+        );
     }
     if label_names.len() > CLASSES_MAX {
         let expected = format!("at most {CLASSES_MAX} class folders");
@@ -86,15 +97,24 @@ fn decode(
     files: &[PathBuf],
     resize: Option<ImageSize>,
 ) -> Result<(ImageSize, usize, Vec<u8>), DataError> {
-    let images: Vec<Pixels> =
-        files.par_iter().map(|file| decode_one(file, resize)).collect::<Result<_, _>>()?;
+    let images: Vec<Pixels> = files
+        .par_iter()
+        .map(|file| decode_one(file, resize))
+        .collect::<Result<_, _>>()?;
     let size = images[0].size;
     if let Some(i) = images.iter().position(|image| image.size != size) {
         let expected = format!("an image of {size} like {}", files[0].display());
-        let found = format!("{}; --resize {size} makes all images one size", images[i].size);
+        let found = format!(
+            "{}; --resize {size} makes all images one size",
+            images[i].size
+        );
         return Err(DataError::damaged(&files[i], Place::File, expected, found));
     }
-    let channels = images.iter().map(|image| image.channels).max().unwrap_or(RGB);
+    let channels = images
+        .iter()
+        .map(|image| image.channels)
+        .max()
+        .unwrap_or(RGB);
     let mut pixels = Vec::with_capacity(images.iter().map(|i| i.bytes.len()).sum());
     for image in images {
         if image.channels == channels {
@@ -124,18 +144,28 @@ fn decode_one(file: &Path, resize: Option<ImageSize>) -> Result<Pixels, DataErro
         Some(size) => image.resize_exact(size.width, size.height, FilterType::Lanczos3),
         None => image,
     };
-    let size = ImageSize { height: image.height(), width: image.width() };
+    let size = ImageSize {
+        height: image.height(),
+        width: image.width(),
+    };
     let (channels, bytes) = match image.color().has_color() {
         true => (RGB, image.into_rgb8().into_raw()),
         false => (1, image.into_luma8().into_raw()),
     };
-    Ok(Pixels { size, channels, bytes })
+    Ok(Pixels {
+        size,
+        channels,
+        bytes,
+    })
 }
 
 /// Reads the split of every file. Each must be listed once, and nothing else.
 fn read_splits(path: &Path, folder: &Path, files: &[PathBuf]) -> Result<Vec<Split>, DataError> {
-    let positions: HashMap<&Path, usize> =
-        files.iter().enumerate().map(|(i, file)| (file.as_path(), i)).collect();
+    let positions: HashMap<&Path, usize> = files
+        .iter()
+        .enumerate()
+        .map(|(i, file)| (file.as_path(), i))
+        .collect();
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
         .from_path(path)
@@ -154,12 +184,22 @@ fn read_splits(path: &Path, folder: &Path, files: &[PathBuf]) -> Result<Vec<Spli
             "test" => Split::Test,
             _ => {
                 let expected = "the split train, val or test";
-                return Err(DataError::damaged(path, place(), expected, format!("{split:?}")));
+                return Err(DataError::damaged(
+                    path,
+                    place(),
+                    expected,
+                    format!("{split:?}"),
+                ));
             }
         };
         let Some(&i) = positions.get(folder.join(file).as_path()) else {
             let expected = "the path of an image in a class folder";
-            return Err(DataError::damaged(path, place(), expected, format!("{file:?}")));
+            return Err(DataError::damaged(
+                path,
+                place(),
+                expected,
+                format!("{file:?}"),
+            ));
         };
         if splits[i].replace(split).is_some() {
             let found = format!("{file:?} for the second time");

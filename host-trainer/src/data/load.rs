@@ -91,15 +91,26 @@ fn finish(parsed: Parsed, options: &LoadOptions) -> Result<(Dataset, Source), Da
     } = parsed;
     let splits = split::assign(splits, &labels, groups.as_ref(), options)?;
     let sample_len = shape.iter().product();
-    let training: Vec<usize> = (0..splits.len()).filter(|&i| splits[i] == Split::Train).collect();
+    let training: Vec<usize> = (0..splits.len())
+        .filter(|&i| splits[i] == Split::Train)
+        .collect();
     let normalisation = Normalisation::fit(&features, sample_len, &training, scaling);
     if let Features::F32(values) = &mut features {
         for (i, value) in values.iter_mut().enumerate().filter(|(_, v)| v.is_nan()) {
             *value = normalisation.mean[i % normalisation.mean.len()];
         }
     }
-    let dataset =
-        Dataset { name, shape, unit, features, labels, label_names, groups, splits, normalisation };
+    let dataset = Dataset {
+        name,
+        shape,
+        unit,
+        features,
+        labels,
+        label_names,
+        groups,
+        splits,
+        normalisation,
+    };
     Ok((dataset, source))
 }
 
@@ -107,11 +118,17 @@ fn finish(parsed: Parsed, options: &LoadOptions) -> Result<(Dataset, Source), Da
 #[derive(Debug)]
 enum Format {
     Digits,
-    Idx { folder: PathBuf, known: Option<idx::Known> },
+    Idx {
+        folder: PathBuf,
+        known: Option<idx::Known>,
+    },
     Cifar10(PathBuf),
     Images(PathBuf),
     Csv(PathBuf),
-    Npy { features: PathBuf, labels: PathBuf },
+    Npy {
+        features: PathBuf,
+        labels: PathBuf,
+    },
 }
 
 /// Options that this format would silently ignore are mistakes.
@@ -119,13 +136,22 @@ fn refuse_unsuitable(format: &Format, options: &LoadOptions) -> Result<(), DataE
     let image_folder = matches!(format, Format::Images(_));
     let csv = matches!(format, Format::Csv(_));
     if options.resize.is_some() && !image_folder {
-        return Err(DataError::option("--resize", "only image folders are resized"));
+        return Err(DataError::option(
+            "--resize",
+            "only image folders are resized",
+        ));
     }
     if options.label.is_some() && !csv {
-        return Err(DataError::option("--label", "only CSV files have a label column"));
+        return Err(DataError::option(
+            "--label",
+            "only CSV files have a label column",
+        ));
     }
     if options.group.is_some() && !csv {
-        return Err(DataError::option("--group", "only CSV files have a group column"));
+        return Err(DataError::option(
+            "--group",
+            "only CSV files have a group column",
+        ));
     }
     Ok(())
 }
@@ -135,24 +161,41 @@ fn find(spec: &str) -> Result<Format, DataError> {
         return Ok(Format::Digits);
     }
     if let Some(known) = idx::Known::from_name(spec) {
-        return known.folders().into_iter().find(|f| idx::holds(f)).map_or_else(
-            || {
-                let hint = known.hint();
-                Err(not_found(spec, hint))
-            },
-            |folder| Ok(Format::Idx { folder, known: Some(known) }),
-        );
+        return known
+            .folders()
+            .into_iter()
+            .find(|f| idx::holds(f))
+            .map_or_else(
+                || {
+                    let hint = known.hint();
+                    Err(not_found(spec, hint))
+                },
+                |folder| {
+                    Ok(Format::Idx {
+                        folder,
+                        known: Some(known),
+                    })
+                },
+            );
     }
     if let Some((features, labels)) = spec.split_once(',')
-        && [features, labels].iter().all(|path| has_extension(Path::new(path), "npy"))
+        && [features, labels]
+            .iter()
+            .all(|path| has_extension(Path::new(path), "npy"))
     {
-        return Ok(Format::Npy { features: existing(features)?, labels: existing(labels)? });
+        return Ok(Format::Npy {
+            features: existing(features)?,
+            labels: existing(labels)?,
+        });
     }
     recognise(existing(spec)?)
 }
 
 fn not_found(spec: &str, hint: String) -> DataError {
-    DataError::NotFound { spec: spec.to_owned(), hint }
+    DataError::NotFound {
+        spec: spec.to_owned(),
+        hint,
+    }
 }
 
 /// The path itself, or the same in the folder of data sets.
@@ -179,12 +222,18 @@ pub(super) fn data_home() -> Option<PathBuf> {
 }
 
 fn recognise(path: PathBuf) -> Result<Format, DataError> {
-    let unrecognised = |found: String| DataError::Unrecognised { path: path.clone(), found };
+    let unrecognised = |found: String| DataError::Unrecognised {
+        path: path.clone(),
+        found,
+    };
     if path.is_dir() {
         if idx::holds(&path) {
             let known = path.file_name().and_then(OsStr::to_str);
             let known = known.and_then(idx::Known::from_name);
-            return Ok(Format::Idx { folder: path, known });
+            return Ok(Format::Idx {
+                folder: path,
+                known,
+            });
         }
         if path.join("data_batch_1.bin").is_file() {
             return Ok(Format::Cifar10(path));
@@ -258,7 +307,8 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
 }
 
 pub(super) fn has_extension(path: &Path, extension: &str) -> bool {
-    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
+    path.extension()
+        .is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
 /// Name of a data set read from a path: the last component without extensions.

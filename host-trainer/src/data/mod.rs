@@ -183,7 +183,9 @@ impl Dataset {
 
     /// The samples of a split, in ascending order.
     pub fn indices(&self, split: Split) -> Vec<usize> {
-        (0..self.len()).filter(|&i| self.splits[i] == split).collect()
+        (0..self.len())
+            .filter(|&i| self.splits[i] == split)
+            .collect()
     }
 
     /// Raw values of a sample in height x width x channel order.
@@ -222,7 +224,10 @@ impl Dataset {
         let [height, width, channels] = self.shape;
         let (rows, columns) = match augment {
             Some((augment, key)) => augment.draw(key, index, height, width),
-            None => ((0..height).map(Some).collect(), (0..width).map(Some).collect()),
+            None => (
+                (0..height).map(Some).collect(),
+                (0..width).map(Some).collect(),
+            ),
         };
         let start = index * self.sample_len();
         let mut sample = sample.iter_mut();

@@ -24,27 +24,52 @@ pub(super) fn read(features_path: &Path, labels_path: &Path) -> Result<Parsed, D
             let expected =
                 "an array of samples x features, x height x width or x height x width x channels";
             let found = format!("shape {:?}", features.shape);
-            return Err(DataError::damaged(features_path, Place::File, expected, found));
+            return Err(DataError::damaged(
+                features_path,
+                Place::File,
+                expected,
+                found,
+            ));
         }
     };
     let samples = features.shape[0];
     if labels.shape.len() != 1 || labels.shape[0] != samples {
-        let expected =
-            format!("shape [{samples}], one label per sample of {}", features_path.display());
+        let expected = format!(
+            "shape [{samples}], one label per sample of {}",
+            features_path.display()
+        );
         let found = format!("shape {:?}", labels.shape);
-        return Err(DataError::damaged(labels_path, Place::File, expected, found));
+        return Err(DataError::damaged(
+            labels_path,
+            Place::File,
+            expected,
+            found,
+        ));
     }
     let labels = labels.values.labels(labels_path)?;
     let label_names = numbered_classes(&labels).map_err(|classes| {
         let expected = format!("labels below {CLASSES_MAX}");
-        DataError::damaged(labels_path, Place::File, expected, format!("{}", classes - 1))
+        DataError::damaged(
+            labels_path,
+            Place::File,
+            expected,
+            format!("{}", classes - 1),
+        )
     })?;
     let image = shape[0] * shape[1] > 1;
     let (features, unit, scaling) = match features.values {
-        Values::U8(values) => (Features::U8(values), "value, 0..=255", Scaling::WholeNumbers),
+        Values::U8(values) => (
+            Features::U8(values),
+            "value, 0..=255",
+            Scaling::WholeNumbers,
+        ),
         Values::I8(values) => {
             let values = values.into_iter().map(f32::from).collect();
-            (Features::F32(values), "value, -128..=127", Scaling::WholeNumbers)
+            (
+                Features::F32(values),
+                "value, -128..=127",
+                Scaling::WholeNumbers,
+            )
         }
         Values::Real(values) => {
             if let Some(i) = values.iter().position(|value| !value.is_finite()) {
@@ -56,13 +81,22 @@ pub(super) fn read(features_path: &Path, labels_path: &Path) -> Result<Parsed, D
                     values[i].to_string(),
                 ));
             }
-            let scaling = if image { Scaling::Scalar } else { Scaling::PerFeature };
+            let scaling = if image {
+                Scaling::Scalar
+            } else {
+                Scaling::PerFeature
+            };
             (Features::F32(values), "value", scaling)
         }
         Values::Whole(_) => {
             let expected = "features of type u8, i8, f32 or f64";
             let found = "another integer type";
-            return Err(DataError::damaged(features_path, Place::File, expected, found));
+            return Err(DataError::damaged(
+                features_path,
+                Place::File,
+                expected,
+                found,
+            ));
         }
     };
     // A folder names its data set, a lone file its own.
@@ -113,7 +147,12 @@ impl Values {
             Self::Whole(values) => values,
             Self::Real(_) => {
                 let expected = "labels of an integer type";
-                return Err(DataError::damaged(path, Place::File, expected, "real numbers"));
+                return Err(DataError::damaged(
+                    path,
+                    Place::File,
+                    expected,
+                    "real numbers",
+                ));
             }
         };
         let label = |(i, value): (usize, i64)| {
@@ -142,7 +181,11 @@ impl Array {
             }
             _ => {
                 let found = format!("{:02x?}", &bytes[..bytes.len().min(8)]);
-                return damaged(Place::Byte(0), "\"\\x93NUMPY\" and a version from 1 to 3", found);
+                return damaged(
+                    Place::Byte(0),
+                    "\"\\x93NUMPY\" and a version from 1 to 3",
+                    found,
+                );
             }
         };
         if header_len as usize > HEADER_MAX {
@@ -153,7 +196,11 @@ impl Array {
         let file = match NpyFile::new(&mut data) {
             Ok(file) => file,
             Err(e) => {
-                return damaged(Place::Byte(10), "the header of a NumPy array", e.to_string());
+                return damaged(
+                    Place::Byte(10),
+                    "the header of a NumPy array",
+                    e.to_string(),
+                );
             }
         };
         let header = file.header().clone();
@@ -165,9 +212,9 @@ impl Array {
         };
         let dims = header.shape();
         let size = dtype.num_bytes().filter(|&size| size > 0);
-        let needed = dims
-            .iter()
-            .try_fold(size.unwrap_or(1), |n, &dim| n.checked_mul(usize::try_from(dim).ok()?));
+        let needed = dims.iter().try_fold(size.unwrap_or(1), |n, &dim| {
+            n.checked_mul(usize::try_from(dim).ok()?)
+        });
         if needed != Some(data.len()) || dims.contains(&0) {
             let expected = format!("data of shape {dims:?} and type {kind}, at least one sample");
             let found = format!("{} bytes", data.len());
@@ -196,7 +243,10 @@ impl Array {
                 return damaged(Place::File, expected, kind);
             }
         };
-        Ok(Self { shape, values: values.map_err(|e| DataError::read(path, e))? })
+        Ok(Self {
+            shape,
+            values: values.map_err(|e| DataError::read(path, e))?,
+        })
     }
 }
 

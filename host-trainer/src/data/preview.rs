@@ -25,7 +25,11 @@ pub fn write_contact_sheet(dataset: &Dataset, path: &Path) -> Result<(), DataErr
         .write_to(&mut png, ImageFormat::Png)
         .map_err(io::Error::other)
         .and_then(|()| fs::write(path, png.into_inner()));
-    result.map_err(|source| DataError::Io { path: path.to_owned(), action: "write", source })
+    result.map_err(|source| DataError::Io {
+        path: path.to_owned(),
+        action: "write",
+        source,
+    })
 }
 
 fn contact_sheet(dataset: &Dataset) -> RgbImage {
@@ -47,8 +51,11 @@ fn contact_sheet(dataset: &Dataset) -> RgbImage {
     let (width, height) = cell(0).dimensions();
     let pitch = |side: u32| i64::from(side) + GAP as i64;
     let extent = |count: usize, side: u32| count as u32 * pitch(side) as u32 + GAP as u32;
-    let mut sheet =
-        RgbImage::from_pixel(extent(SAMPLES_PER_CLASS, width), extent(classes, height), BACKGROUND);
+    let mut sheet = RgbImage::from_pixel(
+        extent(SAMPLES_PER_CLASS, width),
+        extent(classes, height),
+        BACKGROUND,
+    );
     for (row, samples) in (0..).zip(&by_class) {
         let shown = samples.len().min(SAMPLES_PER_CLASS);
         for column in 0..shown {
@@ -67,9 +74,9 @@ fn picture(dataset: &Dataset, index: usize, white: f32) -> RgbImage {
     let values = dataset.raw(index);
     let (low, high) = match dataset.features {
         Features::U8(_) => (0.0, white),
-        Features::F32(_) => {
-            values.iter().fold((f32::MAX, f32::MIN), |(low, high), &v| (low.min(v), high.max(v)))
-        }
+        Features::F32(_) => values.iter().fold((f32::MAX, f32::MIN), |(low, high), &v| {
+            (low.min(v), high.max(v))
+        }),
     };
     let range = if high > low { high - low } else { 1.0 };
     let scale = SIDE_MIN.div_ceil(height.max(width));
@@ -93,6 +100,10 @@ fn bars(dataset: &Dataset, index: usize) -> RgbImage {
         let value = (values[x as usize / scale] / DEVIATIONS).clamp(-1.0, 1.0) * middle;
         let height = middle - (y as f32 + 0.5);
         let inside = (0.0..value).contains(&height) || (value..0.0).contains(&height);
-        Rgb(if inside { [40, 90, 40] } else { [235, 235, 235] })
+        Rgb(if inside {
+            [40, 90, 40]
+        } else {
+            [235, 235, 235]
+        })
     })
 }

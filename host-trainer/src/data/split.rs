@@ -92,12 +92,17 @@ fn carve_groups(
     groups: &Groups,
     rng: &mut Pcg64,
 ) -> Result<(), DataError> {
-    let mut candidates: Vec<u32> =
-        (0..splits.len()).filter(|&i| splits[i] == Split::Train).map(|i| groups.ids[i]).collect();
+    let mut candidates: Vec<u32> = (0..splits.len())
+        .filter(|&i| splits[i] == Split::Train)
+        .map(|i| groups.ids[i])
+        .collect();
     candidates.sort_unstable();
     candidates.dedup();
     if candidates.len() < 2 {
-        let reason = format!("{} group cannot be divided into {to} and train", candidates.len());
+        let reason = format!(
+            "{} group cannot be divided into {to} and train",
+            candidates.len()
+        );
         return Err(DataError::option("--split-by", reason));
     }
     candidates.shuffle(rng);

@@ -15,16 +15,26 @@ pub(super) fn read(
     label: Option<&str>,
     group: Option<&str>,
 ) -> Result<Parsed, DataError> {
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(open(path)?);
+    let mut reader = csv::ReaderBuilder::new()
+        .trim(csv::Trim::All)
+        .from_reader(open(path)?);
     let header = reader.headers().map_err(|e| csv_error(path, 1, e))?.clone();
     if header.is_empty() {
         let expected = "a header line with the names of the columns";
-        return Err(DataError::damaged(path, Place::File, expected, "an empty file"));
+        return Err(DataError::damaged(
+            path,
+            Place::File,
+            expected,
+            "an empty file",
+        ));
     }
     let label_column = column(path, &header, label.unwrap_or("label"))?;
-    let group_column = group.map(|group| column(path, &header, group)).transpose()?;
-    let feature_columns: Vec<usize> =
-        (0..header.len()).filter(|&i| i != label_column && Some(i) != group_column).collect();
+    let group_column = group
+        .map(|group| column(path, &header, group))
+        .transpose()?;
+    let feature_columns: Vec<usize> = (0..header.len())
+        .filter(|&i| i != label_column && Some(i) != group_column)
+        .collect();
     if feature_columns.is_empty() {
         let expected = "columns of features beside label and group";
         return Err(DataError::damaged(path, Place::Line(1), expected, "none"));
@@ -36,7 +46,10 @@ pub(super) fn read(
     let mut missing = vec![0; feature_columns.len()];
     let mut record = StringRecord::new();
     let mut line = 1;
-    while reader.read_record(&mut record).map_err(|e| csv_error(path, line + 1, e))? {
+    while reader
+        .read_record(&mut record)
+        .map_err(|e| csv_error(path, line + 1, e))?
+    {
         line = record.position().map_or(line + 1, csv::Position::line);
         let text = |column: usize, what: &str| match &record[column] {
             "" => {
@@ -60,7 +73,12 @@ pub(super) fn read(
                     _ => {
                         let place = Place::Cell(line, header[column].to_owned());
                         let expected = "a number (or nothing, where the value is missing)";
-                        return Err(DataError::damaged(path, place, expected, format!("{cell:?}")));
+                        return Err(DataError::damaged(
+                            path,
+                            place,
+                            expected,
+                            format!("{cell:?}"),
+                        ));
                     }
                 },
             });
@@ -72,8 +90,10 @@ pub(super) fn read(
     }
     let (labels, label_names) = numbered(labels);
     if label_names.len() > CLASSES_MAX {
-        let expected =
-            format!("at most {CLASSES_MAX} classes in column {:?}", &header[label_column]);
+        let expected = format!(
+            "at most {CLASSES_MAX} classes in column {:?}",
+            &header[label_column]
+        );
         let found = format!("{} different values", label_names.len());
         return Err(DataError::damaged(path, Place::File, expected, found));
     }
@@ -100,7 +120,10 @@ pub(super) fn read(
                 .iter()
                 .zip(missing)
                 .filter(|&(_, count)| count > 0)
-                .map(|(&column, count)| MissingValues { column: header[column].to_owned(), count })
+                .map(|(&column, count)| MissingValues {
+                    column: header[column].to_owned(),
+                    count,
+                })
                 .collect(),
         },
     })
@@ -135,7 +158,9 @@ pub(super) fn csv_error(path: &Path, line: u64, error: csv::Error) -> DataError 
     let line = error.position().map_or(line, csv::Position::line);
     let place = Place::Line(line);
     match error.into_kind() {
-        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => DataError::damaged(
+        csv::ErrorKind::UnequalLengths {
+            expected_len, len, ..
+        } => DataError::damaged(
             path,
             place,
             format!("{expected_len} fields as in the header"),

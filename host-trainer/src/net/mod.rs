@@ -28,7 +28,10 @@ use anyhow::Context;
 /// # Errors
 /// When there is no such preset or file, or the file is no valid description.
 pub fn describe(text: &str) -> anyhow::Result<NetSpec> {
-    if Path::new(text).extension().is_none_or(|extension| extension != "toml") {
+    if Path::new(text)
+        .extension()
+        .is_none_or(|extension| extension != "toml")
+    {
         return Ok(preset(text)?);
     }
     let toml = std::fs::read_to_string(text)

@@ -100,7 +100,9 @@ impl Network {
     pub fn new(graph: Graph) -> Self {
         let params = graph.params();
         let find = |layer: usize, role: Role| {
-            params.iter().position(|param| (param.layer, param.role) == (layer, role))
+            params
+                .iter()
+                .position(|param| (param.layer, param.role) == (layer, role))
         };
         let norms: Vec<usize> = (0..graph.layers.len())
             .filter(|&layer| matches!(graph.layers[layer].op, Op::BatchNorm { .. }))
@@ -125,7 +127,10 @@ impl Network {
                 Norm {
                     gamma: find(layer, Role::Gamma).expect("every batch norm has a scale"),
                     beta: find(layer, Role::Beta).expect("every batch norm has a shift"),
-                    stats: norms.iter().position(|&norm| norm == layer).expect("listed above"),
+                    stats: norms
+                        .iter()
+                        .position(|&norm| norm == layer)
+                        .expect("listed above"),
                     epsilon,
                     alone: unit.layer == layer,
                 }
@@ -146,7 +151,13 @@ impl Network {
                 range_slot,
             });
         }
-        Self { graph, units, params, steps, norms }
+        Self {
+            graph,
+            units,
+            params,
+            steps,
+            norms,
+        }
     }
 
     /// Layers of the batch norms, in the order of statistics.
@@ -195,8 +206,14 @@ impl Network {
         for (index, step) in self.steps.iter().enumerate() {
             // The last reader takes the tensor itself, so that burn may work in place.
             let mut take = |slot: usize| {
-                let again = self.steps[index + 1..].iter().any(|later| later.inputs.contains(&slot));
-                let tensor = if again { slots[slot].clone() } else { slots[slot].take() };
+                let again = self.steps[index + 1..]
+                    .iter()
+                    .any(|later| later.inputs.contains(&slot));
+                let tensor = if again {
+                    slots[slot].clone()
+                } else {
+                    slots[slot].take()
+                };
                 tensor.expect("units run in order")
             };
             let output = match step.op {
@@ -244,7 +261,10 @@ impl Network {
                 finish(index + 1, step.range_slot, step.range, output)
             });
         }
-        let logits = slots.pop().flatten().expect("the last unit writes the last slot");
+        let logits = slots
+            .pop()
+            .flatten()
+            .expect("the last unit writes the last slot");
         Output {
             logits: logits.reshape([samples as i32, -1]),
             stats: stats.into_iter().flatten().collect(),
@@ -283,15 +303,31 @@ impl Network {
             weight = weight.map(fake_quantise_weight);
         }
         let output = match (step.op, weight) {
-            (Op::Conv { weight: shape, window, groups, .. }, Some(weight)) => module::conv2d(
+            (
+                Op::Conv {
+                    weight: shape,
+                    window,
+                    groups,
+                    ..
+                },
+                Some(weight),
+            ) => module::conv2d(
                 input,
                 weight.reshape(shape),
                 bias,
                 ConvOptions::new_with_padding(window.stride, window.padding, [1, 1], groups),
             ),
-            (Op::Linear { weight: [out, features], .. }, Some(weight)) => {
+            (
+                Op::Linear {
+                    weight: [out, features],
+                    ..
+                },
+                Some(weight),
+            ) => {
                 let samples = input.dims()[0];
-                let sums = input.reshape([samples, features]).matmul(weight.transpose());
+                let sums = input
+                    .reshape([samples, features])
+                    .matmul(weight.transpose());
                 let sums = match bias {
                     Some(bias) => sums + bias.unsqueeze::<2>(),
                     None => sums,
@@ -303,8 +339,7 @@ impl Network {
         match (&step.norm, pass.norms) {
             (Some(norm), Norms::Batch) => {
                 let (gamma, beta) = (param(norm.gamma), param(norm.beta));
-                let result =
-                    module::batch_norm_train(output, gamma, beta, f64::from(norm.epsilon));
+                let result = module::batch_norm_train(output, gamma, beta, f64::from(norm.epsilon));
                 stats[norm.stats] = Some(Stats {
                     mean: result.mean.without_autodiff(),
                     var: result.variance.without_autodiff(),
@@ -334,7 +369,9 @@ pub fn tensor(values: &[f32], device: &Device) -> Tensor<1> {
 
 /// The values of a tensor on the host.
 pub fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
-    tensor.try_to_vec_as::<f32>().expect("32-bit floats are read as such")
+    tensor
+        .try_to_vec_as::<f32>()
+        .expect("32-bit floats are read as such")
 }
 
 /// Rounds to the steps of an int8 tensor. The gradient passes where the value is inside the range
@@ -343,7 +380,11 @@ fn fake_quantise(tensor: Tensor<4>, format: Affine) -> Tensor<4> {
     let [low, high] = format.limits();
     let inside = tensor.clamp(low, high);
     let plain = inside.clone().without_autodiff();
-    let rounded = plain.clone().div_scalar(format.scale).round().mul_scalar(format.scale);
+    let rounded = plain
+        .clone()
+        .div_scalar(format.scale)
+        .round()
+        .mul_scalar(format.scale);
     inside + (rounded - plain)
 }
 
@@ -351,7 +392,12 @@ fn fake_quantise(tensor: Tensor<4>, format: Affine) -> Tensor<4> {
 fn fake_quantise_weight(weight: Tensor<2>) -> Tensor<2> {
     let plain = weight.clone().without_autodiff();
     // A row of zeros has any scale.
-    let scale = plain.clone().abs().max_dim(1).clamp_min(1e-30).div_scalar(127.0);
+    let scale = plain
+        .clone()
+        .abs()
+        .max_dim(1)
+        .clamp_min(1e-30)
+        .div_scalar(127.0);
     let rounded = (plain.clone() / scale.clone()).round() * scale;
     weight + (rounded - plain)
 }

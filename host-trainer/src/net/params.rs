@@ -40,8 +40,18 @@ impl Params {
     /// # Panics
     /// When the number of values does not fit the shape.
     pub fn insert(&mut self, name: impl Into<String>, shape: &[usize], data: Vec<f32>) {
-        assert_eq!(shape.iter().product::<usize>(), data.len(), "values and shape");
-        self.0.insert(name.into(), HostTensor { shape: shape.to_vec(), data });
+        assert_eq!(
+            shape.iter().product::<usize>(),
+            data.len(),
+            "values and shape"
+        );
+        self.0.insert(
+            name.into(),
+            HostTensor {
+                shape: shape.to_vec(),
+                data,
+            },
+        );
     }
 
     /// The tensor of this name, if there is one.
@@ -54,7 +64,10 @@ impl Params {
     /// # Errors
     /// When it is missing or has another shape.
     pub fn get(&self, name: &str, shape: &[usize]) -> anyhow::Result<&[f32]> {
-        let tensor = self.0.get(name).with_context(|| format!("the tensor `{name}` is missing"))?;
+        let tensor = self
+            .0
+            .get(name)
+            .with_context(|| format!("the tensor `{name}` is missing"))?;
         ensure!(
             tensor.shape == shape,
             "the tensor `{name}` has the shape {:?}; the network needs {shape:?}",
@@ -89,8 +102,9 @@ impl Params {
 
     /// Number of nonzero weights of a layer.
     pub fn nonzeros(&self, layer: &str) -> usize {
-        self.find(&format!("{layer}.weight"))
-            .map_or(0, |weight| weight.data.iter().filter(|&&value| value != 0.0).count())
+        self.find(&format!("{layer}.weight")).map_or(0, |weight| {
+            weight.data.iter().filter(|&&value| value != 0.0).count()
+        })
     }
 
     /// Writes a safetensors file with one line of text beside the tensors. The file is replaced at
@@ -102,14 +116,23 @@ impl Params {
         let bytes: Vec<Vec<u8>> = self
             .0
             .values()
-            .map(|tensor| tensor.data.iter().flat_map(|value| value.to_le_bytes()).collect())
+            .map(|tensor| {
+                tensor
+                    .data
+                    .iter()
+                    .flat_map(|value| value.to_le_bytes())
+                    .collect()
+            })
             .collect();
         let views: Vec<(&String, TensorView<'_>)> = self
             .0
             .iter()
             .zip(&bytes)
             .map(|((name, tensor), bytes)| {
-                Ok((name, TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)?))
+                Ok((
+                    name,
+                    TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)?,
+                ))
             })
             .collect::<Result<_, safetensors::SafeTensorError>>()?;
         let notes = HashMap::from([("niwaki".to_owned(), note.to_owned())]);
@@ -127,13 +150,20 @@ impl Params {
         let bytes = std::fs::read(path).with_context(|| format!("reading {name}"))?;
         let (_, header) = SafeTensors::read_metadata(&bytes)
             .with_context(|| format!("{name} is not a safetensors file"))?;
-        let note = header.metadata().as_ref().and_then(|notes| notes.get("niwaki")).cloned();
+        let note = header
+            .metadata()
+            .as_ref()
+            .and_then(|notes| notes.get("niwaki"))
+            .cloned();
         let tensors = SafeTensors::deserialize(&bytes)
             .with_context(|| format!("{name} is a damaged safetensors file"))?;
         let mut params = Self::default();
         for (tensor, view) in tensors.iter() {
             if view.dtype() != Dtype::F32 {
-                bail!("{name}: the tensor `{tensor}` has the type {:?}; expected F32", view.dtype());
+                bail!(
+                    "{name}: the tensor `{tensor}` has the type {:?}; expected F32",
+                    view.dtype()
+                );
             }
             let data = view
                 .data()
@@ -155,17 +185,32 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("p.safetensors");
         let mut params = Params::default();
-        params.insert("a.weight", &[2, 2], vec![1.5, -0.0, f32::MIN_POSITIVE / 2.0, 3e38]);
+        params.insert(
+            "a.weight",
+            &[2, 2],
+            vec![1.5, -0.0, f32::MIN_POSITIVE / 2.0, 3e38],
+        );
         params.insert("a.mask", &[2, 2], vec![1.0, 1.0, 0.0, 0.0]);
         params.save(&path, "first").unwrap();
         params.save(&path, "second").unwrap();
         let (mut loaded, note) = Params::load(&path).unwrap();
         assert_eq!((&loaded, note.as_str()), (&params, "second"));
-        assert!(loaded.get("a.weight", &[4]).unwrap_err().to_string().contains("[2, 2]"));
+        assert!(
+            loaded
+                .get("a.weight", &[4])
+                .unwrap_err()
+                .to_string()
+                .contains("[2, 2]")
+        );
         loaded.drop_masked();
         assert_eq!(loaded.nonzeros("a"), 1);
 
         std::fs::write(&path, b"not tensors").unwrap();
-        assert!(Params::load(&path).unwrap_err().to_string().contains("p.safetensors"));
+        assert!(
+            Params::load(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("p.safetensors")
+        );
     }
 }

@@ -67,13 +67,16 @@ pub const PRESETS: &[Preset] = &[
 /// When the name or the option does not exist, or the width is not a positive number.
 pub fn preset(text: &str) -> Result<NetSpec, NetError> {
     let (name, options) = text.split_once(':').unwrap_or((text, ""));
-    let preset = PRESETS.iter().find(|preset| preset.name == name).ok_or_else(|| {
-        let names: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
-        NetError::Preset(format!(
-            "no network is called `{name}`; expected {} or a path to a .toml file",
-            names.join(", ")
-        ))
-    })?;
+    let preset = PRESETS
+        .iter()
+        .find(|preset| preset.name == name)
+        .ok_or_else(|| {
+            let names: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
+            NetError::Preset(format!(
+                "no network is called `{name}`; expected {} or a path to a .toml file",
+                names.join(", ")
+            ))
+        })?;
     let mut width = preset.width;
     for option in options.split(',').filter(|option| !option.is_empty()) {
         width = option
@@ -87,7 +90,10 @@ pub fn preset(text: &str) -> Result<NetSpec, NetError> {
                 ))
             })?;
     }
-    Ok(NetSpec { name: name.to_owned(), ..(preset.build)(width) })
+    Ok(NetSpec {
+        name: name.to_owned(),
+        ..(preset.build)(width)
+    })
 }
 
 /// Builds a description layer by layer; every layer reads the one above unless told otherwise.
@@ -101,7 +107,11 @@ impl Builder {
 
     fn reading(&mut self, name: impl Into<String>, kind: Kind, inputs: &[&str]) -> &mut Self {
         let inputs = inputs.iter().map(|&input| input.to_owned()).collect();
-        self.0.push(Layer { name: name.into(), inputs, kind });
+        self.0.push(Layer {
+            name: name.into(),
+            inputs,
+            kind,
+        });
         self
     }
 
@@ -117,7 +127,12 @@ impl Builder {
     }
 
     fn finish(&mut self, task: Task) -> NetSpec {
-        NetSpec { name: String::new(), input: None, task, layers: std::mem::take(&mut self.0) }
+        NetSpec {
+            name: String::new(),
+            input: None,
+            task,
+            layers: std::mem::take(&mut self.0),
+        }
     }
 }
 
@@ -127,7 +142,10 @@ fn linear(out: Features) -> Kind {
 
 /// Linear without bias, for use before a batch norm.
 fn plain_linear(out: usize) -> Kind {
-    Kind::Linear { out: Features::Fixed(out), bias: false }
+    Kind::Linear {
+        out: Features::Fixed(out),
+        bias: false,
+    }
 }
 
 /// Convolution without bias, for use before a batch norm.
@@ -153,7 +171,11 @@ fn plain_depthwise(stride: usize) -> Kind {
 }
 
 fn plain_pointwise(out: usize) -> Kind {
-    Kind::Pointwise { out, stride: Pair::square(1), bias: false }
+    Kind::Pointwise {
+        out,
+        stride: Pair::square(1),
+        bias: false,
+    }
 }
 
 /// `base` channels times `factor`, at least one.
@@ -166,13 +188,18 @@ fn mlp(width: f64) -> NetSpec {
     let mut net = Builder::default();
     net.layer("flatten", Kind::Flatten {});
     for suffix in ["1", "2"] {
-        net.layer(format!("fc{suffix}"), plain_linear(width)).norm_relu(suffix);
+        net.layer(format!("fc{suffix}"), plain_linear(width))
+            .norm_relu(suffix);
     }
     net.head().finish(Task::Classify)
 }
 
 fn lenet(width: f64) -> NetSpec {
-    let pool = || Kind::MaxPool { kernel: Pair::square(2), stride: None, padding: Padding::VALID };
+    let pool = || Kind::MaxPool {
+        kernel: Pair::square(2),
+        stride: None,
+        padding: Padding::VALID,
+    };
     // Inputs as small as 8x8 still have two rows left for the second pooling.
     let conv = |base| plain_conv(scaled(base, width), [5, 5], 1, Padding::SAME);
     Builder::default()
@@ -207,7 +234,11 @@ fn resnet8(width: f64) -> NetSpec {
         let shortcut = if stride == 1 {
             below
         } else {
-            let pointwise = Kind::Pointwise { out, stride: Pair::square(stride), bias: true };
+            let pointwise = Kind::Pointwise {
+                out,
+                stride: Pair::square(stride),
+                bias: true,
+            };
             net.reading(name("shortcut"), pointwise, &[&below]);
             name("shortcut")
         };
@@ -215,25 +246,34 @@ fn resnet8(width: f64) -> NetSpec {
             .layer(name("relu2-"), Kind::Relu {});
         below = name("relu2-");
     }
-    net.layer("pool", Kind::GlobalAvgPool {}).head().finish(Task::Classify)
+    net.layer("pool", Kind::GlobalAvgPool {})
+        .head()
+        .finish(Task::Classify)
 }
 
 fn ds_cnn(width: f64) -> NetSpec {
     let width = scaled(1, width);
     let mut net = Builder::default();
-    net.layer("conv0", plain_conv(width, [10, 4], 2, Padding::SAME)).norm_relu("0");
+    net.layer("conv0", plain_conv(width, [10, 4], 2, Padding::SAME))
+        .norm_relu("0");
     for block in 1..=4 {
         net.layer(format!("dw{block}"), plain_depthwise(1))
             .norm_relu(&format!("-dw{block}"))
             .layer(format!("pw{block}"), plain_pointwise(width))
             .norm_relu(&format!("-pw{block}"));
     }
-    net.layer("pool", Kind::GlobalAvgPool {}).head().finish(Task::Classify)
+    net.layer("pool", Kind::GlobalAvgPool {})
+        .head()
+        .finish(Task::Classify)
 }
 
 fn mobilenet_v1(width: f64) -> NetSpec {
     let mut net = Builder::default();
-    net.layer("conv0", plain_conv(scaled(32, width), [3, 3], 2, Padding::SAME)).norm_relu("0");
+    net.layer(
+        "conv0",
+        plain_conv(scaled(32, width), [3, 3], 2, Padding::SAME),
+    )
+    .norm_relu("0");
     let blocks = [
         (64, 1),
         (128, 2),
@@ -256,7 +296,9 @@ fn mobilenet_v1(width: f64) -> NetSpec {
             .layer(format!("pw{block}"), plain_pointwise(scaled(out, width)))
             .norm_relu(&format!("-pw{block}"));
     }
-    net.layer("pool", Kind::GlobalAvgPool {}).head().finish(Task::Classify)
+    net.layer("pool", Kind::GlobalAvgPool {})
+        .head()
+        .finish(Task::Classify)
 }
 
 fn autoencoder(width: f64) -> NetSpec {
@@ -266,14 +308,19 @@ fn autoencoder(width: f64) -> NetSpec {
     net.layer("flatten", Kind::Flatten {});
     for index in 1..=9 {
         let out = if index == 5 { bottleneck } else { width };
-        net.layer(format!("fc{index}"), plain_linear(out)).norm_relu(&index.to_string());
+        net.layer(format!("fc{index}"), plain_linear(out))
+            .norm_relu(&index.to_string());
     }
-    net.layer("fc10", linear(Features::FromData(DataFeatures::Inputs))).finish(Task::Reconstruct)
+    net.layer("fc10", linear(Features::FromData(DataFeatures::Inputs)))
+        .finish(Task::Reconstruct)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{shape::Graph, units::{self, peak_activation_bytes}};
+    use super::super::{
+        shape::Graph,
+        units::{self, peak_activation_bytes},
+    };
     use super::*;
 
     fn graph(text: &str, input: [usize; 3], classes: usize) -> Graph {
@@ -290,18 +337,37 @@ mod tests {
                 .filter_map(|node| Some((node.op.weight_shape()?, node.output[2])))
                 .map(|(shape, bias)| shape.iter().product::<usize>() + bias)
                 .sum();
-            (weights, (0..graph.layers.len()).map(|layer| graph.macs(layer)).sum::<usize>())
+            (
+                weights,
+                (0..graph.layers.len())
+                    .map(|layer| graph.macs(layer))
+                    .sum::<usize>(),
+            )
         };
-        assert_eq!(sizes(&graph("resnet8", [32, 32, 3], 10)), (77_706, 12_501_632));
-        assert_eq!(sizes(&graph("mobilenet-v1", [96, 96, 3], 2)), (210_850, 7_489_664));
-        assert_eq!(sizes(&graph("ds-cnn", [49, 10, 1], 12)), (22_604, 2_656_768));
+        assert_eq!(
+            sizes(&graph("resnet8", [32, 32, 3], 10)),
+            (77_706, 12_501_632)
+        );
+        assert_eq!(
+            sizes(&graph("mobilenet-v1", [96, 96, 3], 2)),
+            (210_850, 7_489_664)
+        );
+        assert_eq!(
+            sizes(&graph("ds-cnn", [49, 10, 1], 12)),
+            (22_604, 2_656_768)
+        );
         assert_eq!(sizes(&graph("autoencoder", [1, 1, 640], 2)).1, 264_192);
     }
 
     #[test]
     fn options_are_checked() {
         assert!(preset("lenet:width=2").is_ok());
-        assert!(preset("lenet:depth=2").unwrap_err().to_string().contains("width"));
+        assert!(
+            preset("lenet:depth=2")
+                .unwrap_err()
+                .to_string()
+                .contains("width")
+        );
         assert!(preset("vgg").unwrap_err().to_string().contains("lenet"));
     }
 
@@ -309,13 +375,28 @@ mod tests {
     fn units_swallow_norm_and_activation() {
         let graph = graph("resnet8", [32, 32, 3], 10);
         let units = units::units(&graph);
-        let names: Vec<_> =
-            units.iter().map(|unit| graph.layers[unit.output()].name.as_str()).collect();
+        let names: Vec<_> = units
+            .iter()
+            .map(|unit| graph.layers[unit.output()].name.as_str())
+            .collect();
         assert_eq!(
             names,
             [
-                "relu0", "relu1-1", "bn2-1", "relu2-1", "relu1-2", "bn2-2", "shortcut2", "relu2-2",
-                "relu1-3", "bn2-3", "shortcut3", "relu2-3", "pool", "fc", "softmax"
+                "relu0",
+                "relu1-1",
+                "bn2-1",
+                "relu2-1",
+                "relu1-2",
+                "bn2-2",
+                "shortcut2",
+                "relu2-2",
+                "relu1-3",
+                "bn2-3",
+                "shortcut3",
+                "relu2-3",
+                "pool",
+                "fc",
+                "softmax"
             ]
         );
         // Both inputs and the output of the first residual addition.

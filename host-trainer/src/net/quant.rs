@@ -20,7 +20,11 @@ impl Affine {
         let (min, max) = (min.min(0.0), max.max(0.0));
         let scale = (max - min) / 255.0;
         // A tensor that was never anything but zero still needs a scale to compute with.
-        let scale = if scale > f32::MIN_POSITIVE { scale } else { 1.0 / 255.0 };
+        let scale = if scale > f32::MIN_POSITIVE {
+            scale
+        } else {
+            1.0 / 255.0
+        };
         let zero_point = (-128.0 - min / scale).round().clamp(-128.0, 127.0) as i32;
         Self { scale, zero_point }
     }
@@ -33,7 +37,11 @@ impl Affine {
 
 /// Scale of the int8 weights of one output channel, given their largest magnitude.
 pub fn weight_scale(max_abs: f32) -> f32 {
-    if max_abs > f32::MIN_POSITIVE { max_abs / 127.0 } else { 1.0 }
+    if max_abs > f32::MIN_POSITIVE {
+        max_abs / 127.0
+    } else {
+        1.0
+    }
 }
 
 #[cfg(test)]
@@ -42,13 +50,28 @@ mod tests {
 
     #[test]
     fn zero_is_exact_and_the_range_is_covered() {
-        for range in [[-1.0, 3.0], [0.5, 6.0], [-4.0, -1.0], [0.0, 0.0], [-1e-3, 7.7]] {
+        for range in [
+            [-1.0, 3.0],
+            [0.5, 6.0],
+            [-4.0, -1.0],
+            [0.0, 0.0],
+            [-1e-3, 7.7],
+        ] {
             let format = Affine::covering(range);
             assert!((-128..=127).contains(&format.zero_point));
             let [low, high] = format.limits();
             assert!(low <= 0.0 && 0.0 <= high);
-            assert!(low <= range[0] + format.scale && range[1] - format.scale <= high, "{range:?}");
+            assert!(
+                low <= range[0] + format.scale && range[1] - format.scale <= high,
+                "{range:?}"
+            );
         }
-        assert_eq!(Affine::covering([0.0, 25.5]), Affine { scale: 0.1, zero_point: -128 });
+        assert_eq!(
+            Affine::covering([0.0, 25.5]),
+            Affine {
+                scale: 0.1,
+                zero_point: -128
+            }
+        );
     }
 }

@@ -172,7 +172,10 @@ impl Graph {
     /// # Errors
     /// Names the first layer that cannot work and says why.
     pub fn new(spec: &NetSpec) -> Result<Self, NetError> {
-        let whole = |problem: String| NetError::Network { name: spec.name.clone(), problem };
+        let whole = |problem: String| NetError::Network {
+            name: spec.name.clone(),
+            problem,
+        };
         let input = spec
             .input
             .ok_or_else(|| whole("the input shape is not known; give `input` or data".into()))?;
@@ -193,7 +196,10 @@ impl Graph {
             };
             let name_ok = !layer.name.is_empty()
                 && layer.name != INPUT
-                && layer.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+                && layer
+                    .name
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
             if !name_ok {
                 return Err(refuse(format!(
                     "a name consists of letters, digits, `-` and `_`, and `{INPUT}` is taken"
@@ -222,7 +228,9 @@ impl Graph {
                 if let Source::Layer(other) = *source {
                     used[other] = true;
                     if layers[other].op == Op::Softmax {
-                        return Err(refuse("reads a softmax, which can only be the result".into()));
+                        return Err(refuse(
+                            "reads a softmax, which can only be the result".into(),
+                        ));
                     }
                 }
             }
@@ -234,7 +242,13 @@ impl Graph {
                 })
                 .collect();
             let (op, output) = infer(&layer.kind, &shapes).map_err(refuse)?;
-            layers.push(Node { name: layer.name.clone(), inputs, op, input: shapes[0], output });
+            layers.push(Node {
+                name: layer.name.clone(),
+                inputs,
+                op,
+                input: shapes[0],
+                output,
+            });
         }
         used[layers.len() - 1] = true;
         if let Some(unused) = used.iter().position(|&used| !used) {
@@ -244,7 +258,12 @@ impl Graph {
                 problem: "nothing reads its result".into(),
             });
         }
-        let graph = Self { name: spec.name.clone(), task: spec.task, input, layers };
+        let graph = Self {
+            name: spec.name.clone(),
+            task: spec.task,
+            input,
+            layers,
+        };
         let output = graph.output();
         if output[..2] != [1, 1] {
             return Err(whole(format!(
@@ -291,7 +310,9 @@ impl Graph {
             };
             let channels = [node.output[2]];
             match node.op {
-                Op::Conv { ref weight, bias, .. } => {
+                Op::Conv {
+                    ref weight, bias, ..
+                } => {
                     add(Role::Weight, "weight", weight);
                     if bias {
                         add(Role::Bias, "bias", &channels);
@@ -337,34 +358,71 @@ impl Graph {
 fn infer(kind: &Kind, shapes: &[Shape]) -> Result<(Op, Shape), String> {
     if *kind == (Kind::Add {}) {
         if shapes.len() < 2 {
-            return Err(format!("expected two or more inputs, found {}", shapes.len()));
+            return Err(format!(
+                "expected two or more inputs, found {}",
+                shapes.len()
+            ));
         }
         return match shapes.iter().find(|&&shape| shape != shapes[0]) {
-            Some(other) => Err(format!("adds tensors of different shapes: {:?} and {other:?}", shapes[0])),
+            Some(other) => Err(format!(
+                "adds tensors of different shapes: {:?} and {other:?}",
+                shapes[0]
+            )),
             None => Ok((Op::Add, shapes[0])),
         };
     }
     let &[input @ [height, width, channels]] = shapes else {
         return Err(format!("expected one input, found {}", shapes.len()));
     };
-    let conv = |out: usize, kernel: Pair, stride: Pair, padding: Padding, groups: usize, bias: bool| {
+    let conv = |out: usize,
+                kernel: Pair,
+                stride: Pair,
+                padding: Padding,
+                groups: usize,
+                bias: bool| {
         if out == 0 || groups == 0 {
             return Err("the number of channels and of groups must not be zero".to_owned());
         }
         if channels % groups != 0 || out % groups != 0 {
-            return Err(format!("{groups} groups divide neither or only one of {channels} input and {out} output channels"));
+            return Err(format!(
+                "{groups} groups divide neither or only one of {channels} input and {out} output channels"
+            ));
         }
         let (window, [h, w]) = slide([height, width], kernel, stride, padding)?;
         let weight = [out, channels / groups, kernel.0[0], kernel.0[1]];
-        Ok((Op::Conv { weight, window, groups, bias }, [h, w, out]))
+        Ok((
+            Op::Conv {
+                weight,
+                window,
+                groups,
+                bias,
+            },
+            [h, w, out],
+        ))
     };
     match *kind {
-        Kind::Conv { out, kernel, stride, padding, groups, bias } => {
-            conv(out, kernel, stride, padding, groups, bias)
-        }
-        Kind::Depthwise { kernel, stride, padding, multiplier, bias } => {
-            conv(channels * multiplier, kernel, stride, padding, channels, bias)
-        }
+        Kind::Conv {
+            out,
+            kernel,
+            stride,
+            padding,
+            groups,
+            bias,
+        } => conv(out, kernel, stride, padding, groups, bias),
+        Kind::Depthwise {
+            kernel,
+            stride,
+            padding,
+            multiplier,
+            bias,
+        } => conv(
+            channels * multiplier,
+            kernel,
+            stride,
+            padding,
+            channels,
+            bias,
+        ),
         Kind::Pointwise { out, stride, bias } => {
             conv(out, Pair::square(1), stride, Padding::VALID, 1, bias)
         }
@@ -376,9 +434,17 @@ fn infer(kind: &Kind, shapes: &[Shape]) -> Result<(Op, Shape), String> {
                 return Err("the number of outputs must not be zero".into());
             }
             if [height, width] != [1, 1] {
-                return Err(format!("expected a flat input, found {input:?}; put `flatten` or `global-avg-pool` before it"));
+                return Err(format!(
+                    "expected a flat input, found {input:?}; put `flatten` or `global-avg-pool` before it"
+                ));
             }
-            Ok((Op::Linear { weight: [out, channels], bias }, [1, 1, out]))
+            Ok((
+                Op::Linear {
+                    weight: [out, channels],
+                    bias,
+                },
+                [1, 1, out],
+            ))
         }
         Kind::BatchNorm { epsilon } if epsilon > 0.0 && epsilon.is_finite() => {
             Ok((Op::BatchNorm { epsilon }, input))
@@ -386,12 +452,22 @@ fn infer(kind: &Kind, shapes: &[Shape]) -> Result<(Op, Shape), String> {
         Kind::BatchNorm { epsilon } => Err(format!("epsilon must be positive, found {epsilon}")),
         Kind::Relu {} => Ok((Op::Relu, input)),
         Kind::Relu6 {} => Ok((Op::Relu6, input)),
-        Kind::MaxPool { kernel, stride, padding } => {
-            let (window, [h, w]) = slide([height, width], kernel, stride.unwrap_or(kernel), padding)?;
+        Kind::MaxPool {
+            kernel,
+            stride,
+            padding,
+        } => {
+            let (window, [h, w]) =
+                slide([height, width], kernel, stride.unwrap_or(kernel), padding)?;
             Ok((Op::MaxPool(window), [h, w, channels]))
         }
-        Kind::AvgPool { kernel, stride, padding } => {
-            let (window, [h, w]) = slide([height, width], kernel, stride.unwrap_or(kernel), padding)?;
+        Kind::AvgPool {
+            kernel,
+            stride,
+            padding,
+        } => {
+            let (window, [h, w]) =
+                slide([height, width], kernel, stride.unwrap_or(kernel), padding)?;
             Ok((Op::AvgPool(window), [h, w, channels]))
         }
         Kind::GlobalAvgPool {} => Ok((Op::GlobalAvgPool, [1, 1, channels])),
@@ -403,7 +479,12 @@ fn infer(kind: &Kind, shapes: &[Shape]) -> Result<(Op, Shape), String> {
 }
 
 /// Resolves padding and finds the output size of a sliding window.
-fn slide(input: [usize; 2], kernel: Pair, stride: Pair, padding: Padding) -> Result<(Window, [usize; 2]), String> {
+fn slide(
+    input: [usize; 2],
+    kernel: Pair,
+    stride: Pair,
+    padding: Padding,
+) -> Result<(Window, [usize; 2]), String> {
     let (Pair(kernel), Pair(stride)) = (kernel, stride);
     if kernel.contains(&0) || stride.contains(&0) {
         return Err("kernel and stride must not be zero".into());
@@ -415,21 +496,37 @@ fn slide(input: [usize; 2], kernel: Pair, stride: Pair, padding: Padding) -> Res
             let total = ((output - 1) * stride[d] + kernel[d]).saturating_sub(input[d]);
             (total / 2, total - total / 2)
         }),
-        Padding::Explicit { top, bottom, left, right } => [(top, bottom), (left, right)],
+        Padding::Explicit {
+            top,
+            bottom,
+            left,
+            right,
+        } => [(top, bottom), (left, right)],
     };
     let mut output = [0; 2];
     for d in 0..2 {
         let (before, after) = padding[d];
         if before >= kernel[d] || after >= kernel[d] {
-            return Err(format!("padding {padding:?} reaches beyond the kernel {kernel:?}: some windows would see nothing but padding"));
+            return Err(format!(
+                "padding {padding:?} reaches beyond the kernel {kernel:?}: some windows would see nothing but padding"
+            ));
         }
         let padded = input[d] + before + after;
         if kernel[d] > padded {
-            return Err(format!("the kernel {kernel:?} is larger than the padded input ({padded} in dimension {d})"));
+            return Err(format!(
+                "the kernel {kernel:?} is larger than the padded input ({padded} in dimension {d})"
+            ));
         }
         output[d] = (padded - kernel[d]) / stride[d] + 1;
     }
-    Ok((Window { kernel, stride, padding }, output))
+    Ok((
+        Window {
+            kernel,
+            stride,
+            padding,
+        },
+        output,
+    ))
 }
 
 #[cfg(test)]
@@ -443,7 +540,14 @@ mod tests {
 
     #[test]
     fn same_padding_is_tensorflows() {
-        let conv = |kernel, stride| slide([9, 7], Pair::square(kernel), Pair::square(stride), Padding::SAME);
+        let conv = |kernel, stride| {
+            slide(
+                [9, 7],
+                Pair::square(kernel),
+                Pair::square(stride),
+                Padding::SAME,
+            )
+        };
         let (window, output) = conv(3, 2).unwrap();
         assert_eq!((window.padding, output), ([(1, 1), (1, 1)], [5, 4]));
         let (window, output) = conv(4, 1).unwrap();
@@ -457,19 +561,47 @@ mod tests {
         let head = "[[layers]]\nname = \"pool\"\nkind = \"global-avg-pool\"\n\
                     [[layers]]\nname = \"fc\"\nkind = \"linear\"\nout = \"classes\"\n";
         for (layers, layer, why) in [
-            ("[[layers]]\nname = \"big\"\nkind = \"conv\"\nout = 2\nkernel = 8\npadding = \"valid\"\n", "big", "larger"),
-            ("[[layers]]\nname = \"grp\"\nkind = \"conv\"\nout = 6\nkernel = 3\ngroups = 3\n", "grp", "divide"),
+            (
+                "[[layers]]\nname = \"big\"\nkind = \"conv\"\nout = 2\nkernel = 8\npadding = \"valid\"\n",
+                "big",
+                "larger",
+            ),
+            (
+                "[[layers]]\nname = \"grp\"\nkind = \"conv\"\nout = 6\nkernel = 3\ngroups = 3\n",
+                "grp",
+                "divide",
+            ),
             (
                 "[[layers]]\nname = \"a\"\nkind = \"max-pool\"\nkernel = 2\n\
                  [[layers]]\nname = \"sum\"\nkind = \"add\"\ninputs = [\"a\", \"input\"]\n",
                 "sum",
                 "different shapes",
             ),
-            ("[[layers]]\nname = \"x\"\nkind = \"relu\"\ninputs = [\"nowhere\"]\n", "x", "does not exist"),
-            ("[[layers]]\nname = \"x\"\nkind = \"relu\"\ninputs = [\"fc\"]\n", "x", "comes later"),
-            ("[[layers]]\nname = \"x\"\nkind = \"relu\"\ninputs = [\"x\"]\n", "x", "itself"),
-            ("[[layers]]\nname = \"x\"\nkind = \"linear\"\nout = 3\n", "x", "flat"),
-            ("[[layers]]\nname = \"pool\"\nkind = \"relu\"\n", "pool", "twice"),
+            (
+                "[[layers]]\nname = \"x\"\nkind = \"relu\"\ninputs = [\"nowhere\"]\n",
+                "x",
+                "does not exist",
+            ),
+            (
+                "[[layers]]\nname = \"x\"\nkind = \"relu\"\ninputs = [\"fc\"]\n",
+                "x",
+                "comes later",
+            ),
+            (
+                "[[layers]]\nname = \"x\"\nkind = \"relu\"\ninputs = [\"x\"]\n",
+                "x",
+                "itself",
+            ),
+            (
+                "[[layers]]\nname = \"x\"\nkind = \"linear\"\nout = 3\n",
+                "x",
+                "flat",
+            ),
+            (
+                "[[layers]]\nname = \"pool\"\nkind = \"relu\"\n",
+                "pool",
+                "twice",
+            ),
             (
                 "[[layers]]\nname = \"dead\"\nkind = \"relu\"\n\
                  [[layers]]\nname = \"b\"\nkind = \"relu\"\ninputs = [\"input\"]\n",
@@ -478,7 +610,10 @@ mod tests {
             ),
         ] {
             let error = graph(&format!("{layers}{head}")).unwrap_err().to_string();
-            assert!(error.contains(&format!("`{layer}`")) && error.contains(why), "{error}");
+            assert!(
+                error.contains(&format!("`{layer}`")) && error.contains(why),
+                "{error}"
+            );
         }
         let graph = graph(head).unwrap();
         assert_eq!(graph.output(), [1, 1, 3]);

@@ -215,10 +215,7 @@ impl Default for Pair {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected a number or [height, width]"
-)]
+#[serde(untagged, expecting = "expected a number or [height, width]")]
 enum PairText {
     Square(usize),
     Both([usize; 2]),
@@ -368,7 +365,11 @@ impl NetSpec {
         }
         self.input = Some(input);
         for layer in &mut self.layers {
-            if let Kind::Linear { out: out @ Features::FromData(_), .. } = &mut layer.kind {
+            if let Kind::Linear {
+                out: out @ Features::FromData(_),
+                ..
+            } = &mut layer.kind
+            {
                 *out = Features::Fixed(match *out {
                     Features::FromData(DataFeatures::Inputs) => input.iter().product(),
                     _ => classes,
@@ -405,7 +406,12 @@ mod tests {
                 out: 4,
                 kernel: Pair([3, 5]),
                 stride: Pair::square(1),
-                padding: Padding::Explicit { top: 1, bottom: 0, left: 2, right: 2 },
+                padding: Padding::Explicit {
+                    top: 1,
+                    bottom: 0,
+                    left: 2,
+                    right: 2
+                },
                 groups: 1,
                 bias: true,
             }

@@ -153,7 +153,13 @@ impl Trained {
                 .get(&param.name, &param.shape)
                 .with_context(|| format!("in {}", run.join(CHECKPOINT_FILE).display()))?;
         }
-        Ok(Self { spec: file.net, graph, params, data: file.data, summary })
+        Ok(Self {
+            spec: file.net,
+            graph,
+            params,
+            data: file.data,
+            summary,
+        })
     }
 }
 
@@ -170,7 +176,11 @@ impl RunFile {
     pub fn load(run: &Path) -> anyhow::Result<Self> {
         let path = run.join(RUN_FILE);
         let text = std::fs::read_to_string(&path).with_context(|| {
-            format!("reading {}; is {} the folder of a run?", path.display(), run.display())
+            format!(
+                "reading {}; is {} the folder of a run?",
+                path.display(),
+                run.display()
+            )
         })?;
         serde_json::from_str(&text).with_context(|| format!("in {}", path.display()))
     }

@@ -43,13 +43,20 @@ impl Unit {
 pub fn units(graph: &Graph) -> Vec<Unit> {
     let readers = |layer: usize| {
         let reads = |source: &&Source| **source == Source::Layer(layer);
-        graph.layers.iter().map(|node| node.inputs.iter().filter(reads).count()).sum::<usize>()
+        graph
+            .layers
+            .iter()
+            .map(|node| node.inputs.iter().filter(reads).count())
+            .sum::<usize>()
     };
     // The only reader of a layer, if that is a single one which `fits`.
     let fused = |layer: usize, fits: fn(&Op) -> bool| {
         (readers(layer) == 1)
             .then(|| {
-                graph.layers.iter().position(|node| node.inputs.contains(&Source::Layer(layer)))
+                graph
+                    .layers
+                    .iter()
+                    .position(|node| node.inputs.contains(&Source::Layer(layer)))
             })
             .flatten()
             .filter(|&reader| fits(&graph.layers[reader].op))
@@ -69,7 +76,9 @@ pub fn units(graph: &Graph) -> Vec<Unit> {
         };
         let act = match node.op {
             Op::Conv { .. } | Op::Linear { .. } | Op::BatchNorm { .. } | Op::Add => {
-                fused(norm.unwrap_or(layer), |op| matches!(op, Op::Relu | Op::Relu6))
+                fused(norm.unwrap_or(layer), |op| {
+                    matches!(op, Op::Relu | Op::Relu6)
+                })
             }
             Op::Relu | Op::Relu6 => Some(layer),
             _ => None,
@@ -84,7 +93,13 @@ pub fn units(graph: &Graph) -> Vec<Unit> {
         for fused in [norm, act].into_iter().flatten() {
             taken[fused] = true;
         }
-        units.push(Unit { layer, norm, act, inputs: node.inputs.clone(), range });
+        units.push(Unit {
+            layer,
+            norm,
+            act,
+            inputs: node.inputs.clone(),
+            range,
+        });
     }
     // A unit runs once its operation's inputs exist, and its output is what others read; so the
     // order by operation is an order of execution only if no one reads an output "from the future".
@@ -100,10 +115,18 @@ pub fn peak_activation_bytes(graph: &Graph, units: &[Unit]) -> usize {
         if source == result {
             return units.len();
         }
-        units.iter().rposition(|unit| unit.inputs.contains(&source)).unwrap_or(0)
+        units
+            .iter()
+            .rposition(|unit| unit.inputs.contains(&source))
+            .unwrap_or(0)
     };
     let mut tensors = vec![(Source::Input, 0)];
-    tensors.extend(units.iter().enumerate().map(|(i, unit)| (Source::Layer(unit.output()), i)));
+    tensors.extend(
+        units
+            .iter()
+            .enumerate()
+            .map(|(i, unit)| (Source::Layer(unit.output()), i)),
+    );
     (0..units.len())
         .map(|now| {
             tensors

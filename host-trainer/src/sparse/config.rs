@@ -81,7 +81,10 @@ impl Config {
             Ok(())
         };
         let positive = |name: &str, value: f64| {
-            anyhow::ensure!(value > 0.0 && value.is_finite(), "{name} must be positive, found {value}");
+            anyhow::ensure!(
+                value > 0.0 && value.is_finite(),
+                "{name} must be positive, found {value}"
+            );
             Ok(())
         };
         share("density", self.density)?;
@@ -99,7 +102,10 @@ impl Config {
             self.warmup
         );
         anyhow::ensure!(self.epochs > 0, "the number of epochs must not be 0");
-        anyhow::ensure!(self.batch > 0 && self.shards > 0, "batch and shards must not be 0");
+        anyhow::ensure!(
+            self.batch > 0 && self.shards > 0,
+            "batch and shards must not be 0"
+        );
         anyhow::ensure!(
             self.qat_epochs <= self.epochs,
             "{} quantisation-aware epochs do not fit into {} epochs",

@@ -85,7 +85,10 @@ mod tests {
 
     #[test]
     fn redundant_weights_fade_out() {
-        let method = Decoupled { mask: MaskKind::Magnitude, ..Decoupled::default() };
+        let method = Decoupled {
+            mask: MaskKind::Magnitude,
+            ..Decoupled::default()
+        };
         let (mut rest, mut last_gamma, mut last_shrink) = (1.0, 1.0, 1.0);
         for step in 0..1000 {
             match (step, method.phase(Clock { step, steps: 1000 })) {

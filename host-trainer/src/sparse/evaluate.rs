@@ -28,7 +28,10 @@ pub(super) fn input(
 ) -> Tensor<4> {
     let [height, width, channels] = data.shape;
     let values = data.batch(indices, augment);
-    Tensor::from_data(TensorData::new(values, [indices.len(), channels, height, width]), device)
+    Tensor::from_data(
+        TensorData::new(values, [indices.len(), channels, height, width]),
+        device,
+    )
 }
 
 /// Logits of samples, one row after the other.
@@ -39,7 +42,11 @@ pub(super) fn logits(
     data: &Dataset,
     indices: &[usize],
 ) -> Vec<f32> {
-    let pass = Pass { norms: Norms::Running(&state.backbone), quantise, observe: false };
+    let pass = Pass {
+        norms: Norms::Running(&state.backbone),
+        quantise,
+        observe: false,
+    };
     let parts: Vec<Vec<f32>> = indices
         .par_chunks(BATCH)
         .map(|chunk| {
@@ -52,13 +59,18 @@ pub(super) fn logits(
 
 /// Index of the largest value of a row; the first one of equals.
 pub(super) fn argmax(row: &[f32]) -> usize {
-    (0..row.len()).fold(0, |best, index| if row[index] > row[best] { index } else { best })
+    (0..row.len()).fold(
+        0,
+        |best, index| if row[index] > row[best] { index } else { best },
+    )
 }
 
 /// Number of rows whose largest logit is that of the label.
 pub(super) fn correct(logits: &[f32], labels: &[u32], indices: &[usize]) -> usize {
     let rows = logits.chunks_exact(logits.len() / indices.len());
-    rows.zip(indices).filter(|(row, index)| argmax(row) == labels[**index] as usize).count()
+    rows.zip(indices)
+        .filter(|(row, index)| argmax(row) == labels[**index] as usize)
+        .count()
 }
 
 /// Figure of merit of the backbone on one split, if that has samples.
@@ -104,7 +116,11 @@ pub(super) fn calibrate(state: &mut State, data: &Dataset) {
     let mut indices = data.indices(Split::Train);
     indices.truncate(CALIBRATION);
     let params = state.backbone_values();
-    let pass = Pass { norms: Norms::Running(&state.backbone), quantise: None, observe: true };
+    let pass = Pass {
+        norms: Norms::Running(&state.backbone),
+        quantise: None,
+        observe: true,
+    };
     let batches: Vec<Vec<(usize, [f32; 2])>> = indices
         .par_chunks(BATCH)
         .map(|chunk| {
@@ -138,7 +154,10 @@ pub(super) fn follow_ranges(ranges: &mut Ranges, batch: &[(usize, [f32; 2])]) {
         if let Some(range) = &mut ranges[slot] {
             *range = match slot {
                 0 => [range[0].min(low), range[1].max(high)],
-                _ => [range[0] + RATE * (low - range[0]), range[1] + RATE * (high - range[1])],
+                _ => [
+                    range[0] + RATE * (low - range[0]),
+                    range[1] + RATE * (high - range[1]),
+                ],
             };
         }
     }

@@ -44,7 +44,10 @@ impl Mask {
 
     /// 1 for a weight that is kept, 0 for others.
     pub fn to_values(&self) -> Vec<f32> {
-        self.0.iter().map(|&keep| f32::from(u8::from(keep))).collect()
+        self.0
+            .iter()
+            .map(|&keep| f32::from(u8::from(keep)))
+            .collect()
     }
 
     /// Number of weights that are kept.
@@ -117,8 +120,9 @@ impl Budget {
             density > 0.0 && density <= 1.0,
             "the density must be above 0 and at most 1, found {density}"
         );
-        let weights: Vec<usize> =
-            (0..params.len()).filter(|&index| params[index].role == Role::Weight).collect();
+        let weights: Vec<usize> = (0..params.len())
+            .filter(|&index| params[index].role == Role::Weight)
+            .collect();
         let total: usize = weights.iter().map(|&index| params[index].len()).sum();
         let keep_total = (total as f64 * density).round() as usize;
         let stays_dense = |index: usize| {
@@ -126,7 +130,10 @@ impl Budget {
             let reads_input = node.inputs == [Source::Input] && matches!(node.op, Op::Conv { .. });
             node.op.is_depthwise() || (reads_input && params[index].len() * 5 <= keep_total)
         };
-        let pruned: Vec<usize> = weights.into_iter().filter(|&index| !stays_dense(index)).collect();
+        let pruned: Vec<usize> = weights
+            .into_iter()
+            .filter(|&index| !stays_dense(index))
+            .collect();
         let prunable: usize = pruned.iter().map(|&index| params[index].len()).sum();
         let dense = total - prunable;
         anyhow::ensure!(
@@ -154,7 +161,11 @@ impl Budget {
             .zip(keeps)
             .map(|((&param, len), keep)| LayerBudget { param, len, keep })
             .collect();
-        Ok(Self { layers, weights: total, dense })
+        Ok(Self {
+            layers,
+            weights: total,
+            dense,
+        })
     }
 
     /// Weights that the whole network keeps.
@@ -164,26 +175,37 @@ impl Budget {
 
     /// Random masks, in the order of `layers`.
     pub fn random(&self, rng: &mut impl Rng) -> Vec<Mask> {
-        self.layers.iter().map(|layer| Mask::random(layer.len, layer.keep, rng)).collect()
+        self.layers
+            .iter()
+            .map(|layer| Mask::random(layer.len, layer.keep, rng))
+            .collect()
     }
 
     /// Masks of the highest scores: within each layer, or over all layers if `global`.
     pub fn top(&self, scores: &[Vec<f32>], global: bool) -> Vec<Mask> {
         if !global {
             let layers = self.layers.iter().zip(scores);
-            return layers.map(|(layer, scores)| Mask::top(scores, layer.keep)).collect();
+            return layers
+                .map(|(layer, scores)| Mask::top(scores, layer.keep))
+                .collect();
         }
         // Every layer keeps at least one weight, so that the network stays connected.
         let mut all: Vec<f32> = Vec::new();
         for scores in scores {
             let best = Mask::top(scores, 1);
             all.extend(
-                scores.iter().zip(best.0).map(|(&s, best)| if best { f32::INFINITY } else { s }),
+                scores
+                    .iter()
+                    .zip(best.0)
+                    .map(|(&s, best)| if best { f32::INFINITY } else { s }),
             );
         }
         let keep = self.layers.iter().map(|layer| layer.keep).sum();
         let mut keep = Mask::top(&all, keep).0.into_iter();
-        scores.iter().map(|scores| Mask(keep.by_ref().take(scores.len()).collect())).collect()
+        scores
+            .iter()
+            .map(|scores| Mask(keep.by_ref().take(scores.len()).collect()))
+            .collect()
     }
 }
 
@@ -192,7 +214,12 @@ fn divide(lens: &[usize], appeal: &[f64], total: usize) -> Vec<usize> {
     let mut full = vec![false; lens.len()];
     let densities = loop {
         let rest = total as f64
-            - lens.iter().zip(&full).filter(|(_, full)| **full).map(|(&len, _)| len as f64).sum::<f64>();
+            - lens
+                .iter()
+                .zip(&full)
+                .filter(|(_, full)| **full)
+                .map(|(&len, _)| len as f64)
+                .sum::<f64>();
         let open: f64 = (0..lens.len())
             .filter(|&index| !full[index])
             .map(|index| lens[index] as f64 * appeal[index])
@@ -203,7 +230,13 @@ fn divide(lens: &[usize], appeal: &[f64], total: usize) -> Vec<usize> {
             .collect();
         if newly.is_empty() {
             break (0..lens.len())
-                .map(|index| if full[index] { 1.0 } else { factor * appeal[index] })
+                .map(|index| {
+                    if full[index] {
+                        1.0
+                    } else {
+                        factor * appeal[index]
+                    }
+                })
                 .collect::<Vec<f64>>();
         }
         for index in newly {
@@ -225,8 +258,19 @@ fn divide(lens: &[usize], appeal: &[f64], total: usize) -> Vec<usize> {
         .collect();
     // The bounds above may have shifted the sum by a few; the largest layers make up for it.
     while given != total {
-        let open = |&index: &usize| if given < total { keeps[index] < lens[index] } else { keeps[index] > 1 };
-        let Some(index) = (0..lens.len()).filter(open).max_by_key(|&index| lens[index]) else { break };
+        let open = |&index: &usize| {
+            if given < total {
+                keeps[index] < lens[index]
+            } else {
+                keeps[index] > 1
+            }
+        };
+        let Some(index) = (0..lens.len())
+            .filter(open)
+            .max_by_key(|&index| lens[index])
+        else {
+            break;
+        };
         if given < total {
             keeps[index] += 1;
             given += 1;
@@ -264,17 +308,29 @@ mod tests {
 
     #[test]
     fn density_is_that_of_the_whole_network() {
-        for (name, input) in [("resnet8", [32, 32, 3]), ("ds-cnn", [49, 10, 1]), ("lenet", [28, 28, 1])] {
+        for (name, input) in [
+            ("resnet8", [32, 32, 3]),
+            ("ds-cnn", [49, 10, 1]),
+            ("lenet", [28, 28, 1]),
+        ] {
             let graph = Graph::new(&preset(name).unwrap().for_data(input, 10).unwrap()).unwrap();
             let params = graph.params();
             let erk = Budget::new(&graph, &params, 0.2, Distribution::Erk).unwrap();
             let uniform = Budget::new(&graph, &params, 0.2, Distribution::Uniform).unwrap();
             for budget in [&erk, &uniform] {
-                assert_eq!(budget.kept(), (budget.weights as f64 * 0.2).round() as usize);
+                assert_eq!(
+                    budget.kept(),
+                    (budget.weights as f64 * 0.2).round() as usize
+                );
                 let masks = budget.random(&mut Pcg64::seed_from_u64(1));
                 let kept: usize = masks.iter().map(Mask::count).sum();
                 assert_eq!(kept + budget.dense, budget.kept());
-                assert!(budget.layers.iter().all(|layer| !params[layer.param].name.starts_with("dw")));
+                assert!(
+                    budget
+                        .layers
+                        .iter()
+                        .all(|layer| !params[layer.param].name.starts_with("dw"))
+                );
             }
             // ERK keeps more of the small head than of the large layers.
             let share = |budget: &Budget| {
@@ -289,12 +345,29 @@ mod tests {
 
     #[test]
     fn global_masks_follow_one_threshold() {
-        let layers = [(0, 4), (1, 4)].map(|(param, len)| LayerBudget { param, len, keep: 2 });
-        let budget = Budget { layers: layers.to_vec(), weights: 8, dense: 0 };
+        let layers = [(0, 4), (1, 4)].map(|(param, len)| LayerBudget {
+            param,
+            len,
+            keep: 2,
+        });
+        let budget = Budget {
+            layers: layers.to_vec(),
+            weights: 8,
+            dense: 0,
+        };
         let scores = [vec![9.0, 8.0, 7.0, 6.0], vec![1.0, 2.0, 0.5, 0.1]];
-        let counts = |global| budget.top(&scores, global).iter().map(Mask::count).collect::<Vec<_>>();
+        let counts = |global| {
+            budget
+                .top(&scores, global)
+                .iter()
+                .map(Mask::count)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(counts(false), [2, 2]);
         assert_eq!(counts(true), [3, 1]);
-        assert_eq!(budget.top(&scores, true)[1].to_values(), [0.0, 1.0, 0.0, 0.0]);
+        assert_eq!(
+            budget.top(&scores, true)[1].to_values(),
+            [0.0, 1.0, 0.0, 0.0]
+        );
     }
 }

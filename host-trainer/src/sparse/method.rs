@@ -36,7 +36,11 @@ pub struct Gmp {
 
 impl Default for Gmp {
     fn default() -> Self {
-        Self { start: 0.1, end: 0.6, renewals: 40 }
+        Self {
+            start: 0.1,
+            end: 0.6,
+            renewals: 40,
+        }
     }
 }
 
@@ -116,20 +120,30 @@ impl Method {
 
     /// The masks that are due before the step that comes next, if any.
     pub fn renewal(&self, clock: Clock, density: f64) -> Option<Renewal> {
-        let random = Renewal { kind: MaskKind::Random, density };
+        let random = Renewal {
+            kind: MaskKind::Random,
+            density,
+        };
         match self {
             Self::Dense => None,
             Self::Static => (clock.step == 0).then_some(random),
             Self::Gmp(gmp) => gmp.renewal(clock, density),
-            Self::Decoupled(decoupled) => (clock.step == decoupled.mask_step(clock))
-                .then_some(Renewal { kind: decoupled.mask, density }),
+            Self::Decoupled(decoupled) => {
+                (clock.step == decoupled.mask_step(clock)).then_some(Renewal {
+                    kind: decoupled.mask,
+                    density,
+                })
+            }
         }
     }
 }
 
 impl Gmp {
     fn renewal(&self, clock: Clock, density: f64) -> Option<Renewal> {
-        let (start, end) = (clock.at(self.start), clock.at(self.end).max(clock.at(self.start)));
+        let (start, end) = (
+            clock.at(self.start),
+            clock.at(self.end).max(clock.at(self.start)),
+        );
         let every = ((end - start) / self.renewals.max(1)).max(1);
         let due = (start..end).contains(&clock.step) && (clock.step - start).is_multiple_of(every);
         if !due && clock.step != end {

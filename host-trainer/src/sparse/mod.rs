@@ -12,6 +12,8 @@ pub mod method;
 pub mod optimiser;
 mod state;
 mod step;
+#[cfg(test)]
+mod tests;
 mod trainer;
 
 pub use config::Config;
@@ -28,9 +30,9 @@ use burn::tensor::Device;
 pub fn device(name: &str) -> anyhow::Result<Device> {
     let (kind, index) = match name.split_once(':') {
         Some((kind, index)) => {
-            let index: usize = index
-                .parse()
-                .map_err(|_| anyhow::anyhow!("expected a number after `{kind}:`, found `{index}`"))?;
+            let index: usize = index.parse().map_err(|_| {
+                anyhow::anyhow!("expected a number after `{kind}:`, found `{index}`")
+            })?;
             (kind, index)
         }
         None => (name, 0),
@@ -47,6 +49,8 @@ pub fn device(name: &str) -> anyhow::Result<Device> {
         "cuda" | "vulkan" | "wgpu" => anyhow::bail!(
             "this build cannot use {kind}:{index}; build it with `--features {kind}`, or train on `flex`"
         ),
-        _ => anyhow::bail!("no device is called `{name}`; expected auto, flex, cuda:N, vulkan or wgpu"),
+        _ => anyhow::bail!(
+            "no device is called `{name}`; expected auto, flex, cuda:N, vulkan or wgpu"
+        ),
     }
 }

@@ -105,9 +105,13 @@ mod tests {
                 let rate = 0.05 * cosine(step, 5, 200);
                 value = rule.update(value, gradient, &mut state, rate, 1e-4, step + 1);
             }
-            let [x, masked] = values(&value)[..] else { panic!() };
+            let [x, masked] = values(&value)[..] else {
+                panic!()
+            };
             assert!(x.abs() < 0.01 && masked == 0.0, "{rule:?}: {x} {masked}");
         }
-        assert!(cosine(0, 10, 100) < 0.1 && cosine(10, 10, 100) == 1.0 && cosine(100, 10, 100) == 0.0);
+        assert!(
+            cosine(0, 10, 100) < 0.1 && cosine(10, 10, 100) == 1.0 && cosine(100, 10, 100) == 0.0
+        );
     }
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::net::{
     Dropped, Params,
     module::{Network, Ranges, Stats, tensor, values},
-    shape::{Op, Role},
+    shape::{Op, ParamSpec, Role},
     trained::CHECKPOINT_FILE,
 };
 
@@ -31,10 +31,7 @@ pub(super) enum Purpose {
 
 /// Random numbers that depend on nothing but seed, purpose and a count such as the epoch.
 pub(super) fn rng(seed: u64, purpose: Purpose, count: usize) -> Pcg64 {
-    Pcg64::new(
-        (u128::from(seed) << 64) | count as u128,
-        purpose as u128,
-    )
+    Pcg64::new((u128::from(seed) << 64) | count as u128, purpose as u128)
 }
 
 /// A network in training.
@@ -154,8 +151,12 @@ impl State {
         config: &Config,
         step: usize,
     ) -> anyhow::Result<()> {
-        let budget =
-            Budget::new(&self.net.graph, &self.net.params, renewal.density, config.distribution)?;
+        let budget = Budget::new(
+            &self.net.graph,
+            &self.net.params,
+            renewal.density,
+            config.distribution,
+        )?;
         let masks = match renewal.kind {
             MaskKind::Random => budget.random(&mut rng(config.seed, Purpose::Masks, step)),
             MaskKind::Magnitude => {
@@ -205,9 +206,11 @@ impl State {
     /// Nonzero weights by layer.
     pub(super) fn nonzeros(&self) -> Vec<(usize, usize)> {
         let kept = |index: usize| {
-            self.masks[index].as_ref().map_or(self.net.params[index].len(), |mask| {
-                Mask::from_values(&values(mask)).count()
-            })
+            self.masks[index]
+                .as_ref()
+                .map_or(self.net.params[index].len(), |mask| {
+                    Mask::from_values(&values(mask)).count()
+                })
         };
         let params = self.net.params.iter().enumerate();
         params
@@ -222,8 +225,8 @@ impl State {
         let mut params = Params::default();
         for (index, spec) in self.net.params.iter().enumerate() {
             params.insert(&spec.name, &spec.shape, values(&self.values[index]));
-            if let Some(mask) = &self.masks[index] {
-                params.insert(mask_name(&spec.name), &spec.shape, values(mask));
+            if let (Some(name), Some(mask)) = (mask_name(spec), &self.masks[index]) {
+                params.insert(name, &spec.shape, values(mask));
             }
             for (number, slot) in self.slots[index].iter().enumerate() {
                 params.insert(slot_name(&spec.name, number), &spec.shape, values(slot));
@@ -240,7 +243,11 @@ impl State {
         }
         for (slot, range) in self.ranges.iter().enumerate() {
             if let Some(range) = range {
-                params.insert(format!("{}.range", self.net.slot_name(slot)), &[2], range.to_vec());
+                params.insert(
+                    format!("{}.range", self.net.slot_name(slot)),
+                    &[2],
+                    range.to_vec(),
+                );
             }
         }
         params
@@ -257,17 +264,21 @@ impl State {
         let path = run.join(CHECKPOINT_FILE);
         let (params, note) = Params::load(&path)?;
         self.read(&params, &note).with_context(|| {
-            format!("{} does not belong to the network and settings of this run", path.display())
+            format!(
+                "{} does not belong to the network and settings of this run",
+                path.display()
+            )
         })
     }
 
     fn read(&mut self, params: &Params, note: &str) -> anyhow::Result<()> {
         let device = &self.device;
         for (index, spec) in self.net.params.iter().enumerate() {
-            let get = |name: &str| Ok::<_, anyhow::Error>(tensor(params.get(name, &spec.shape)?, device));
+            let get =
+                |name: &str| Ok::<_, anyhow::Error>(tensor(params.get(name, &spec.shape)?, device));
             self.values[index] = get(&spec.name)?;
-            let mask = mask_name(&spec.name);
-            self.masks[index] = params.find(&mask).map(|_| get(&mask)).transpose()?;
+            let mask = mask_name(spec).filter(|name| params.find(name).is_some());
+            self.masks[index] = mask.map(|name| get(&name)).transpose()?;
             for (number, slot) in self.slots[index].iter_mut().enumerate() {
                 *slot = get(&slot_name(&spec.name, number))?;
             }
@@ -279,7 +290,10 @@ impl State {
                     let name = format!("{prefix}{}.{suffix}", node.name);
                     Ok::<_, anyhow::Error>(tensor(params.get(&name, &[node.output[2]])?, device))
                 };
-                *stats = Stats { mean: get("mean")?, var: get("var")? };
+                *stats = Stats {
+                    mean: get("mean")?,
+                    var: get("var")?,
+                };
             }
         }
         for slot in 0..self.net.slots() {
@@ -294,8 +308,9 @@ impl State {
     }
 }
 
-fn mask_name(weight: &str) -> String {
-    weight.replace(".weight", ".mask")
+/// Name of the mask of a parameter that may have one.
+fn mask_name(param: &ParamSpec) -> Option<String> {
+    Some(format!("{}.mask", param.name.strip_suffix(".weight")?))
 }
 
 fn slot_name(param: &str, number: usize) -> String {

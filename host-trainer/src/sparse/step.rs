@@ -60,22 +60,42 @@ pub(super) fn learn(
         .par_chunks(part)
         .map(|chunk| {
             let share = chunk.len() as f64 / indices.len() as f64;
-            let part = Part { state, data, config, quantise, epoch, share };
+            let part = Part {
+                state,
+                data,
+                config,
+                quantise,
+                epoch,
+                share,
+            };
             part.learn(&backbone, whole.as_deref(), chunk)
         })
         .collect();
-    parts.into_iter().reduce(Lesson::add).expect("a batch has samples")
+    parts
+        .into_iter()
+        .reduce(Lesson::add)
+        .expect("a batch has samples")
 }
 
 impl Lesson {
     fn add(self, other: Self) -> Self {
         let stats = |a: Vec<Stats>, b: Vec<Stats>| {
             let pairs = a.into_iter().zip(b);
-            pairs.map(|(a, b)| Stats { mean: a.mean + b.mean, var: a.var + b.var }).collect()
+            pairs
+                .map(|(a, b)| Stats {
+                    mean: a.mean + b.mean,
+                    var: a.var + b.var,
+                })
+                .collect()
         };
         let ([b1, w1], [b2, w2]) = (self.stats, other.stats);
         Self {
-            backbone: self.backbone.into_iter().zip(other.backbone).map(|(a, b)| a + b).collect(),
+            backbone: self
+                .backbone
+                .into_iter()
+                .zip(other.backbone)
+                .map(|(a, b)| a + b)
+                .collect(),
             whole: self
                 .whole
                 .into_iter()
@@ -114,7 +134,10 @@ impl Part<'_> {
         indices: &[usize],
     ) -> Lesson {
         let state = self.state;
-        let key = AugmentKey { seed: self.config.seed, epoch: self.epoch as u64 };
+        let key = AugmentKey {
+            seed: self.config.seed,
+            epoch: self.epoch as u64,
+        };
         let augment = self.config.augment.as_ref().map(|augment| (augment, key));
         let batch = input(self.data, indices, augment, &state.device);
         let target = self.target(indices, &batch);
@@ -122,7 +145,11 @@ impl Part<'_> {
         let leaf = |value: &Tensor<1>| value.clone().autodiff().require_grad();
         let leaves: Vec<Tensor<1>> = backbone.iter().map(leaf).collect();
         let pass = Pass {
-            norms: if self.quantise { Norms::Running(&state.backbone) } else { Norms::Batch },
+            norms: if self.quantise {
+                Norms::Running(&state.backbone)
+            } else {
+                Norms::Batch
+            },
             quantise: self.quantise.then_some(&state.ranges),
             observe: self.quantise,
         };
@@ -153,7 +180,8 @@ impl Part<'_> {
 
         let mut gradients = (loss.clone() * self.share).backward();
         let mut gradient = |leaf: &Tensor<1>| {
-            leaf.grad_remove(&mut gradients).unwrap_or_else(|| leaf.clone().inner().zeros_like())
+            leaf.grad_remove(&mut gradients)
+                .unwrap_or_else(|| leaf.clone().inner().zeros_like())
         };
         let share = |stats: Vec<Stats>| {
             // Shares of the mean and of the mean square add up over the parts.
@@ -165,7 +193,10 @@ impl Part<'_> {
         };
         Lesson {
             backbone: leaves.iter().map(&mut gradient).collect(),
-            whole: whole_leaves.iter().map(|leaf| leaf.as_ref().map(&mut gradient)).collect(),
+            whole: whole_leaves
+                .iter()
+                .map(|leaf| leaf.as_ref().map(&mut gradient))
+                .collect(),
             stats: stats.map(share),
             ranges: output
                 .observed
@@ -189,7 +220,10 @@ impl Part<'_> {
         for (row, &index) in indices.iter().enumerate() {
             target[row * classes + self.data.labels[index] as usize] += 1.0 - smooth;
         }
-        Tensor::from_data(TensorData::new(target, [samples, classes]), &self.state.device)
+        Tensor::from_data(
+            TensorData::new(target, [samples, classes]),
+            &self.state.device,
+        )
     }
 
     fn loss(&self, logits: Tensor<2>, target: &Tensor<2>) -> Tensor<1> {
@@ -256,7 +290,9 @@ pub(super) fn apply(
         };
         let value = state.values[index].clone();
         let slots = &mut state.slots[index];
-        let value = config.optimiser.update(value, gradient, slots, rate, decay, step + 1);
+        let value = config
+            .optimiser
+            .update(value, gradient, slots, rate, decay, step + 1);
         state.values[index] = match (&mask, phase) {
             (Some(mask), Phase::Both { shrink, .. }) => value * blend(mask, shrink),
             _ => value,

@@ -1,11 +1,6 @@
 //! The training loop.
 
-use std::{
-    fs::OpenOptions,
-    io::Write,
-    path::Path,
-    time::Instant,
-};
+use std::{fs::OpenOptions, io::Write, path::Path, time::Instant};
 
 use anyhow::{Context, ensure};
 use burn::tensor::Device;
@@ -106,7 +101,8 @@ pub enum Outcome {
 pub fn create(run: &Path, file: &RunFile, config: &Config) -> anyhow::Result<()> {
     config.check()?;
     Graph::new(&file.net)?;
-    std::fs::create_dir_all(run).with_context(|| format!("creating the folder {}", run.display()))?;
+    std::fs::create_dir_all(run)
+        .with_context(|| format!("creating the folder {}", run.display()))?;
     for old in [CHECKPOINT_FILE, METRICS_FILE] {
         match std::fs::remove_file(run.join(old)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -195,11 +191,21 @@ impl<'a> Session<'a> {
         // is a different rest every time.
         let batch = config.batch.min(samples.len());
         let steps_per_epoch = samples.len() / batch;
-        Self { state, config, data, samples, batch, steps_per_epoch }
+        Self {
+            state,
+            config,
+            data,
+            samples,
+            batch,
+            steps_per_epoch,
+        }
     }
 
     fn clock(&self, step: usize) -> Clock {
-        Clock { step, steps: self.steps_per_epoch * self.config.epochs }
+        Clock {
+            step,
+            steps: self.steps_per_epoch * self.config.epochs,
+        }
     }
 
     /// Trains one epoch; `None` if it was stopped.
@@ -212,7 +218,10 @@ impl<'a> Session<'a> {
         let quantised = epoch + config.qat_epochs >= config.epochs;
         let mut order = self.samples.clone();
         order.shuffle(&mut rng(config.seed, Purpose::Order, epoch));
-        observe(Event::Begin { epoch: epoch + 1, steps: self.steps_per_epoch });
+        observe(Event::Begin {
+            epoch: epoch + 1,
+            steps: self.steps_per_epoch,
+        });
 
         let started = Instant::now();
         let (mut loss, mut merit_sum, mut gamma, mut rate) = (0.0, 0.0, None, 0.0);
@@ -224,8 +233,8 @@ impl<'a> Session<'a> {
             }
             let state = &mut self.state;
             let warmup = (config.warmup * self.steps_per_epoch as f64) as usize;
-            rate = config.learning_rate
-                * cosine(step, warmup, self.steps_per_epoch * config.epochs);
+            rate =
+                config.learning_rate * cosine(step, warmup, self.steps_per_epoch * config.epochs);
             let lesson = learn(state, self.data, config, phase, quantised, indices, epoch);
             let merit = lesson.merit / indices.len() as f64;
             ensure!(
@@ -245,7 +254,11 @@ impl<'a> Session<'a> {
             apply(state, lesson, config, phase, rate, step);
             let images_per_s =
                 ((position + 1) * self.batch) as f64 / started.elapsed().as_secs_f64();
-            let event = Event::Step { loss: step_loss, merit, images_per_s };
+            let event = Event::Step {
+                loss: step_loss,
+                merit,
+                images_per_s,
+            };
             if observe(event) == Flow::Stop {
                 return Ok(None);
             }
@@ -286,7 +299,9 @@ impl<'a> Session<'a> {
     ) -> anyhow::Result<Phase> {
         let method = &self.config.method;
         let phase = method.phase(self.clock(step));
-        let before = step.checked_sub(1).map(|step| method.phase(self.clock(step)));
+        let before = step
+            .checked_sub(1)
+            .map(|step| method.phase(self.clock(step)));
         if let Some(renewal) = method.renewal(self.clock(step), self.config.density) {
             self.state.renew_masks(renewal, self.config, step)?;
         }
@@ -312,7 +327,10 @@ impl<'a> Session<'a> {
             }
             (_, Phase::Masked) => {
                 // Masks may have been renewed.
-                if method.renewal(self.clock(step), self.config.density).is_some() {
+                if method
+                    .renewal(self.clock(step), self.config.density)
+                    .is_some()
+                {
                     self.state.drop_redundant();
                 }
             }
@@ -360,7 +378,9 @@ impl<'a> Session<'a> {
         let kept = state.nonzeros();
         let nonzeros: usize = kept.iter().map(|(_, count)| count).sum();
         let of_layer = |layer: usize| {
-            kept.iter().find(|(index, _)| *index == layer).map_or(0, |(_, count)| *count)
+            kept.iter()
+                .find(|(index, _)| *index == layer)
+                .map_or(0, |(_, count)| *count)
         };
         let progress = &state.progress;
         Summary {
@@ -393,12 +413,12 @@ fn append_metrics(run: &Path, row: &EpochRow) -> anyhow::Result<()> {
 /// Removes lines of epochs that the checkpoint does not know, and half a line at the end.
 fn trim_metrics(run: &Path, epochs: usize) -> anyhow::Result<()> {
     let path = run.join(METRICS_FILE);
-    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(()) };
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        return Ok(());
+    };
     let keep: String = text
         .lines()
-        .filter(|line| {
-            serde_json::from_str::<EpochRow>(line).is_ok_and(|row| row.epoch <= epochs)
-        })
+        .filter(|line| serde_json::from_str::<EpochRow>(line).is_ok_and(|row| row.epoch <= epochs))
         .flat_map(|line| [line, "\n"])
         .collect();
     write_atomically(&path, keep.as_bytes())

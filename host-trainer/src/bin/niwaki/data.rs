@@ -54,7 +54,10 @@ fn describe(args: &DescribeArgs, format: Format) -> Result<()> {
     let (dataset, source) = load_with_source(&args.data, &args.options)?;
     if let Some(path) = &args.preview {
         write_contact_sheet(&dataset, path)?;
-        eprintln!("wrote {}: one row per class, in the order of the table", path.display());
+        eprintln!(
+            "wrote {}: one row per class, in the order of the table",
+            path.display()
+        );
     }
     let description = data::describe(&dataset, source);
     match format {
@@ -78,9 +81,21 @@ fn facts(description: &Description) -> comfy_table::Table {
     row("missing values", missing(description));
     row("groups", groups(description));
     let source = &description.source;
-    let location = source.location.as_ref().map(|path| format!(", {}", path.display()));
-    row("source", source.format.clone() + &location.unwrap_or_default());
-    row("licence", source.licence.clone().unwrap_or_else(|| "not known".to_owned()));
+    let location = source
+        .location
+        .as_ref()
+        .map(|path| format!(", {}", path.display()));
+    row(
+        "source",
+        source.format.clone() + &location.unwrap_or_default(),
+    );
+    row(
+        "licence",
+        source
+            .licence
+            .clone()
+            .unwrap_or_else(|| "not known".to_owned()),
+    );
     if let Some(attribution) = &source.attribution {
         row("attribution", attribution.clone());
     }
@@ -107,9 +122,14 @@ fn missing(description: &Description) -> String {
         return "none".to_owned();
     }
     let total: usize = columns.iter().map(|column| column.count).sum();
-    let columns: Vec<String> =
-        columns.iter().map(|column| format!("{} {}", column.column, column.count)).collect();
-    format!("{total} ({}), set to the training mean of their column", columns.join(", "))
+    let columns: Vec<String> = columns
+        .iter()
+        .map(|column| format!("{} {}", column.column, column.count))
+        .collect();
+    format!(
+        "{total} ({}), set to the training mean of their column",
+        columns.join(", ")
+    )
 }
 
 fn groups(description: &Description) -> String {
@@ -121,7 +141,10 @@ fn groups(description: &Description) -> String {
                 0 => "none in two splits".to_owned(),
                 shared => format!("{shared} in more than one split"),
             };
-            format!("{} (train {train}, val {val}, test {test}; {shared})", groups.count)
+            format!(
+                "{} (train {train}, val {val}, test {test}; {shared})",
+                groups.count
+            )
         }
     }
 }

@@ -133,7 +133,11 @@ fn after_help() -> String {
 /// Runs `niwaki train`.
 pub(crate) fn run(args: &TrainArgs, format: Format) -> Result<()> {
     let device = sparse::device(&args.device)?;
-    let data = if args.resume { resume(args)? } else { start(args)? };
+    let data = if args.resume {
+        resume(args)?
+    } else {
+        start(args)?
+    };
 
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
@@ -149,7 +153,11 @@ pub(crate) fn run(args: &TrainArgs, format: Format) -> Result<()> {
     let mut progress = Progress::new(&file)?;
     let outcome = sparse::train(&args.out, &data, &device, &mut |event| {
         progress.show(event);
-        if stop.load(Ordering::Relaxed) { Flow::Stop } else { Flow::Continue }
+        if stop.load(Ordering::Relaxed) {
+            Flow::Stop
+        } else {
+            Flow::Continue
+        }
     })?;
     progress.bar.finish_and_clear();
     match outcome {
@@ -168,18 +176,33 @@ fn start(args: &TrainArgs) -> Result<Dataset> {
         bail!(
             "{} already holds a run{}; give another --out, {}--force to replace it",
             args.out.display(),
-            if complete { "" } else { " that is not complete" },
-            if complete { "or " } else { "--resume to continue it, or " }
+            if complete {
+                ""
+            } else {
+                " that is not complete"
+            },
+            if complete {
+                "or "
+            } else {
+                "--resume to continue it, or "
+            }
         );
     }
     let spec = args.data.as_deref().unwrap_or("digits");
     let data = load(spec, &args.load)?;
     let net = net::describe(args.net.as_deref().unwrap_or("lenet"))?
         .for_data(data.shape, data.classes())?;
-    let train = data.splits.iter().filter(|&&split| split == niwaki::data::Split::Train).count();
+    let train = data
+        .splits
+        .iter()
+        .filter(|&&split| split == niwaki::data::Split::Train)
+        .count();
     // About thirty steps per epoch are the least that a short training can work with.
     let batch = (train / 30).next_power_of_two().clamp(16, 128);
-    let config = args.settings.over(Config { batch, ..Config::default() })?;
+    let config = args.settings.over(Config {
+        batch,
+        ..Config::default()
+    })?;
     if let Some(augment) = &config.augment {
         augment.check(data.shape)?;
     }
@@ -207,11 +230,23 @@ fn resume(args: &TrainArgs) -> Result<Dataset> {
         differences(&stored, &asked)?
     );
     let data = load(&file.data.spec, &file.data.options)?;
-    let same_data = args.data.as_ref().is_none_or(|spec| *spec == file.data.spec);
-    ensure!(same_data, "the run in {} learns from {}", args.out.display(), file.data.spec);
+    let same_data = args
+        .data
+        .as_ref()
+        .is_none_or(|spec| *spec == file.data.spec);
+    ensure!(
+        same_data,
+        "the run in {} learns from {}",
+        args.out.display(),
+        file.data.spec
+    );
     if let Some(net) = &args.net {
         let net = net::describe(net)?.for_data(data.shape, data.classes())?;
-        ensure!(net == file.net, "the run in {} trains another network", args.out.display());
+        ensure!(
+            net == file.net,
+            "the run in {} trains another network",
+            args.out.display()
+        );
     }
     Ok(data)
 }
@@ -221,8 +256,9 @@ fn differences(stored: &Config, asked: &Config) -> Result<String> {
     let (stored, asked) = (serde_json::to_value(stored)?, serde_json::to_value(asked)?);
     let names = stored.as_object().into_iter().flatten();
     let changed = names.filter(|(name, value)| asked[name.as_str()] != **value);
-    let texts: Vec<String> =
-        changed.map(|(name, value)| format!("{name}: {value}, not {}", asked[name])).collect();
+    let texts: Vec<String> = changed
+        .map(|(name, value)| format!("{name}: {value}, not {}", asked[name]))
+        .collect();
     Ok(texts.join("; "))
 }
 
@@ -279,7 +315,11 @@ impl Settings {
             optimiser,
             learning_rate: rate(self.lr, base.learning_rate, optimiser.learning_rate()),
             warmup: self.warmup.unwrap_or(base.warmup),
-            weight_decay: rate(self.weight_decay, base.weight_decay, optimiser.weight_decay()),
+            weight_decay: rate(
+                self.weight_decay,
+                base.weight_decay,
+                optimiser.weight_decay(),
+            ),
             label_smoothing: self.label_smoothing.unwrap_or(base.label_smoothing),
             augment: self.augment.clone().or(base.augment),
             seed: self.seed.unwrap_or(base.seed),
@@ -301,7 +341,9 @@ impl Progress {
     fn new(file: &RunFile) -> Result<Self> {
         let config: Config = serde_json::from_value(file.config.clone())?;
         let bar = ProgressBar::no_length();
-        bar.set_style(ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}  ETA {eta}")?);
+        bar.set_style(ProgressStyle::with_template(
+            "{bar:30} {percent:>3} %  {msg}  ETA {eta}",
+        )?);
         Ok(Self {
             bar,
             task: file.net.task,
@@ -323,7 +365,11 @@ impl Progress {
                 }
                 self.loss = f64::NAN;
             }
-            Event::Step { loss, merit, images_per_s } => {
+            Event::Step {
+                loss,
+                merit,
+                images_per_s,
+            } => {
                 let mean = if self.loss.is_nan() { loss } else { self.loss };
                 self.loss = mean + 0.05 * (loss - mean);
                 self.bar.inc(1);
@@ -377,7 +423,10 @@ fn epoch_line(row: &EpochRow, task: Task, epochs: usize) -> String {
     if row.quantised {
         line += "  int8";
     }
-    line + &format!("  density {:.3}  {:.0} samples/s", row.density, row.images_per_s)
+    line + &format!(
+        "  density {:.3}  {:.0} samples/s",
+        row.density, row.images_per_s
+    )
 }
 
 #[derive(serde::Serialize)]
@@ -403,9 +452,10 @@ fn print(args: &TrainArgs, file: &RunFile, summary: &Summary, format: Format) ->
         table.add_row([name.to_owned(), value]);
     };
     let task = file.net.task;
-    for (name, accuracy) in
-        [("float", summary.accuracy_float), ("int8 (simulated)", summary.accuracy_int8_simulated)]
-    {
+    for (name, accuracy) in [
+        ("float", summary.accuracy_float),
+        ("int8 (simulated)", summary.accuracy_int8_simulated),
+    ] {
         for (split, merit) in [("val", accuracy.val), ("test", accuracy.test)] {
             if let Some(merit) = merit {
                 row(&format!("{name}, {split}"), figure(task, merit));
@@ -413,12 +463,21 @@ fn print(args: &TrainArgs, file: &RunFile, summary: &Summary, format: Format) ->
         }
     }
     row("density", format!("{:.4}", summary.density));
-    row("nonzeros", format!("{} of {}", summary.nonzeros, summary.weights));
-    row("MACs", format!("{} of {}", summary.macs, summary.macs_dense));
+    row(
+        "nonzeros",
+        format!("{} of {}", summary.nonzeros, summary.weights),
+    );
+    row(
+        "MACs",
+        format!("{} of {}", summary.macs, summary.macs_dense),
+    );
     if let Some(dropped) = summary.dropped {
         row(
             "redundant units",
-            format!("dropped; {} of {} predictions changed", dropped.changed, dropped.samples),
+            format!(
+                "dropped; {} of {} predictions changed",
+                dropped.changed, dropped.samples
+            ),
         );
     }
     row("samples/s", format!("{:.0}", summary.images_per_s));
