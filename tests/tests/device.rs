@@ -103,3 +103,17 @@ fn an_unknown_target_lists_the_known() {
     let error = Target::find("qemu-abacus").unwrap_err().to_string();
     assert!(error.contains("qemu-cortex-m4") && error.contains("host"), "{error}");
 }
+
+#[test]
+fn inputs_go_over_the_line_fast() {
+    let blob = networks::classifier(9);
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let (board, firmware) = boards().remove(0);
+    let mut device = Device::start(&board, &firmware, &model).unwrap();
+    let start = std::time::Instant::now();
+    for input in networks::inputs(10, 50, model.input().len()) {
+        device.run(&input).unwrap();
+    }
+    // 2 s on two cores that do much else; a wait for every byte would take minutes.
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+}
