@@ -28,6 +28,9 @@ fn every_board_gives_the_bytes_of_the_host() {
     let inputs = networks::inputs(2, 20, model.input().len());
     let samples = Samples { inputs: &inputs, labels: None };
     for (board, firmware) in boards() {
+        let device = Device::start(&board, &firmware, &model).unwrap();
+        let about = device.about();
+        assert_eq!((&about.board, &about.core), (&board.name, &board.about.core));
         let target = Target::Board(board);
         let found = validate(&target, Some(&firmware), &model, samples, &|| {}).unwrap();
         assert_eq!((found.samples, found.mismatched_bytes), (20, 0), "{target}");
