@@ -1,0 +1,395 @@
+//! Writes the bytes that `niwaki-core` runs: see `docs/format.md`.
+
+use anyhow::{Context, Result, bail, ensure};
+use niwaki_core::kernels::{KernelId, sparse};
+use niwaki_core::model::layout::{
+    ALIGNMENT, AddRecord, ChannelRecord, Header, MAGIC, NormalisationRecord, OpRecord,
+    SoftmaxRecord, Span, TensorRecord, VERSION, WindowRecord,
+};
+use niwaki_core::model::{Clamp, Window, checksum};
+use sha2::{Digest, Sha256};
+use zerocopy::IntoBytes;
+
+use super::graph::{Graph, Node, Operator, TensorId, Weighted};
+use super::plan::{Plan, plan};
+use crate::target::cost::{Core, CostModel, Workload};
+
+/// A blob and how it came about.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// The bytes of the `.niwaki` file.
+    pub bytes: Vec<u8>,
+    /// One entry per operator in order of execution.
+    pub layers: Vec<Layer>,
+    /// Where everything lies in the arena.
+    pub plan: Plan,
+}
+
+/// An operator of an exported model.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// Name.
+    pub name: String,
+    /// Kernel that was chosen.
+    pub kernel: KernelId,
+}
+
+/// Chooses kernels, plans memory and writes the blob.
+///
+/// # Errors
+///
+/// When the graph does not fit the format, naming the node: a dimension above 65,535, a window above
+/// 255, a network without nodes.
+pub fn write(graph: &Graph) -> Result<Exported> {
+    write_with(graph, KernelChoice::Cheapest(Core::CortexM4))
+}
+
+/// How a layer's kernel is chosen among those that can execute it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelChoice {
+    /// The one that the cost model of a core predicts to be fastest.
+    Cheapest(Core),
+    /// This one wherever it can execute the layer, else the fastest on a Cortex-M4.
+    Only(KernelId),
+}
+
+/// As [`write`], with a rule for choosing kernels.
+///
+/// # Errors
+///
+/// As [`write`].
+pub fn write_with(graph: &Graph, choice: KernelChoice) -> Result<Exported> {
+    ensure!(!graph.nodes.is_empty(), "the network has no operators: there is nothing to export");
+    let chosen: Vec<Chosen> = graph
+        .nodes
+        .iter()
+        .map(|node| choose(graph, node, choice).with_context(|| format!("layer `{}`", node.name)))
+        .collect::<Result<_>>()?;
+    let scratch: Vec<usize> = chosen.iter().map(|chosen| chosen.scratch_len).collect();
+    let plan = plan(graph, &scratch);
+    let bytes = assemble(graph, &plan, &chosen)?;
+    let layer =
+        |(node, chosen): (&Node, &Chosen)| Layer { name: node.name.clone(), kernel: chosen.kernel };
+    let layers = graph.nodes.iter().zip(&chosen).map(layer).collect();
+    Ok(Exported { bytes, layers, plan })
+}
+
+/// A kernel with its constants in the order it reads them.
+struct Chosen {
+    kernel: KernelId,
+    constants: Vec<u8>,
+    weights: Vec<u8>,
+    scratch_len: usize,
+}
+
+fn choose(graph: &Graph, node: &Node, choice: KernelChoice) -> Result<Chosen> {
+    let mut chosen =
+        Chosen { kernel: KernelId::Softmax, constants: vec![], weights: vec![], scratch_len: 0 };
+    match &node.operator {
+        Operator::Conv { weighted, .. } | Operator::Linear { weighted } => {
+            let channels = graph.tensor(node.output).shape[2];
+            check_weighted(weighted, channels)?;
+            let per_channel = weighted.weights.len() / channels;
+            let sum = |channel: usize| {
+                let weights = &weighted.weights[channel * per_channel..][..per_channel];
+                weights.iter().map(|&w| i32::from(w)).sum()
+            };
+            chosen.constants = channel_records(graph, node, weighted, sum);
+            let candidates = match node.operator {
+                Operator::Linear { .. } => [KernelId::LinearDense, KernelId::LinearSparse],
+                _ => [KernelId::ConvDense, KernelId::ConvSparse],
+            };
+            let mut cheapest: Option<(f64, KernelId, Vec<u8>)> = None;
+            for kernel in candidates {
+                if let KernelChoice::Only(only) = choice
+                    && candidates.contains(&only)
+                    && kernel != only
+                {
+                    continue;
+                }
+                let (weights, entries) = pack(kernel, weighted, per_channel)?;
+                let cost = cost(graph, node, choice, kernel, per_channel, entries);
+                if cheapest.as_ref().is_none_or(|(least, ..)| cost < *least) {
+                    cheapest = Some((cost, kernel, weights));
+                }
+            }
+            if let Some((_, kernel, weights)) = cheapest {
+                (chosen.kernel, chosen.weights) = (kernel, weights);
+            }
+        }
+        Operator::Depthwise { weighted, .. } => {
+            let channels = graph.tensor(node.output).shape[2];
+            check_weighted(weighted, channels)?;
+            let sum = |channel: usize| {
+                let weights = weighted.weights.iter().skip(channel).step_by(channels);
+                weights.map(|&w| i32::from(w)).sum()
+            };
+            chosen.constants = channel_records(graph, node, weighted, sum);
+            chosen.kernel = KernelId::Depthwise;
+            chosen.weights = weighted.weights.as_bytes().to_vec();
+        }
+        Operator::MaxPool { .. } => chosen.kernel = KernelId::MaxPool,
+        Operator::AvgPool { .. } => chosen.kernel = KernelId::AvgPool,
+        Operator::Add { inputs, output, .. } => {
+            chosen.kernel = KernelId::Add;
+            let record = AddRecord {
+                input_multipliers: inputs.map(|(multiplier, _)| multiplier.into()),
+                input_shifts: inputs.map(|(_, shift)| shift.into()),
+                output_multiplier: output.0.into(),
+                output_shift: output.1.into(),
+            };
+            chosen.constants = record.as_bytes().to_vec();
+        }
+        Operator::Softmax { rescale, diff_min } => {
+            chosen.kernel = KernelId::Softmax;
+            let record = SoftmaxRecord {
+                multiplier: rescale.0.into(),
+                left_shift: rescale.1.into(),
+                diff_min: (*diff_min).into(),
+            };
+            chosen.constants = record.as_bytes().to_vec();
+        }
+        Operator::Lookup { table } => {
+            chosen.kernel = KernelId::Lookup;
+            chosen.constants = table.as_bytes().to_vec();
+        }
+    }
+    Ok(chosen)
+}
+
+fn check_weighted(weighted: &Weighted, channels: usize) -> Result<()> {
+    ensure!(
+        weighted.bias.len() == channels && weighted.rescale.len() == channels,
+        "expected one bias and one rescale for each of {channels} channels, found {} and {}",
+        weighted.bias.len(),
+        weighted.rescale.len()
+    );
+    ensure!(
+        !weighted.weights.is_empty() && weighted.weights.len() % channels == 0,
+        "{} weights do not divide among {channels} channels",
+        weighted.weights.len()
+    );
+    Ok(())
+}
+
+/// Biases with the input's zero point folded in, and rescales.
+fn channel_records(
+    graph: &Graph,
+    node: &Node,
+    weighted: &Weighted,
+    sum_of_weights: impl Fn(usize) -> i32,
+) -> Vec<u8> {
+    let zero = i32::from(graph.tensor(node.inputs[0]).quantisation.zero_point);
+    let pairs = weighted.bias.iter().zip(&weighted.rescale).enumerate();
+    let records: Vec<ChannelRecord> = pairs
+        .map(|(channel, (&bias, &(multiplier, shift)))| ChannelRecord {
+            bias: bias.wrapping_sub(zero.wrapping_mul(sum_of_weights(channel))).into(),
+            multiplier: multiplier.into(),
+            shift: shift.into(),
+        })
+        .collect();
+    records.as_bytes().to_vec()
+}
+
+/// Predicted instructions of a node with one of its kernels.
+fn cost(
+    graph: &Graph,
+    node: &Node,
+    choice: KernelChoice,
+    kernel: KernelId,
+    weights_per_channel: usize,
+    entries: usize,
+) -> f64 {
+    let core = match choice {
+        KernelChoice::Cheapest(core) => core,
+        KernelChoice::Only(_) => Core::CortexM4,
+    };
+    let input = graph.tensor(node.inputs[0]).shape;
+    let window = match &node.operator {
+        Operator::Conv { window, .. } => window.kernel,
+        _ => [input[0], input[1]],
+    };
+    let output = graph.tensor(node.output).shape;
+    let work = Workload { kernel, input, output, window, weights_per_channel, entries };
+    CostModel::of(core).instructions(&work)
+}
+
+/// The weights in the order in which `kernel` reads them, and the number of sparse entries.
+fn pack(kernel: KernelId, weighted: &Weighted, per_channel: usize) -> Result<(Vec<u8>, usize)> {
+    match kernel {
+        KernelId::ConvSparse | KernelId::LinearSparse => {
+            let stream = sparse_stream(&weighted.weights, per_channel)?;
+            let entries = sparse::entries(&stream, weighted.weights.len() / per_channel);
+            Ok((stream, entries))
+        }
+        _ => Ok((weighted.weights.as_bytes().to_vec(), 0)),
+    }
+}
+
+/// The stream that [`sparse`] describes.
+fn sparse_stream(weights: &[i8], per_channel: usize) -> Result<Vec<u8>> {
+    let mut stream = Vec::new();
+    for weights in weights.chunks(per_channel) {
+        let mut entries: Vec<sparse::Entry> = Vec::new();
+        let mut last = 0;
+        for (position, &weight) in weights.iter().enumerate().filter(|(_, w)| **w != 0) {
+            while position - last > sparse::MAX_DISTANCE {
+                entries.push([sparse::MAX_DISTANCE as u8, 0]);
+                last += sparse::MAX_DISTANCE;
+            }
+            entries.push([(position - last) as u8, weight as u8]);
+            last = position;
+        }
+        let count = u16::try_from(entries.len())
+            .context("more than 65,535 nonzero weights in one output channel")?;
+        stream.extend(count.to_le_bytes());
+        stream.extend(entries.as_flattened());
+    }
+    Ok(stream)
+}
+
+fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
+    let dimension = |value: usize| {
+        u16::try_from(value).with_context(|| format!("dimension {value} exceeds 65,535"))
+    };
+    let id = |tensor: TensorId| u16::try_from(tensor.0).context("more than 65,535 tensors");
+    let tensors: Vec<TensorRecord> = graph
+        .tensors
+        .iter()
+        .zip(&plan.tensors)
+        .map(|(tensor, &offset)| {
+            let [height, width, channels] = tensor.shape;
+            Ok(TensorRecord {
+                offset: u32::try_from(offset)?.into(),
+                height: dimension(height)?.into(),
+                width: dimension(width)?.into(),
+                channels: dimension(channels)?.into(),
+                reserved: 0,
+                zero_point: tensor.quantisation.zero_point,
+                scale: tensor.quantisation.scale.into(),
+            })
+        })
+        .collect::<Result<_>>()?;
+
+    let mut bytes = vec![0; size_of::<Header>()];
+    let tensors = append(&mut bytes, tensors.as_bytes())?;
+    // The table of operators points behind itself: constants first, then the table is filled in.
+    let ops_start = bytes.len();
+    let ops_len = chosen.len() * size_of::<OpRecord>();
+    bytes.resize((ops_start + ops_len).next_multiple_of(ALIGNMENT), 0);
+    for (index, (node, chosen)) in graph.nodes.iter().zip(chosen).enumerate() {
+        let record = OpRecord {
+            constants: append(&mut bytes, &chosen.constants)?,
+            weights: append(&mut bytes, &chosen.weights)?,
+            scratch: Span::new(
+                u32::try_from(plan.scratch[index])?,
+                u32::try_from(chosen.scratch_len)?,
+            ),
+            ..op_record(node, chosen.kernel, id)
+                .with_context(|| format!("layer `{}`", node.name))?
+        };
+        let at = ops_start + index * size_of::<OpRecord>();
+        bytes[at..at + size_of::<OpRecord>()].copy_from_slice(record.as_bytes());
+    }
+    let normalisation: Vec<NormalisationRecord> = graph
+        .normalisation
+        .iter()
+        .map(|&(scale, offset)| NormalisationRecord { scale: scale.into(), offset: offset.into() })
+        .collect();
+    let normalisation = append(&mut bytes, normalisation.as_bytes())?;
+    let names = graph.nodes.iter().map(|node| &node.name);
+    let mut strings = Vec::new();
+    for text in std::iter::once(&graph.name).chain(&graph.labels).chain(names) {
+        strings.extend(
+            u16::try_from(text.len()).context("a name of more than 65,535 bytes")?.to_le_bytes(),
+        );
+        strings.extend(text.as_bytes());
+    }
+    let strings = append(&mut bytes, &strings)?;
+
+    let mut header = Header {
+        magic: MAGIC,
+        version: VERSION.into(),
+        header_len: (size_of::<Header>() as u16).into(),
+        total_len: u32::try_from(bytes.len()).context("a model of more than 4 GiB")?.into(),
+        checksum: 0.into(),
+        model_id: [0; 8],
+        arena_len: u32::try_from(plan.arena_len)?.into(),
+        kernels: chosen.iter().fold(0, |set, chosen| set | chosen.kernel.bit()).into(),
+        input: id(graph.input)?.into(),
+        output: id(graph.output)?.into(),
+        label_count: u16::try_from(graph.labels.len())?.into(),
+        reserved: 0.into(),
+        tensors,
+        ops: Span::new(u32::try_from(ops_start)?, u32::try_from(ops_len)?),
+        strings,
+        normalisation,
+    };
+    let set_header = |bytes: &mut Vec<u8>, header: &Header| {
+        bytes[..size_of::<Header>()].copy_from_slice(header.as_bytes());
+    };
+    set_header(&mut bytes, &header);
+    let behind_id = std::mem::offset_of!(Header, arena_len);
+    let digest = Sha256::digest(&bytes[behind_id..]);
+    header.model_id.copy_from_slice(&digest[..8]);
+    set_header(&mut bytes, &header);
+    header.checksum = checksum(&bytes).into();
+    set_header(&mut bytes, &header);
+    Ok(bytes)
+}
+
+fn append(bytes: &mut Vec<u8>, data: &[u8]) -> Result<Span> {
+    bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+    let span = Span::new(u32::try_from(bytes.len())?, u32::try_from(data.len())?);
+    bytes.extend(data);
+    Ok(span)
+}
+
+fn op_record(
+    node: &Node,
+    kernel: KernelId,
+    id: impl Fn(TensorId) -> Result<u16>,
+) -> Result<OpRecord> {
+    let whole = Clamp { min: i8::MIN, max: i8::MAX };
+    let (window, clamp, groups) = match &node.operator {
+        Operator::Conv { weighted, window, groups } => (Some(window), weighted.clamp, *groups),
+        Operator::Linear { weighted } => (None, weighted.clamp, 1),
+        Operator::Depthwise { weighted, window } => (Some(window), weighted.clamp, 1),
+        Operator::MaxPool { window, clamp } | Operator::AvgPool { window, clamp } => {
+            (Some(window), *clamp, 1)
+        }
+        Operator::Add { clamp, .. } => (None, *clamp, 1),
+        Operator::Softmax { .. } | Operator::Lookup { .. } => (None, whole, 1),
+    };
+    let inputs = match node.inputs[..] {
+        [only] => [only, only],
+        [first, second] => [first, second],
+        _ => bail!("expected one or two inputs, found {}", node.inputs.len()),
+    };
+    Ok(OpRecord {
+        kernel: kernel as u8,
+        clamp_min: clamp.min,
+        clamp_max: clamp.max,
+        inputs: [id(inputs[0])?.into(), id(inputs[1])?.into()],
+        output: id(node.output)?.into(),
+        groups: u16::try_from(groups).context("more than 65,535 groups")?.into(),
+        window: window.map(window_record).transpose()?.unwrap_or_default(),
+        ..OpRecord::default()
+    })
+}
+
+fn window_record(window: &Window) -> Result<WindowRecord> {
+    let small = |value: usize| {
+        u8::try_from(value)
+            .with_context(|| format!("window, stride or padding {value} exceeds 255"))
+    };
+    Ok(WindowRecord {
+        kernel_h: small(window.kernel[0])?,
+        kernel_w: small(window.kernel[1])?,
+        stride_h: small(window.stride[0])?,
+        stride_w: small(window.stride[1])?,
+        pad_top: small(window.pad[0])?,
+        pad_left: small(window.pad[1])?,
+        reserved: [0; 2],
+    })
+}
