@@ -18,9 +18,7 @@ pub fn conv_sparse<const BLOCK: usize>(
     scratch: &mut [i8],
 ) {
     #[cfg(niwaki_dsp)]
-    if let Some(mut tiles) = super::conv_sparse_dsp::Dsp::<BLOCK>::new(op, stream, y, scratch) {
-        run(op, stream.geometry(), x, &mut tiles);
-    }
+    super::conv_sparse_dsp::convolve::<BLOCK>(op, stream, x, y, scratch);
     #[cfg(not(niwaki_dsp))]
     if let Some(mut tiles) = Portable::<BLOCK>::new(op, stream, y, scratch) {
         run(op, stream.geometry(), x, &mut tiles);

@@ -1,7 +1,7 @@
 //! The loop over output channels and tiles in assembly: eight sums and what their products need fill
 //! the registers, which compilers cannot be relied on to allocate without spills.
 
-use super::super::requantise::Requantise;
+use super::super::requantise::{Requantise, max_shift};
 use super::super::sparse::TILE;
 use super::sum;
 use crate::model::layout::ChannelRecord;
@@ -62,6 +62,7 @@ struct Frame {
     bias: i32,
     jump: u32,
     multiplier: i32,
+    /// Right shift, less one.
     shift: i32,
     start: i32,
     record: *const u8,
@@ -74,8 +75,6 @@ struct Frame {
     channel: *const ChannelRecord,
     /// Twice the output's zero point, plus one.
     zero_point: i32,
-    /// Right shifts from 1 to this are rescaled here.
-    max_shift: u32,
 }
 
 /// Computes a band's tiles: eight pixels each of every output channel.
@@ -115,7 +114,6 @@ pub(super) unsafe fn channels<const BLOCK: usize>(
         count_step,
         channel: channels.as_ptr(),
         zero_point: requantise.rounding_zero_point(),
-        max_shift: requantise.max_shift(),
     };
     while frame.index < 0 {
         // SAFETY: the caller's promise.
@@ -296,15 +294,15 @@ macro_rules! step_4 {
     };
 }
 
-/// Rescales a sum by the multiplier in r0, the shift in r1 and what is added before it in r2: see
-/// `Requantise::store`.
+/// Rescales a sum by the multiplier in r0, the shift less one in r1 and what is added before it in r2:
+/// see [`super::super::requantise::rescale`].
 macro_rules! rescale {
     ($sum:literal, doubled) => {
         concat!(
             "add r3, r2, ", $sum, ", asr #31\n",
             "smmlar ", $sum, ", ", $sum, ", r0, r3\n",
             "asr ", $sum, ", ", $sum, ", r1\n",
-            "ssat ", $sum, ", #8, ", $sum,
+            "ssat ", $sum, ", #8, ", $sum, ", asr #1",
         )
     };
     ($sum:literal, single) => {
@@ -341,9 +339,9 @@ macro_rules! channels_loop {
                     "sub sp, #64",
                     "ldm r0!, {{r1-r5, r8-r12}}",
                     "stm sp, {{r1-r5, r8-r12}}",
-                    "ldm r0, {{r1-r5}}",
+                    "ldm r0, {{r1-r4}}",
                     "add r8, sp, #40",
-                    "stm r8, {{r1-r5}}",
+                    "stm r8, {{r1-r4}}",
                     // The next channel's count, bias and rescaling.
                     "2:",
                     "ldr r3, [sp, #40]",
@@ -352,17 +350,15 @@ macro_rules! channels_loop {
                     "ldr r7, [r6], #4",
                     "ldr r8, [r6], #4",
                     "ldr r9, [r6], #4",
-                    "ldr r5, [sp, #56]",
-                    "rsb r9, r9, #0",
-                    "sub r10, r9, #1",
-                    "cmp r10, r5",
+                    "mvns r9, r9",
+                    concat!("cmp r9, #", max_shift!()),
                     "bhs.w 6f",
                     "ldr r5, [sp, #44]",
                     "str r6, [sp, #48]",
                     "add r3, r5",
                     "str r3, [sp, #40]",
                     "ldr r11, [sp, #52]",
-                    "lsl r11, r11, r10",
+                    "lsl r11, r11, r9",
                     $($bias,)*
                     "cmp r4, #0",
                     "beq.w 5f",

@@ -3,15 +3,29 @@
 #![cfg_attr(not(any(niwaki_dsp, test)), allow(dead_code))]
 #![allow(unsafe_code)]
 
-use super::conv_sparse::{NOWHERE, Tiles};
+use super::conv_sparse::{NOWHERE, Tiles, run};
 use super::dsp::{pkhbt, pkhtb, smlabb, smlad, smlatb, sxtb16, sxtb16_ror8};
-use super::requantise::Requantise;
+use super::requantise::{Requantise, limit};
 use super::sparse::{ConvStream, Counts, ELEMENT, TILE};
 use crate::model::Conv;
 use crate::model::layout::{ALIGNMENT, ChannelRecord};
 
+/// The convolution by a stream whose block is `BLOCK` channels.
+pub(super) fn convolve<const BLOCK: usize>(
+    op: &Conv<'_>,
+    stream: &ConvStream<'_>,
+    x: &[i8],
+    y: &mut [i8],
+    scratch: &mut [i8],
+) {
+    if let Some(mut tiles) = Dsp::<BLOCK>::new(op, stream, y, scratch) {
+        run(op, stream.geometry(), x, &mut tiles);
+        limit(op.clamp, y);
+    }
+}
+
 /// Working memory and constants of one convolution. See [`Tiles`].
-pub(super) struct Dsp<'a, 'm, const BLOCK: usize> {
+struct Dsp<'a, 'm, const BLOCK: usize> {
     stream: &'a ConvStream<'m>,
     channels: &'m [ChannelRecord],
     requantise: Requantise,
@@ -28,7 +42,7 @@ pub(super) struct Dsp<'a, 'm, const BLOCK: usize> {
 
 impl<'a, 'm, const BLOCK: usize> Dsp<'a, 'm, BLOCK> {
     /// `None` when a slice is not as long as the stream's geometry asks for.
-    pub(super) fn new(
+    fn new(
         op: &Conv<'m>,
         stream: &'a ConvStream<'m>,
         y: &'a mut [i8],
@@ -45,7 +59,7 @@ impl<'a, 'm, const BLOCK: usize> Dsp<'a, 'm, BLOCK> {
         sound.then_some(Self {
             stream,
             channels: op.channels,
-            requantise: Requantise::new(op.output.zero_point, op.clamp),
+            requantise: Requantise::new(op.output.zero_point),
             planes,
             #[cfg(niwaki_dsp)]
             records: asm::Records::new(_records)?,

@@ -6,9 +6,11 @@
 use super::dsp::{pkhbt, pkhtb, sxtb16, sxtb16_ror8};
 #[cfg(not(niwaki_dsp))]
 use super::dsp::{smlabb, smlabt, smlad};
-use super::requantise::Requantise;
+#[cfg(niwaki_dsp)]
+use super::requantise::max_shift;
+use super::requantise::{Requantise, limit};
 #[cfg(not(niwaki_dsp))]
-use super::requantise::rescale;
+use super::requantise::{is_usual, rescale};
 use super::sparse::{Counts, LinearStream};
 use crate::model::Conv;
 use crate::model::layout::{ALIGNMENT, ChannelRecord};
@@ -20,7 +22,7 @@ pub(super) fn linear<const BLOCK: usize>(
     y: &mut [i8],
     scratch: &mut [i8],
 ) {
-    let requantise = Requantise::new(op.output.zero_point, op.clamp);
+    let requantise = Requantise::new(op.output.zero_point);
     let aligned = |address: *const u8| address.align_offset(ALIGNMENT) == 0;
     let sound = stream.block().len() == BLOCK
         && x.len() >= stream.inputs
@@ -53,10 +55,8 @@ pub(super) fn linear<const BLOCK: usize>(
         y_end: outputs.end,
         count_step,
         zero_point: requantise.rounding_zero_point(),
-        max_shift: requantise.max_shift(),
         sum: 0,
     };
-    // The row whose rescaling is left to us.
     while frame.y != frame.y_end {
         // SAFETY: `LinearStream::verify` has walked the stream: there are as many counts as outputs (of
         // which `op.channels` has one each), as many groups as they say, and every block lies within
@@ -67,6 +67,7 @@ pub(super) fn linear<const BLOCK: usize>(
                 2 => rows_2(&mut frame),
                 _ => rows_4(&mut frame),
             }
+            // A row whose rescaling is left to us.
             if frame.y != frame.y_end {
                 *frame.y = requantise.one(&*frame.channel, frame.sum);
                 frame.y = frame.y.add(1);
@@ -74,6 +75,7 @@ pub(super) fn linear<const BLOCK: usize>(
             }
         }
     }
+    limit(op.clamp, y);
 }
 
 /// Where the computation is. The assembly relies on the order.
@@ -88,8 +90,6 @@ struct Frame {
     count_step: usize,
     /// Twice the output's zero point, plus one.
     zero_point: i32,
-    /// Right shifts from 1 to this are rescaled in the loop over rows.
-    max_shift: u32,
     /// The row's sum, where its rescaling is left to the caller.
     sum: i32,
 }
@@ -149,14 +149,14 @@ macro_rules! rows {
         unsafe fn $name(frame: &mut Frame) {
             // SAFETY: reads and writes what the caller promises. r6 and r7, which the compiler keeps
             // for itself, and the stack pointer are restored. Offsets from r0 are those in `Frame`;
-            // its end is copied to the stack: the end of the outputs, the step from count to count,
-            // the zero point and the largest shift.
+            // its end is copied to the stack: the end of the outputs, the step from count to count
+            // and the zero point.
             unsafe {
                 core::arch::asm!(
                     "push {{r0, r6, r7}}",
                     "add r6, r0, #20",
-                    "ldm r6, {{r2-r5}}",
-                    "push {{r2-r5}}",
+                    "ldm r6, {{r2-r4}}",
+                    "push {{r2-r4}}",
                     "ldm r0, {{r1, r10-r12, lr}}",
                     "2:",
                     "ldrh r7, [r11]",
@@ -171,20 +171,19 @@ macro_rules! rows {
                     ".2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2",
                     ".2byte (24f - 3b) / 2, (25f - 3b) / 2, (26f - 3b) / 2, (27f - 3b) / 2",
                     eight!($step),
-                    // Rescales: see `Requantise::store`.
+                    // Rescales: see `requantise::rescale`.
                     "ldrd r2, r3, [r10], #8",
-                    "ldrd r5, r8, [sp, #8]",
-                    "rsb r3, r3, #0",
-                    "subs r4, r3, #1",
-                    "cmp r4, r8",
+                    "ldr r5, [sp, #8]",
+                    "mvns r3, r3",
+                    concat!("cmp r3, #", max_shift!()),
                     "bhs 4f",
                     "adds r6, r6, r6",
-                    "lsls r5, r4",
+                    "lsls r5, r3",
                     "add r5, r5, r6, asr #31",
                     "smmlar r6, r6, r2, r5",
                     "ldr r2, [sp]",
                     "asrs r6, r3",
-                    "ssat r6, #8, r6",
+                    "ssat r6, #8, r6, asr #1",
                     "strb r6, [r12], #1",
                     "cmp r12, r2",
                     "bne.w 2b",
@@ -192,10 +191,10 @@ macro_rules! rows {
                     "4:",
                     "sub r10, #12",
                     "5:",
-                    "ldr r0, [sp, #16]",
+                    "ldr r0, [sp, #12]",
                     "stm r0, {{r1, r10-r12}}",
-                    "str r6, [r0, #36]",
-                    "add sp, #16",
+                    "str r6, [r0, #32]",
+                    "add sp, #12",
                     "pop {{r0, r6, r7}}",
                     inout("r0") frame => _,
                     out("r1") _, out("r2") _, out("r3") _, out("r4") _, out("r5") _, out("r8") _,
@@ -220,8 +219,7 @@ macro_rules! rows {
                     frame.count = frame.count.byte_add(frame.count_step);
                     let (sum, behind) = $emulation(frame.groups, count, frame.x, channel.bias.get());
                     frame.groups = behind;
-                    let shift = channel.shift.get().wrapping_neg() as u32;
-                    if shift.wrapping_sub(1) >= frame.max_shift {
+                    if !is_usual(channel) {
                         frame.sum = sum;
                         return;
                     }

@@ -4,30 +4,28 @@
 
 use super::conv;
 #[cfg(not(niwaki_dsp))]
-use super::dsp::{saturate, smmlar};
+use super::dsp::{asr, lsl, saturate_half, smmlar};
 use super::sparse::TILE;
 use crate::model::Clamp;
 use crate::model::layout::ChannelRecord;
 
-/// Largest right shift for which the zero point can be added before the shift.
-const MAX_SHIFT: u32 = 20;
+/// Largest right shift for which the zero point is added before the shift, as assembly reads it.
+macro_rules! max_shift {
+    () => {
+        20
+    };
+}
+#[cfg(niwaki_dsp)]
+pub(super) use max_shift;
 
 /// What the outputs of an operator have in common.
 pub(super) struct Requantise {
     zero_point: i8,
-    clamp: Clamp,
-    /// Whether the clamp is a byte's range.
-    full: bool,
 }
 
 impl Requantise {
-    pub(super) fn new(zero_point: i8, clamp: Clamp) -> Self {
-        Self { zero_point, clamp, full: clamp.min == i8::MIN && clamp.max == i8::MAX }
-    }
-
-    /// Largest right shift that [`store`](Self::store) rescales fast.
-    pub(super) fn max_shift(&self) -> u32 {
-        if self.full { MAX_SHIFT } else { 0 }
+    pub(super) fn new(zero_point: i8) -> Self {
+        Self { zero_point }
     }
 
     /// The zero point and one half, doubled.
@@ -47,25 +45,24 @@ impl Requantise {
         doubled: [i32; TILE],
         targets: &[*mut i8; TILE],
     ) {
-        let shift = channel.shift.get().wrapping_neg() as u32;
-        if shift.wrapping_sub(1) >= self.max_shift() {
+        if is_usual(channel) {
+            for (sum, target) in doubled.into_iter().zip(targets) {
+                // SAFETY: the caller's promise.
+                unsafe { target.write(rescale(sum, channel, self.rounding_zero_point())) };
+            }
+        } else {
             // SAFETY: the caller's promise.
             unsafe { self.store_unusual(channel, doubled, targets) };
-            return;
-        }
-        for (sum, target) in doubled.into_iter().zip(targets) {
-            // SAFETY: the caller's promise.
-            unsafe { target.write(rescale(sum, channel, self.rounding_zero_point())) };
         }
     }
 
     /// The output for one accumulator below 2^29.
     #[inline(always)]
     pub(super) fn one(&self, channel: &ChannelRecord, sum: i32) -> i8 {
-        conv::rescale(channel).requantise(sum, self.zero_point, self.clamp)
+        conv::rescale(channel).requantise(sum, self.zero_point, FULL)
     }
 
-    /// The same for shifts to the left, none, or far to the right, and for any clamp.
+    /// The same for shifts to the left, none, or far to the right.
     ///
     /// # Safety
     ///
@@ -80,21 +77,41 @@ impl Requantise {
     ) {
         let rescale = conv::rescale(channel);
         for (sum, target) in doubled.into_iter().zip(targets) {
-            let value = rescale.requantise(sum >> 1, self.zero_point, self.clamp);
+            let value = rescale.requantise(sum >> 1, self.zero_point, FULL);
             // SAFETY: the caller's promise.
             unsafe { target.write(value) };
         }
     }
 }
 
-/// Rescales an accumulator below 2^29, given doubled, for a right shift from 1 to 20. `zero_point` is
-/// [`Requantise::rounding_zero_point`].
+/// Whether the channel's sums are rescaled by [`rescale`].
+#[cfg(not(niwaki_dsp))]
+pub(super) fn is_usual(channel: &ChannelRecord) -> bool {
+    (!channel.shift.get() as u32) < max_shift!()
+}
+
+/// Rescales an accumulator below 2^29, given doubled, for a right shift from 1 to [`max_shift`].
+/// `zero_point` is [`Requantise::rounding_zero_point`].
+///
+/// The product rounded, half of the divisor less one for negative numbers (ties go away from zero) and
+/// the zero point are added before the shift. The accumulator's sign serves for the product's: where
+/// the product is 0, half less one still rounds to 0. The last step of the shift comes with the
+/// saturation.
 #[cfg(not(niwaki_dsp))]
 pub(super) fn rescale(doubled: i32, channel: &ChannelRecord, zero_point: i32) -> i8 {
-    // The product rounded, half of the divisor less one for negative numbers (ties go away from
-    // zero), and the zero point, all before one shift. The accumulator's sign serves for the
-    // product's: where the product is 0, half less one still rounds to 0.
-    let shift = channel.shift.get().wrapping_neg() as u32;
-    let start = zero_point.wrapping_shl(shift.wrapping_sub(1)).wrapping_add(doubled >> 31);
-    saturate(smmlar(start, doubled, channel.multiplier.get()).wrapping_shr(shift)) as i8
+    let shift = !channel.shift.get();
+    let start = lsl(zero_point, shift).wrapping_add(doubled >> 31);
+    saturate_half(asr(smmlar(start, doubled, channel.multiplier.get()), shift)) as i8
+}
+
+/// The range of a byte.
+const FULL: Clamp = Clamp { min: i8::MIN, max: i8::MAX };
+
+/// Brings outputs in the range of a byte to an operator's range.
+pub(super) fn limit(clamp: Clamp, y: &mut [i8]) {
+    if clamp.min > i8::MIN || clamp.max < i8::MAX {
+        for y in y {
+            *y = (*y).max(clamp.min).min(clamp.max);
+        }
+    }
 }

@@ -6,10 +6,9 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::conv_sparse::{self, Portable};
-use super::conv_sparse_dsp::Dsp;
 use super::pack_sparse::{choose_geometry, conv_stream, linear_stream};
 use super::sparse::{Block, ConvStream, Geometry, LinearStream};
-use super::{KernelId, conv, linear_sparse, linear_sparse_dsp};
+use super::{KernelId, conv, conv_sparse_dsp, linear_sparse, linear_sparse_dsp};
 use crate::model::layout::ChannelRecord;
 use crate::model::{Clamp, Conv, Scratch, Tensor, Weights, Window};
 
@@ -268,8 +267,7 @@ impl Case {
         let mut tiles = Portable::<BLOCK>::new(&op, stream, portable, scratch.elements()).unwrap();
         conv_sparse::run(&op, g, &self.x, &mut tiles);
         let mut scratch = Aligned::new(&vec![0xa5; g.scratch_len()]);
-        let mut tiles = Dsp::<BLOCK>::new(&op, stream, dsp, scratch.elements()).unwrap();
-        conv_sparse::run(&op, g, &self.x, &mut tiles);
+        conv_sparse_dsp::convolve::<BLOCK>(&op, stream, &self.x, dsp, scratch.elements());
         outputs
     }
 
@@ -354,7 +352,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(3000))]
+    #![proptest_config(cases(1000))]
 
     #[test]
     fn damaged_streams_are_refused_or_harmless(conv in conv_case(), linear in linear_case(), seed in 1u64..) {
