@@ -117,14 +117,57 @@ fn widen<const BLOCK: usize>(x: &[i8], wide: &mut [i8]) {
     }
 }
 
-/// Eight groups, of which the last `n % 8` are computed first, and the check that ends the row.
+/// Eight steps, of which the last `r2 % 8` are taken first, and the check that ends the row.
 #[cfg(niwaki_dsp)]
 macro_rules! eight {
     ($step:expr) => {
         concat!(
-            "28:\n", $step, "\n27:\n", $step, "\n26:\n", $step, "\n25:\n", $step,
-            "\n24:\n", $step, "\n23:\n", $step, "\n22:\n", $step, "\n21:\n", $step,
+            "and r2, r2, #7\ntbh [pc, r2, lsl #1]\n3:\n",
+            ".2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2\n",
+            ".2byte (24f - 3b) / 2, (25f - 3b) / 2, (26f - 3b) / 2, (27f - 3b) / 2\n",
+            "28:\n", $step, "\n27:\n", $step, "\n26:\n", $step, "\n25:\n", $step, "\n",
+            four!(@$step),
+        )
+    };
+}
+
+/// Four steps, of which the last `r2 % 4` are taken first, and the check that ends the row.
+#[cfg(niwaki_dsp)]
+macro_rules! four {
+    ($step:expr) => {
+        concat!(
+            "and r2, r2, #3\ntbh [pc, r2, lsl #1]\n3:\n",
+            ".2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2\n",
+            "28:\n", four!(@$step),
+        )
+    };
+    (@$step:expr) => {
+        concat!(
+            "24:\n", $step, "\n23:\n", $step, "\n22:\n", $step, "\n21:\n", $step,
             "\n20:\ncmp r1, r7\nbne.w 28b",
+        )
+    };
+}
+
+/// Four inputs with distances in one register and weights in another.
+#[cfg(niwaki_dsp)]
+macro_rules! four_inputs {
+    ($distances:literal, $weights:literal) => {
+        concat!(
+            "sxtb16 r8, ", $weights, "\n",
+            "sxtb16 ", $weights, ", ", $weights, ", ror #8\n",
+            "uxtab r9, r0, ", $distances, "\n",
+            "uxtab r0, r9, ", $distances, ", ror #8\n",
+            "ldrsb r9, [r9]\n",
+            "ldrsb lr, [r0]\n",
+            "smlabb r6, r9, r8, r6\n",
+            "smlabb r6, lr, ", $weights, ", r6\n",
+            "uxtab r9, r0, ", $distances, ", ror #16\n",
+            "add r0, r9, ", $distances, ", lsr #24\n",
+            "ldrsb r9, [r9]\n",
+            "ldrsb lr, [r0]\n",
+            "smlabt r6, r9, r8, r6\n",
+            "smlabt r6, lr, ", $weights, ", r6\n",
         )
     };
 }
@@ -135,8 +178,8 @@ macro_rules! eight {
 /// the end of the groups and lr the first input.
 macro_rules! rows {
     (
-        $(#[$doc:meta])* $name:ident, end: [$($end:literal),*], start: $start:literal,
-        step: $step:expr, else: $emulation:ident
+        $(#[$doc:meta])* $name:ident, start: [$($start:literal),*], steps: $steps:expr,
+        else: $emulation:ident
     ) => {
         $(#[$doc])*
         ///
@@ -149,31 +192,25 @@ macro_rules! rows {
         unsafe fn $name(frame: &mut Frame) {
             // SAFETY: reads and writes what the caller promises. r6 and r7, which the compiler keeps
             // for itself, and the stack pointer are restored. Offsets from r0 are those in `Frame`;
-            // its end is copied to the stack: the end of the outputs, the step from count to count
-            // and the zero point.
+            // its second half is copied to the stack: the inputs, the end of the outputs, the step
+            // from count to count and the zero point.
             unsafe {
                 core::arch::asm!(
                     "push {{r0, r6, r7}}",
-                    "add r6, r0, #20",
-                    "ldm r6, {{r2-r4}}",
-                    "push {{r2-r4}}",
+                    "add r6, r0, #16",
+                    "ldm r6, {{r2-r5}}",
+                    "push {{r2-r5}}",
                     "ldm r0, {{r1, r10-r12, lr}}",
                     "2:",
                     "ldrh r7, [r11]",
-                    "ldr r2, [sp, #4]",
+                    "ldr r2, [sp, #8]",
                     "ldr r6, [r10], #4",
                     "add r11, r2",
-                    "and r2, r7, #7",
-                    $($end,)*
-                    $start,
-                    "tbh [pc, r2, lsl #1]",
-                    "3:",
-                    ".2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2",
-                    ".2byte (24f - 3b) / 2, (25f - 3b) / 2, (26f - 3b) / 2, (27f - 3b) / 2",
-                    eight!($step),
+                    $($start,)*
+                    $steps,
                     // Rescales: see `requantise::rescale`.
                     "ldrd r2, r3, [r10], #8",
-                    "ldr r5, [sp, #8]",
+                    "ldr r5, [sp, #12]",
                     "mvns r3, r3",
                     concat!("cmp r3, #", max_shift!()),
                     "bhs 4f",
@@ -181,7 +218,7 @@ macro_rules! rows {
                     "lsls r5, r3",
                     "add r5, r5, r6, asr #31",
                     "smmlar r6, r6, r2, r5",
-                    "ldr r2, [sp]",
+                    "ldr r2, [sp, #4]",
                     "asrs r6, r3",
                     "ssat r6, #8, r6, asr #1",
                     "strb r6, [r12], #1",
@@ -191,10 +228,10 @@ macro_rules! rows {
                     "4:",
                     "sub r10, #12",
                     "5:",
-                    "ldr r0, [sp, #12]",
+                    "ldr r0, [sp, #16]",
                     "stm r0, {{r1, r10-r12}}",
                     "str r6, [r0, #32]",
-                    "add sp, #12",
+                    "add sp, #16",
                     "pop {{r0, r6, r7}}",
                     inout("r0") frame => _,
                     out("r1") _, out("r2") _, out("r3") _, out("r4") _, out("r5") _, out("r8") _,
@@ -233,34 +270,21 @@ macro_rules! rows {
 }
 
 rows! {
-    /// Groups of four inputs.
+    /// Groups of four inputs, two at once.
     rows_1,
-    end: ["add r7, r1, r7, lsl #3"],
-    start: "mov r0, lr",
-    step: "ldrd r2, r3, [r1], #8
-        sxtb16 r4, r3
-        sxtb16 r3, r3, ror #8
-        uxtab r5, r0, r2
-        uxtab r8, r5, r2, ror #8
-        uxtab r9, r8, r2, ror #16
-        add r0, r9, r2, lsr #24
-        ldrsb r5, [r5]
-        ldrsb r8, [r8]
-        ldrsb r9, [r9]
-        ldrsb r2, [r0]
-        smlabb r6, r5, r4, r6
-        smlabb r6, r8, r3, r6
-        smlabt r6, r9, r4, r6
-        smlabt r6, r2, r3, r6",
+    start: ["lsrs r2, r7, #1", "add r7, r1, r7, lsl #3", "ldr r0, [sp]"],
+    steps: concat!(
+        "bcc 9f\nldrd r4, r5, [r1], #8\n", four_inputs!("r4", "r5"), "9:\n",
+        four!(concat!("ldm r1!, {{r2-r5}}\n", four_inputs!("r2", "r3"), four_inputs!("r4", "r5")))
+    ),
     else: sum_1
 }
 
 rows! {
     /// Groups of four blocks of two inputs.
     rows_2,
-    end: ["add r7, r7, r7, lsl #1", "add r7, r1, r7, lsl #2"],
-    start: "mov r0, #0",
-    step: "ldm r1!, {{r2-r4}}
+    start: ["mov r2, r7", "add r7, r7, r7, lsl #1", "add r7, r1, r7, lsl #2", "mov r0, #0"],
+    steps: eight!("ldm r1!, {{r2-r4}}
         uxtab r5, r0, r2
         uxtab r8, r5, r2, ror #8
         uxtab r9, r8, r2, ror #16
@@ -276,16 +300,15 @@ rows! {
         sxtb16 r2, r4
         smlad r6, r9, r2, r6
         sxtb16 r4, r4, ror #8
-        smlad r6, r5, r4, r6",
+        smlad r6, r5, r4, r6"),
     else: sum_2
 }
 
 rows! {
     /// Groups of two blocks of four inputs.
     rows_4,
-    end: ["add r7, r7, r7, lsl #1", "add r7, r1, r7, lsl #2"],
-    start: "mov r0, lr",
-    step: "ldm r1!, {{r2-r4}}
+    start: ["mov r2, r7", "add r7, r7, r7, lsl #1", "add r7, r1, r7, lsl #2", "mov r0, lr"],
+    steps: eight!("ldm r1!, {{r2-r4}}
         uxtah r0, r0, r2
         ldrd r5, r8, [r0]
         sxtb16 r9, r3
@@ -297,7 +320,7 @@ rows! {
         sxtb16 r9, r4
         sxtb16 r4, r4, ror #8
         smlad r6, r5, r9, r6
-        smlad r6, r8, r4, r6",
+        smlad r6, r8, r4, r6"),
     else: sum_4
 }
 
