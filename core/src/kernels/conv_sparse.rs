@@ -116,12 +116,7 @@ fn lay_out_band(
     }
 }
 
-fn compute_band(
-    g: &Geometry,
-    corner: usize,
-    [rows, columns]: [usize; 2],
-    tiles: &mut impl Tiles,
-) {
+fn compute_band(g: &Geometry, corner: usize, [rows, columns]: [usize; 2], tiles: &mut impl Tiles) {
     let [_, output_w, outputs] = g.output;
     let (runs, run) = if g.flat {
         (1, rows.wrapping_sub(1).wrapping_mul(g.width).wrapping_add(columns))

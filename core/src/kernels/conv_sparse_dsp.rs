@@ -96,6 +96,7 @@ impl<'a, 'm, const BLOCK: usize> Dsp<'a, 'm, BLOCK> {
 }
 
 impl<const BLOCK: usize> Tiles for Dsp<'_, '_, BLOCK> {
+    #[inline(never)]
     fn fill(&mut self, value: i8) {
         let half = u32::from(value as i16 as u16);
         let word = (half << 16 | half).to_ne_bytes().map(|byte| byte as i8);
@@ -108,6 +109,7 @@ impl<const BLOCK: usize> Tiles for Dsp<'_, '_, BLOCK> {
         rest.fill(word);
     }
 
+    #[inline(never)]
     fn lay_out(&mut self, pixels: &[i8], step: usize, count: usize, first: usize) {
         let g = self.stream.geometry();
         let depth = g.input[2];
@@ -127,7 +129,13 @@ impl<const BLOCK: usize> Tiles for Dsp<'_, '_, BLOCK> {
                 1 => {
                     let mut index = 0usize;
                     while index.wrapping_add(1) < count {
-                        lay_out_pair(from.add(index * step), step, depth, to.add(index * cell), plane);
+                        lay_out_pair(
+                            from.add(index * step),
+                            step,
+                            depth,
+                            to.add(index * cell),
+                            plane,
+                        );
                         index = index.wrapping_add(2);
                     }
                     if index < count {
@@ -149,6 +157,7 @@ impl<const BLOCK: usize> Tiles for Dsp<'_, '_, BLOCK> {
     }
 
     #[cfg(niwaki_dsp)]
+    #[inline(never)]
     fn add_tile(&mut self, first: usize, lanes: &[usize; TILE]) {
         let outputs = self.nowhere.len();
         if let (Some(base), Some(targets)) = (self.base(first), self.targets(lanes)) {
@@ -157,6 +166,7 @@ impl<const BLOCK: usize> Tiles for Dsp<'_, '_, BLOCK> {
     }
 
     #[cfg(niwaki_dsp)]
+    #[inline(never)]
     fn compute(&mut self) {
         let entries = self.stream.entries.as_ptr();
         // SAFETY: `ConvStream::verify` has walked the stream: there are as many counts as output
@@ -217,7 +227,8 @@ unsafe fn sum<const BLOCK: usize>(
 ) -> ([i32; TILE], *const u8) {
     // SAFETY: the caller's promise.
     unsafe {
-        let double = |(sums, behind): ([i32; TILE], _)| (sums.map(|sum| sum.wrapping_mul(2)), behind);
+        let double =
+            |(sums, behind): ([i32; TILE], _)| (sums.map(|sum| sum.wrapping_mul(2)), behind);
         match BLOCK {
             1 => sum_1(entries, count, cell, bias.wrapping_mul(2)),
             2 => double(sum_2(entries, count, cell, bias)),
@@ -346,13 +357,7 @@ unsafe fn sum_4(
 /// `depth` bytes at `from` and at `from + step` can be read, and four at `to + c * plane` be written
 /// for every `c` below `depth`.
 #[inline(always)]
-unsafe fn lay_out_pair(
-    from: *const i8,
-    step: usize,
-    depth: usize,
-    to: *mut i8,
-    plane: usize,
-) {
+unsafe fn lay_out_pair(from: *const i8, step: usize, depth: usize, to: *mut i8, plane: usize) {
     let (mut first, mut to) = (from.cast::<u8>(), to.cast::<u8>());
     // SAFETY: the caller's promise.
     unsafe {
@@ -444,7 +449,7 @@ unsafe fn lay_out_2(from: *const i8, depth: usize, to: *mut i8, plane: usize) {
             put_word(to.add(plane), pkhtb(even, odd));
             to = to.add(2 * plane);
         }
-        if depth % 4 > 0 {
+        if !depth.is_multiple_of(4) {
             let byte = |index| u32::from(from.add(index).read());
             let x = match depth % 4 {
                 1 => byte(0),
@@ -478,7 +483,7 @@ unsafe fn lay_out_4(from: *const i8, depth: usize, to: *mut i8, plane: usize) {
             put_word(to.add(4), sxtb16_ror8(x));
             to = to.add(plane);
         }
-        if depth % 4 > 0 {
+        if !depth.is_multiple_of(4) {
             let byte = |index| u32::from(from.add(index).read());
             let x = match depth % 4 {
                 1 => byte(0),

@@ -101,7 +101,9 @@ fn widen<const BLOCK: usize>(x: &[i8], wide: &mut [i8]) {
     let (fours, rest) = x.as_chunks::<4>();
     let (slots, slots_left) = wide.as_chunks_mut::<4>().0.as_chunks_mut::<2>();
     let (slots, slots_left) = match slots.split_at_mut_checked(fours.len()) {
-        Some((slots, behind)) => (slots, behind.as_flattened_mut().first_mut().or(slots_left.first_mut())),
+        Some((slots, behind)) => {
+            (slots, behind.as_flattened_mut().first_mut().or(slots_left.first_mut()))
+        }
         None => return,
     };
     for (&x, slots) in fours.iter().zip(slots) {
@@ -117,12 +119,12 @@ fn widen<const BLOCK: usize>(x: &[i8], wide: &mut [i8]) {
     }
 }
 
-/// Eight steps, of which the last `r2 % 8` are taken first, and the check that ends the row.
+/// Eight steps, of which the last `r2` are taken first, and the check that ends the row.
 #[cfg(niwaki_dsp)]
 macro_rules! eight {
     ($step:expr) => {
         concat!(
-            "and r2, r2, #7\ntbh [pc, r2, lsl #1]\n3:\n",
+            "tbh [pc, r2, lsl #1]\n3:\n",
             ".2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2\n",
             ".2byte (24f - 3b) / 2, (25f - 3b) / 2, (26f - 3b) / 2, (27f - 3b) / 2\n",
             "28:\n", $step, "\n27:\n", $step, "\n26:\n", $step, "\n25:\n", $step, "\n",
@@ -131,12 +133,12 @@ macro_rules! eight {
     };
 }
 
-/// Four steps, of which the last `r2 % 4` are taken first, and the check that ends the row.
+/// Four steps, of which the last `r2` are taken first, and the check that ends the row.
 #[cfg(niwaki_dsp)]
 macro_rules! four {
     ($step:expr) => {
         concat!(
-            "and r2, r2, #3\ntbh [pc, r2, lsl #1]\n3:\n",
+            "tbh [pc, r2, lsl #1]\n3:\n",
             ".2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2\n",
             "28:\n", four!(@$step),
         )
@@ -154,20 +156,38 @@ macro_rules! four {
 macro_rules! four_inputs {
     ($distances:literal, $weights:literal) => {
         concat!(
-            "sxtb16 r8, ", $weights, "\n",
-            "sxtb16 ", $weights, ", ", $weights, ", ror #8\n",
-            "uxtab r9, r0, ", $distances, "\n",
-            "uxtab r0, r9, ", $distances, ", ror #8\n",
+            "sxtb16 r8, ",
+            $weights,
+            "\n",
+            "sxtb16 ",
+            $weights,
+            ", ",
+            $weights,
+            ", ror #8\n",
+            "uxtab r9, r0, ",
+            $distances,
+            "\n",
+            "uxtab r0, r9, ",
+            $distances,
+            ", ror #8\n",
             "ldrsb r9, [r9]\n",
             "ldrsb lr, [r0]\n",
             "smlabb r6, r9, r8, r6\n",
-            "smlabb r6, lr, ", $weights, ", r6\n",
-            "uxtab r9, r0, ", $distances, ", ror #16\n",
-            "add r0, r9, ", $distances, ", lsr #24\n",
+            "smlabb r6, lr, ",
+            $weights,
+            ", r6\n",
+            "uxtab r9, r0, ",
+            $distances,
+            ", ror #16\n",
+            "add r0, r9, ",
+            $distances,
+            ", lsr #24\n",
             "ldrsb r9, [r9]\n",
             "ldrsb lr, [r0]\n",
             "smlabt r6, r9, r8, r6\n",
-            "smlabt r6, lr, ", $weights, ", r6\n",
+            "smlabt r6, lr, ",
+            $weights,
+            ", r6\n",
         )
     };
 }
@@ -274,7 +294,7 @@ rows! {
     rows_1,
     start: ["lsrs r2, r7, #1", "add r7, r1, r7, lsl #3", "ldr r0, [sp]"],
     steps: concat!(
-        "bcc 9f\nldrd r4, r5, [r1], #8\n", four_inputs!("r4", "r5"), "9:\n",
+        "bcc 9f\nldrd r4, r5, [r1], #8\n", four_inputs!("r4", "r5"), "9:\nand r2, r2, #3\n",
         four!(concat!("ldm r1!, {{r2-r5}}\n", four_inputs!("r2", "r3"), four_inputs!("r4", "r5")))
     ),
     else: sum_1
@@ -283,7 +303,7 @@ rows! {
 rows! {
     /// Groups of four blocks of two inputs.
     rows_2,
-    start: ["mov r2, r7", "add r7, r7, r7, lsl #1", "add r7, r1, r7, lsl #2", "mov r0, #0"],
+    start: ["and r2, r7, #7", "add r7, r7, r7, lsl #1", "add r7, r1, r7, lsl #2", "mov r0, #0"],
     steps: eight!("ldm r1!, {{r2-r4}}
         uxtab r5, r0, r2
         uxtab r8, r5, r2, ror #8
@@ -307,7 +327,7 @@ rows! {
 rows! {
     /// Groups of two blocks of four inputs.
     rows_4,
-    start: ["mov r2, r7", "add r7, r7, r7, lsl #1", "add r7, r1, r7, lsl #2", "mov r0, lr"],
+    start: ["and r2, r7, #7", "add r7, r7, r7, lsl #1", "add r7, r1, r7, lsl #2", "mov r0, lr"],
     steps: eight!("ldm r1!, {{r2-r4}}
         uxtah r0, r0, r2
         ldrd r5, r8, [r0]
@@ -381,8 +401,7 @@ unsafe fn sum_2(
     for _ in 0..count {
         // SAFETY: the caller's promise.
         unsafe {
-            let (distances, first, second) =
-                (word(group), word(group.add(4)), word(group.add(8)));
+            let (distances, first, second) = (word(group), word(group.add(4)), word(group.add(8)));
             let mut next = |shift: u32| {
                 x = x.add(4 * (distances >> shift & 0xff) as usize);
                 word(x)

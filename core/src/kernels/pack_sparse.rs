@@ -2,9 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::sparse::{
-    Block, COUNTS_DIFFER, ELEMENT, Entry, Geometry, MAX_WEIGHTS, TILE,
-};
+use super::sparse::{Block, COUNTS_DIFFER, ELEMENT, Entry, Geometry, MAX_WEIGHTS, TILE};
 use crate::model::layout::ALIGNMENT;
 use crate::model::{Tensor, Window};
 
@@ -165,9 +163,7 @@ pub fn choose_geometry(
         .chain((TILE..output_w).step_by(TILE))
         .chain([output_w])
         .flat_map(|columns| (1..=output_h).map(move |rows| (columns, rows)))
-        .filter_map(|(columns, rows)| {
-            Geometry::new(input, output, window, block, columns, rows)
-        })
+        .filter_map(|(columns, rows)| Geometry::new(input, output, window, block, columns, rows))
         .filter(|g| g.scratch_len() <= limit && g.columns <= usize::from(u16::MAX))
         .min_by(|a, b| {
             // Of equal cost the smaller.

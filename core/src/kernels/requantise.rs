@@ -57,7 +57,8 @@ impl Requantise {
     }
 
     /// The output for one accumulator below 2^29.
-    #[inline(always)]
+    #[cold]
+    #[inline(never)]
     pub(super) fn one(&self, channel: &ChannelRecord, sum: i32) -> i8 {
         conv::rescale(channel).requantise(sum, self.zero_point, FULL)
     }
@@ -67,19 +68,15 @@ impl Requantise {
     /// # Safety
     ///
     /// A byte can be written at each of the targets.
-    #[cold]
-    #[inline(never)]
     pub(super) unsafe fn store_unusual(
         &self,
         channel: &ChannelRecord,
         doubled: [i32; TILE],
         targets: &[*mut i8; TILE],
     ) {
-        let rescale = conv::rescale(channel);
         for (sum, target) in doubled.into_iter().zip(targets) {
-            let value = rescale.requantise(sum >> 1, self.zero_point, FULL);
             // SAFETY: the caller's promise.
-            unsafe { target.write(value) };
+            unsafe { target.write(self.one(channel, sum >> 1)) };
         }
     }
 }

@@ -232,7 +232,8 @@ impl Geometry {
         // of a row keep cells of their own.
         let needed = columns.checked_add(extra[1])?;
         let shared = if columns == output[1] {
-            let right = needed.checked_mul(stride[1])?.saturating_sub(pad[1].checked_add(input[1])?);
+            let right =
+                needed.checked_mul(stride[1])?.saturating_sub(pad[1].checked_add(input[1])?);
             let left = pad[1].checked_div(stride[1])?;
             extra[1].min(left).min(right.checked_div(stride[1])?).min(columns.checked_sub(1)?)
         } else {
@@ -254,11 +255,8 @@ impl Geometry {
         let cell = block.len().checked_mul(ELEMENT)?;
         let parts = planes.checked_mul(phases[0])?.checked_mul(phases[1])?;
         let bytes = parts.checked_mul(part)?.checked_mul(cell)?;
-        let tiles = if flat {
-            run.div_ceil(TILE)
-        } else {
-            columns.div_ceil(TILE).checked_mul(rows)?
-        };
+        let tiles =
+            if flat { run.div_ceil(TILE) } else { columns.div_ceil(TILE).checked_mul(rows)? };
         let records = tiles.checked_mul(RECORD)?.checked_add(RECORD)?;
         isize::try_from(bytes.checked_add(records)?.checked_add(output[2])?).ok()?;
         let even = extra[1] == 0 && (width % 2 == 0 || (rows == 1 && extra[0] == 0));
@@ -339,9 +337,8 @@ impl Geometry {
         let (part, cell) = (cell.checked_div(self.part)?, cell.checked_rem(self.part)?);
         let phase = [part.checked_div(self.phases[1])?, part.checked_rem(self.phases[1])?];
         let step = [cell.checked_div(self.width)?, cell.checked_rem(self.width)?];
-        let tap = [0, 1].map(|axis| {
-            step[axis].wrapping_mul(self.stride[axis]).wrapping_add(phase[axis])
-        });
+        let tap =
+            [0, 1].map(|axis| step[axis].wrapping_mul(self.stride[axis]).wrapping_add(phase[axis]));
         let channel = plane.wrapping_mul(self.block.len());
         let sound = (0..2).all(|axis| tap[axis] < self.kernel[axis]) && channel < self.input[2];
         (sound && self.offset(tap, channel) == offset).then_some((tap, channel))
@@ -469,6 +466,12 @@ impl<'m> ConvStream<'m> {
             rest = behind;
             entries.chunks_exact(block.entry()).filter_map(move |entry| Entry::read(block, entry))
         })
+    }
+
+    /// Number of entries.
+    pub fn entries(&self) -> usize {
+        let count = |channel| self.counts.get(channel);
+        (0..self.geometry.output[2]).map(count).fold(0, usize::wrapping_add)
     }
 
     /// Number of weights that are not zero.
@@ -608,6 +611,12 @@ impl<'m> LinearStream<'m> {
             rest = behind;
             groups
         })
+    }
+
+    /// Number of blocks, those included that fill groups.
+    pub fn entries(&self) -> usize {
+        let count = |channel| self.counts.get(channel).wrapping_mul(self.block.group());
+        (0..self.outputs).map(count).fold(0, usize::wrapping_add)
     }
 
     /// Number of weights that are not zero.

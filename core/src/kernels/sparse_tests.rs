@@ -48,10 +48,9 @@ impl Aligned {
     }
 
     fn elements(&mut self) -> &mut [i8] {
-        let bytes: &mut [i8] = zerocopy::FromBytes::mut_from_bytes(
-            zerocopy::IntoBytes::as_mut_bytes(&mut self.0[..]),
-        )
-        .unwrap();
+        let bytes: &mut [i8] =
+            zerocopy::FromBytes::mut_from_bytes(zerocopy::IntoBytes::as_mut_bytes(&mut self.0[..]))
+                .unwrap();
         &mut bytes[..self.1]
     }
 }
@@ -133,12 +132,14 @@ fn clamp() -> impl Strategy<Value = Clamp> {
 }
 
 fn conv_case() -> impl Strategy<Value = Case> {
-    let shape = (axis(), axis(), 1usize..10, 1usize..6, prop_oneof![3 => Just(1usize), 1 => 2usize..4]);
+    let shape =
+        (axis(), axis(), 1usize..10, 1usize..6, prop_oneof![3 => Just(1usize), 1 => 2usize..4]);
     let quantisation = (any::<[i8; 2]>(), clamp());
     (shape, any::<bool>(), quantisation, block(), density(), 1u64..).prop_map(
         |((v, h, depth, outputs, groups), pointwise, (zero, clamp), block, density, seed)| {
             let mut random = Random(seed);
-            let mut window = Window { kernel: [v[1], h[1]], stride: [v[2], h[2]], pad: [v[3], h[3]] };
+            let mut window =
+                Window { kernel: [v[1], h[1]], stride: [v[2], h[2]], pad: [v[3], h[3]] };
             let input = tensor(v[0], h[0], depth * groups, zero[0]);
             let mut output = tensor(v[4], h[4], outputs * groups, zero[1]);
             if pointwise {

@@ -97,7 +97,7 @@ impl Scratch {
             len: record.scratch.len.get() as usize,
         };
         let end = scratch.offset.checked_add(scratch.len).ok_or(OpProblem::Scratch)?;
-        let sound = end <= arena_len && scratch.offset % ALIGNMENT == 0;
+        let sound = end <= arena_len && scratch.offset.is_multiple_of(ALIGNMENT);
         sound.then_some(scratch).ok_or(OpProblem::Scratch)
     }
 
@@ -251,7 +251,7 @@ impl<'m> Context<'m> {
 
     fn slice(&self, span: Span) -> Option<&'m [u8]> {
         let start = span.offset.get() as usize;
-        if start % ALIGNMENT != 0 {
+        if !start.is_multiple_of(ALIGNMENT) {
             return None;
         }
         self.bytes.get(start..start.checked_add(span.len.get() as usize)?)
@@ -483,7 +483,10 @@ fn conv<'m>(
     clamp: Clamp,
 ) -> Result<Conv<'m>, OpProblem> {
     let groups = usize::from(record.groups.get());
-    if groups == 0 || input.channels % groups != 0 || output.channels % groups != 0 {
+    if groups == 0
+        || !input.channels.is_multiple_of(groups)
+        || !output.channels.is_multiple_of(groups)
+    {
         return Err(OpProblem::Shape);
     }
     let per_channel = product(&[window.kernel[0], window.kernel[1], input.channels / groups]);
@@ -494,10 +497,8 @@ fn conv<'m>(
         KernelId::ConvBlock4 | KernelId::LinearBlock4 => Some(Block::Four),
         _ => None,
     };
-    let linear = matches!(
-        kernel,
-        KernelId::LinearSparse | KernelId::LinearBlock2 | KernelId::LinearBlock4
-    );
+    let linear =
+        matches!(kernel, KernelId::LinearSparse | KernelId::LinearBlock2 | KernelId::LinearBlock4);
     let (weights, needed) = match block {
         None => {
             let count = per_channel.and_then(|n| n.checked_mul(output.channels));
