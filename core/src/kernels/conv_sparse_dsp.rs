@@ -100,12 +100,28 @@ impl<const BLOCK: usize> Tiles for Dsp<'_, '_, BLOCK> {
     fn fill(&mut self, value: i8) {
         let half = u32::from(value as i16 as u16);
         let word = (half << 16 | half).to_ne_bytes().map(|byte| byte as i8);
-        // Eight words in a row. The length is a multiple of a word: parts have an even number of
-        // cells.
+        // The length is a multiple of a word: parts have an even number of cells.
         let (rows, rest) = self.planes.as_chunks_mut::<4>().0.as_chunks_mut::<8>();
-        for row in rows {
-            *row = [word; 8];
+        #[cfg(niwaki_dsp)]
+        if !rows.is_empty() {
+            let word = u32::from_ne_bytes(word.map(|byte| byte as u8));
+            // SAFETY: writes `rows`, whose words are aligned like the planes.
+            unsafe {
+                core::arch::asm!(
+                    "2:",
+                    "stm {to}!, {{r2-r5}}",
+                    "stm {to}!, {{r2-r5}}",
+                    "subs {count}, #1",
+                    "bne 2b",
+                    to = inout(reg) rows.as_mut_ptr() => _,
+                    count = inout(reg) rows.len() => _,
+                    in("r2") word, in("r3") word, in("r4") word, in("r5") word,
+                    options(nostack)
+                );
+            }
         }
+        #[cfg(not(niwaki_dsp))]
+        rows.fill([word; 8]);
         rest.fill(word);
     }
 
