@@ -387,10 +387,10 @@ macro_rules! step_4 {
     };
 }
 
-/// Rescales a sum by the multiplier in r0, the shift less one in r1 and what is added before it in r2:
-/// see [`super::super::requantise::rescale`].
+/// Rescales a doubled sum by the multiplier in r0, the shift less one in r1 and what is added before it
+/// in r2: see [`super::super::requantise::rescale`].
 macro_rules! rescale {
-    ($sum:literal, doubled) => {
+    ($sum:literal) => {
         concat!(
             "add r3, r2, ",
             $sum,
@@ -412,9 +412,6 @@ macro_rules! rescale {
             ", asr #1",
         )
     };
-    ($sum:literal, single) => {
-        concat!("lsl ", $sum, ", ", $sum, ", #1\n", rescale!($sum, doubled))
-    };
 }
 
 /// Defines the loop over output channels and, for each, tiles. It ends before the first channel that
@@ -425,8 +422,7 @@ macro_rules! rescale {
 /// others are unrolled; the first round enters behind those that are too many.
 macro_rules! channels_loop {
     (
-        $(#[$doc:meta])* $name:ident, sums: $sums:ident,
-        bias: [$($bias:literal),*], ahead: $ahead:literal, end: [$($end:literal),*],
+        $(#[$doc:meta])* $name:ident, ahead: $ahead:literal, end: [$($end:literal),*],
         enter: [$($enter:literal),*], load: [$($load:literal),*],
         first: $first:expr, steps: [$($step:expr),*]
     ) => {
@@ -466,7 +462,7 @@ macro_rules! channels_loop {
                     "str r3, [sp, #40]",
                     "ldr r11, [sp, #52]",
                     "lsl r11, r11, r9",
-                    $($bias,)*
+                    "lsl r7, r7, #1",
                     "cmp r4, #0",
                     "beq.w 5f",
                     "strd r8, r9, [sp, #16]",
@@ -499,14 +495,14 @@ macro_rules! channels_loop {
                     "bne.w 4b",
                     "ldrd r0, r1, [sp, #16]",
                     "ldr r2, [sp, #24]",
-                    rescale!("r6", $sums),
-                    rescale!("r7", $sums),
-                    rescale!("r8", $sums),
-                    rescale!("r9", $sums),
-                    rescale!("r10", $sums),
-                    rescale!("r11", $sums),
-                    rescale!("r12", $sums),
-                    rescale!("lr", $sums),
+                    rescale!("r6"),
+                    rescale!("r7"),
+                    rescale!("r8"),
+                    rescale!("r9"),
+                    rescale!("r10"),
+                    rescale!("r11"),
+                    rescale!("r12"),
+                    rescale!("lr"),
                     "ldrd r0, r1, [sp, #28]",
                     "ldm r0!, {{r2-r5}}",
                     "strb r6, [r2, r1]",
@@ -531,7 +527,7 @@ macro_rules! channels_loop {
                     "mov r0, r8",
                     "mov r1, r9",
                     "mov r2, r11",
-                    rescale!("r7", $sums),
+                    rescale!("r7"),
                     "ldrd r1, r0, [sp, #32]",
                     "7:",
                     "adds r0, #4",
@@ -573,10 +569,8 @@ macro_rules! channels_loop {
 }
 
 channels_loop! {
-    /// Entries of one channel, whose weights are doubled and so are the sums.
-    channels_1, sums: doubled,
-    bias: ["lsl r7, r7, #1"],
-    ahead: 4,
+    /// Entries of one channel.
+    channels_1, ahead: 4,
     end: ["add r3, r1, r4, lsl #2"],
     // 48 bytes of code each. Odd steps expect their entry in r3.
     enter: ["and r4, r4, #7", "rsb r4, r4, #8", "add r4, r4, r4, lsl #1", "adr.w r5, 4f",
@@ -589,9 +583,7 @@ channels_loop! {
 
 channels_loop! {
     /// The same for cells at multiples of four bytes.
-    channels_1_even, sums: doubled,
-    bias: ["lsl r7, r7, #1"],
-    ahead: 4,
+    channels_1_even, ahead: 4,
     end: ["add r3, r1, r4, lsl #2"],
     // 48 bytes of code each. Odd steps expect their entry in r3.
     enter: ["and r4, r4, #7", "rsb r4, r4, #8", "add r4, r4, r4, lsl #1", "adr.w r5, 4f",
@@ -607,9 +599,7 @@ channels_loop! {
 
 channels_loop! {
     /// Entries of two channels.
-    channels_2, sums: single,
-    bias: [],
-    ahead: 4,
+    channels_2, ahead: 4,
     end: ["add r3, r1, r4, lsl #2"],
     // 64 bytes of code each.
     enter: ["and r4, r4, #7", "rsb r4, r4, #8", "adr.w r5, 4f", "add r5, r5, r4, lsl #6"],
@@ -620,9 +610,7 @@ channels_loop! {
 
 channels_loop! {
     /// Entries of four channels.
-    channels_4, sums: single,
-    bias: [],
-    ahead: 2,
+    channels_4, ahead: 2,
     end: ["add r3, r4, r4, lsl #1", "add r3, r1, r3, lsl #1"],
     // 116 bytes of code each.
     enter: ["and r4, r4, #3", "rsb r4, r4, #4", "add r5, r4, r4, lsl #1",

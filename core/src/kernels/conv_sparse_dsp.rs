@@ -1,10 +1,12 @@
 //! The inner parts of the sparse convolution over DSP instructions. A plane's elements take two
-//! bytes; a cell of four channels holds them in the order 0, 2, 1, 3, in which bytes are widened.
+//! bytes; a cell of four channels holds them in the order 0, 2, 1, 3, in which bytes are widened. Sums
+//! are doubled for the rescaling that follows: by the stream's weights for blocks of one channel, by
+//! the elements of the planes for the others.
 #![cfg_attr(not(any(niwaki_dsp, test)), allow(dead_code))]
 #![allow(unsafe_code)]
 
 use super::conv_sparse::{NOWHERE, Tiles, run};
-use super::dsp::{pkhbt, pkhtb, smlabb, smlad, smlatb, sxtb16, sxtb16_ror8};
+use super::dsp::{pkhbt, pkhtb, smlabb, smlad, smlatb, sxtab16, sxtab16_ror8, sxtb16, sxtb16_ror8};
 use super::requantise::{Requantise, limit};
 use super::sparse::{ConvStream, Counts, ELEMENT, TILE};
 use crate::model::Conv;
@@ -98,7 +100,8 @@ impl<'a, 'm, const BLOCK: usize> Dsp<'a, 'm, BLOCK> {
 impl<const BLOCK: usize> Tiles for Dsp<'_, '_, BLOCK> {
     #[inline(never)]
     fn fill(&mut self, value: i8) {
-        let half = u32::from(value as i16 as u16);
+        let value = i16::from(value).wrapping_mul(if BLOCK == 1 { 1 } else { 2 });
+        let half = u32::from(value as u16);
         let word = (half << 16 | half).to_ne_bytes().map(|byte| byte as i8);
         // The length is a multiple of a word: parts have an even number of cells.
         let (rows, rest) = self.planes.as_chunks_mut::<4>().0.as_chunks_mut::<8>();
@@ -243,12 +246,11 @@ unsafe fn sum<const BLOCK: usize>(
 ) -> ([i32; TILE], *const u8) {
     // SAFETY: the caller's promise.
     unsafe {
-        let double =
-            |(sums, behind): ([i32; TILE], _)| (sums.map(|sum| sum.wrapping_mul(2)), behind);
+        let start = bias.wrapping_mul(2);
         match BLOCK {
-            1 => sum_1(entries, count, cell, bias.wrapping_mul(2)),
-            2 => double(sum_2(entries, count, cell, bias)),
-            _ => double(sum_4(entries, count, cell, bias)),
+            1 => sum_1(entries, count, cell, start),
+            2 => sum_2(entries, count, cell, start),
+            _ => sum_4(entries, count, cell, start),
         }
     }
 }
@@ -306,7 +308,7 @@ unsafe fn sum_1(
     ([a, b, c, d, e, f, g, h], entries)
 }
 
-/// The sums of eight pixels over `count` entries of two channels each, and where the entries end.
+/// Twice the sums of eight pixels over `count` entries of two channels each, and where the entries end.
 ///
 /// # Safety
 ///
@@ -337,7 +339,7 @@ unsafe fn sum_2(
     (sums, entries)
 }
 
-/// The sums of eight pixels over `count` entries of four channels each, and where the entries end.
+/// Twice the sums of eight pixels over `count` entries of four channels each, and where the entries end.
 ///
 /// # Safety
 ///
@@ -446,6 +448,12 @@ unsafe fn lay_out_one(from: *const i8, depth: usize, to: *mut i8, plane: usize) 
     }
 }
 
+/// Twice the even bytes and twice the odd bytes of a word.
+#[inline(always)]
+fn double(x: u32) -> (u32, u32) {
+    (sxtab16(sxtb16(x), x), sxtab16_ror8(sxtb16_ror8(x), x))
+}
+
 /// Lays out a pixel as a cell of two-channel planes.
 ///
 /// # Safety
@@ -460,7 +468,7 @@ unsafe fn lay_out_2(from: *const i8, depth: usize, to: *mut i8, plane: usize) {
         for _ in 0..depth / 4 {
             let x = word(from, 0);
             from = from.add(4);
-            let (even, odd) = (sxtb16(x), sxtb16_ror8(x));
+            let (even, odd) = double(x);
             put_word(to, pkhbt(even, odd));
             put_word(to.add(plane), pkhtb(even, odd));
             to = to.add(2 * plane);
@@ -472,7 +480,7 @@ unsafe fn lay_out_2(from: *const i8, depth: usize, to: *mut i8, plane: usize) {
                 2 => byte(0) | byte(1) << 8,
                 _ => byte(0) | byte(1) << 8 | byte(2) << 16,
             };
-            let (even, odd) = (sxtb16(x), sxtb16_ror8(x));
+            let (even, odd) = double(x);
             put_word(to, pkhbt(even, odd));
             if depth % 4 == 3 {
                 put_word(to.add(plane), pkhtb(even, odd));
@@ -495,8 +503,9 @@ unsafe fn lay_out_4(from: *const i8, depth: usize, to: *mut i8, plane: usize) {
         for _ in 0..depth / 4 {
             let x = word(from, 0);
             from = from.add(4);
-            put_word(to, sxtb16(x));
-            put_word(to.add(4), sxtb16_ror8(x));
+            let (even, odd) = double(x);
+            put_word(to, even);
+            put_word(to.add(4), odd);
             to = to.add(plane);
         }
         if !depth.is_multiple_of(4) {
@@ -506,8 +515,9 @@ unsafe fn lay_out_4(from: *const i8, depth: usize, to: *mut i8, plane: usize) {
                 2 => byte(0) | byte(1) << 8,
                 _ => byte(0) | byte(1) << 8 | byte(2) << 16,
             };
-            put_word(to, sxtb16(x));
-            put_word(to.add(4), sxtb16_ror8(x));
+            let (even, odd) = double(x);
+            put_word(to, even);
+            put_word(to.add(4), odd);
         }
     }
 }
