@@ -8,8 +8,11 @@
 mod add;
 mod conv;
 mod depthwise;
+mod dsp;
 mod lookup;
+pub mod packed;
 mod pool;
+mod requantise;
 mod rescale;
 mod softmax;
 pub mod sparse;
@@ -78,6 +81,10 @@ kernel_ids! {
     Softmax = 8, "softmax";
     /// Tabulated function of one value.
     Lookup = 9, "lookup";
+    /// Convolution, every weight, packed for dual multiplies.
+    ConvPacked = 16, "conv packed";
+    /// Linear operator, every weight, packed for dual multiplies.
+    LinearPacked = 17, "linear packed";
 }
 
 impl KernelId {

@@ -112,6 +112,8 @@ pub enum Weights<'m> {
     /// Every weight, output channel by output channel, each in the order kernel row, kernel column,
     /// input channel.
     Dense(&'m [i8]),
+    /// Every weight, as [`kernels::packed`] lays them out.
+    Packed(&'m [u32]),
     /// The nonzero weights: see [`kernels::sparse`].
     Sparse(&'m [u8]),
 }
@@ -269,6 +271,12 @@ impl<'m> Context<'m> {
         (channels.len() == count).then_some(channels).ok_or(OpProblem::Constants)
     }
 
+    /// Weights that a kernel reads as words.
+    fn words(&self, record: &OpRecord) -> Result<&'m [u32], OpProblem> {
+        let bytes = self.slice(record.weights).ok_or(OpProblem::Weights)?;
+        <[u32]>::ref_from_bytes(bytes).map_err(|_| OpProblem::Weights)
+    }
+
     fn dense(&self, record: &OpRecord, count: Option<usize>) -> Result<&'m [i8], OpProblem> {
         let bytes = self.slice(record.weights).ok_or(OpProblem::Weights)?;
         let weights = <[i8]>::ref_from_bytes(bytes).map_err(|_| OpProblem::Weights)?;
@@ -290,11 +298,11 @@ impl<'m> Op<'m> {
         }
         let window = || window(record, &input, &output).ok_or(OpProblem::Shape);
         let op = match kernel {
-            KernelId::ConvDense | KernelId::ConvSparse => {
+            KernelId::ConvDense | KernelId::ConvPacked | KernelId::ConvSparse => {
                 let window = window()?;
                 Self::Conv(conv(record, context, kernel, input, output, window, clamp)?)
             }
-            KernelId::LinearDense | KernelId::LinearSparse => {
+            KernelId::LinearDense | KernelId::LinearPacked | KernelId::LinearSparse => {
                 if output.height != 1 || output.width != 1 {
                     return Err(OpProblem::Shape);
                 }
@@ -476,14 +484,31 @@ fn conv<'m>(
         KernelId::ConvSparse | KernelId::LinearSparse => {
             Weights::Sparse(context.slice(record.weights).ok_or(OpProblem::Weights)?)
         }
+        KernelId::ConvPacked | KernelId::LinearPacked => {
+            let words = context.words(record)?;
+            let len = per_channel.and_then(|n| kernels::packed::packed_len(output.channels, n));
+            if groups != 1 || len != Some(words.len()) {
+                return Err(OpProblem::Weights);
+            }
+            Weights::Packed(words)
+        }
         _ => {
             let count = per_channel.and_then(|n| n.checked_mul(output.channels));
             Weights::Dense(context.dense(record, count)?)
         }
     };
-    per_channel.filter(|&n| u32::try_from(n).is_ok()).ok_or(OpProblem::Shape)?;
+    let per_channel =
+        per_channel.filter(|&n| u32::try_from(n).is_ok()).ok_or(OpProblem::Shape)?;
+    let needed = match kernel {
+        KernelId::ConvPacked => kernels::packed::conv_scratch_len(input.channels, per_channel),
+        KernelId::LinearPacked => kernels::packed::linear_scratch_len(per_channel),
+        _ => 0,
+    };
     let channels = context.channels(record, output.channels)?;
     let scratch = Scratch::decode(record, context.arena_len)?;
+    if scratch.len < needed {
+        return Err(OpProblem::Scratch);
+    }
     Ok(Conv { input, output, window, groups, clamp, channels, weights, scratch })
 }
 

@@ -1,0 +1,414 @@
+//! Dense convolution and linear operators whose weights are packed for Cortex-M's dual multiplies.
+//!
+//! # Layout
+//!
+//! Output channels come in pairs; where their number is odd, a channel of zeros completes the last.
+//! A pair's stream holds its weights in the order kernel row, kernel column, input channel, filled
+//! with zeros to a multiple of four. Four consecutive weights `0..4` of a pair become two words; the
+//! halves of the first stand for weights 0 and 2, those of the second for 1 and 3, which is the order
+//! that `SXTB16` brings four input bytes into. A half holds one weight of each channel:
+//! `256 * high + low`, where `low` belongs to the pair's first channel.
+//!
+//! One dual multiply of such a word with two inputs adds `256 * (high · x) + low · x` to a sum, and
+//! one with the word's sign-extended low bytes adds `low · x` to another; the difference of the sums
+//! is `256 * (high · x)`. Thus a pair needs one extension for two multiplies where bytes would need
+//! two, at one byte of flash per weight. The difference is exact while `|high · x| < 2^23`, which
+//! [`CHUNK`] sees to.
+//!
+//! A half cannot hold `high = -128` beside a negative `low`; TFLite's weights are never -128.
+//! [`pack`] says so, and such an operator takes the plain layout.
+#![allow(unsafe_code)]
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::conv::rescale;
+use super::requantise::{Requantise, clamp};
+use super::{Taps, dsp, part, put};
+use crate::model::layout::ChannelRecord;
+use crate::model::Conv;
+
+/// Weights of an output channel are counted in blocks of this many.
+const BLOCK: usize = 4;
+/// Output pixels that the convolution computes together.
+const TILE: usize = 4;
+/// Blocks after which the sums are taken apart: `BLOCK * CHUNK * 128 * 128 < 2^23`.
+const CHUNK: usize = 127;
+
+/// Words of the packed weights of `outputs` channels with `per_channel` weights each; `None` when
+/// they are too many to count.
+pub const fn packed_len(outputs: usize, per_channel: usize) -> Option<usize> {
+    match words_per_pair(per_channel).checked_mul(outputs.div_ceil(2)) {
+        Some(words) if per_channel <= isize::MAX as usize => Some(words),
+        _ => None,
+    }
+}
+
+/// Words of one pair of output channels.
+const fn words_per_pair(per_channel: usize) -> usize {
+    blocks(per_channel).wrapping_mul(2)
+}
+
+const fn blocks(per_channel: usize) -> usize {
+    per_channel.div_ceil(BLOCK)
+}
+
+/// Packs the weights of `outputs` channels with `per_channel` weights each into `words`, of
+/// [`packed_len`]. `None` when `words` has another length, or when -128 stands where the layout
+/// cannot hold it: see the [module](self).
+pub fn pack(
+    outputs: usize,
+    per_channel: usize,
+    weight: impl Fn(usize, usize) -> i8,
+    words: &mut [u32],
+) -> Option<()> {
+    if packed_len(outputs, per_channel) != Some(words.len()) {
+        return None;
+    }
+    for (index, word) in words.iter_mut().enumerate() {
+        let pair = index / words_per_pair(per_channel);
+        let within = index % words_per_pair(per_channel);
+        let half = |second: usize| {
+            let position = within / 2 * BLOCK + within % 2 + 2 * second;
+            let weight = |output| {
+                let inside = output < outputs && position < per_channel;
+                if inside { i16::from(weight(output, position)) } else { 0 }
+            };
+            let (low, high) = (weight(2 * pair), weight(2 * pair + 1));
+            high.checked_mul(256)?.checked_add(low)
+        };
+        *word = u32::from(half(0)? as u16) | u32::from(half(1)? as u16) << 16;
+    }
+    Some(())
+}
+
+/// Bytes of working memory that [`conv`] needs: a tile of inputs as halves and, where the input's
+/// channels are no multiple of four, one pixel's inputs as bytes.
+pub const fn conv_scratch_len(depth: usize, per_channel: usize) -> usize {
+    let bytes = if depth.is_multiple_of(BLOCK) { 0 } else { 1 };
+    blocks(per_channel).saturating_mul(BLOCK * (2 * TILE + bytes))
+}
+
+/// Bytes of working memory that [`linear`] needs: its inputs as halves.
+pub const fn linear_scratch_len(inputs: usize) -> usize {
+    blocks(inputs).saturating_mul(BLOCK * 2)
+}
+
+/// Convolution of `x` into `y` with packed weights.
+pub fn conv(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scratch: &mut [i8]) {
+    if cfg!(niwaki_dsp) {
+        conv_dsp(op, words, x, y, scratch);
+    } else {
+        portable(op, words, x, y, scratch);
+    }
+}
+
+/// Linear operator with packed weights.
+pub fn linear(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scratch: &mut [i8]) {
+    if cfg!(niwaki_dsp) {
+        linear_dsp(op, words, x, y, scratch);
+    } else {
+        portable(op, words, x, y, scratch);
+    }
+}
+
+/// Hands the inputs under the window at output position `oy`, `ox` to `sink`, run by run in the order
+/// of the weights: a slice, or the length of a run that lies in the padding.
+#[inline(always)]
+fn runs(op: &Conv<'_>, x: &[i8], [oy, ox]: [usize; 2], mut sink: impl FnMut(Result<&[i8], usize>)) {
+    let [kernel_h, kernel_w] = op.window.kernel;
+    let depth = op.input.channels;
+    let rows = Taps::new(oy, op.window.stride[0], op.window.pad[0], kernel_h, op.input.height);
+    let columns = Taps::new(ox, op.window.stride[1], op.window.pad[1], kernel_w, op.input.width);
+    let row_len = kernel_w.wrapping_mul(depth);
+    let first = columns.first.wrapping_mul(depth);
+    let len = columns.end.wrapping_sub(columns.first).wrapping_mul(depth);
+    let row_step = op.input.width.wrapping_mul(depth);
+    let mut start = rows
+        .origin
+        .wrapping_mul(row_step)
+        .wrapping_add(columns.origin.wrapping_mul(depth));
+    for ky in 0..kernel_h {
+        if ky < rows.first || ky >= rows.end {
+            sink(Err(row_len));
+            continue;
+        }
+        let run = part(x, start, len);
+        start = start.wrapping_add(row_step);
+        if len == row_len {
+            sink(Ok(run));
+        } else {
+            sink(Err(first));
+            sink(Ok(run));
+            sink(Err(row_len.wrapping_sub(first).wrapping_sub(len)));
+        }
+    }
+}
+
+/// The kernels without the DSP instructions: one pixel at a time.
+fn portable(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scratch: &mut [i8]) {
+    let per_channel = op.weights_per_channel();
+    let Ok((column, _)) = <[i16]>::mut_from_prefix_with_elems(
+        scratch.as_mut_bytes(),
+        words_per_pair(per_channel).wrapping_mul(2),
+    ) else {
+        return;
+    };
+    let zero = op.input.zero_point.into();
+    let mut index = 0usize;
+    for oy in 0..op.output.height {
+        for ox in 0..op.output.width {
+            let mut position = 0usize;
+            let mut push = |value: i16| {
+                // The order of `SXTB16`.
+                let within = [0, 2, 1, 3][position % BLOCK];
+                if let Some(slot) = column.get_mut((position & !3).wrapping_add(within)) {
+                    *slot = value;
+                }
+                position = position.wrapping_add(1);
+            };
+            runs(op, x, [oy, ox], |run| match run {
+                Ok(run) => run.iter().for_each(|&x| push(x.into())),
+                Err(len) => (0..len).for_each(|_| push(zero)),
+            });
+            for _ in per_channel..blocks(per_channel).wrapping_mul(BLOCK) {
+                push(0);
+            }
+            let pairs = words.chunks_exact(words_per_pair(per_channel).max(1));
+            for (pair, channels) in pairs.zip(op.channels.chunks(2)) {
+                let [mut low, mut high] = [0i32; 2];
+                for (&word, &[x0, x1]) in pair.iter().zip(column.as_chunks().0) {
+                    for (half, x) in [(word as i16, x0), ((word >> 16) as i16, x1)] {
+                        let w = i32::from(half as i8);
+                        low = low.wrapping_add(w.wrapping_mul(x.into()));
+                        let w = (i32::from(half).wrapping_sub(w)) >> 8;
+                        high = high.wrapping_add(w.wrapping_mul(x.into()));
+                    }
+                }
+                for (channel, sum) in channels.iter().zip([low, high]) {
+                    let sum = sum.wrapping_add(channel.bias.get());
+                    put(y, index, rescale(channel).requantise(sum, op.output.zero_point, op.clamp));
+                    index = index.wrapping_add(1);
+                }
+            }
+        }
+    }
+}
+
+/// What the kernels below rely on, checked once per operator.
+struct Packed<'a> {
+    words: &'a [u32],
+    channels: &'a [ChannelRecord],
+    blocks: usize,
+    requantise: Requantise,
+}
+
+impl<'a> Packed<'a> {
+    /// `None` when a length does not fit the shape: never for a checked model.
+    #[inline(always)]
+    fn new(op: &Conv<'a>, words: &'a [u32]) -> Option<Self> {
+        let per_channel = op.weights_per_channel();
+        let sound = per_channel > 0
+            && packed_len(op.channels.len(), per_channel) == Some(words.len())
+            && op.channels.len() == op.output.channels;
+        sound.then_some(Self {
+            words,
+            channels: op.channels,
+            blocks: blocks(per_channel),
+            requantise: Requantise::new(op.channels, op.output.zero_point),
+        })
+    }
+
+    /// The outputs of a pixel whose inputs stand in `column`.
+    #[inline(always)]
+    fn pixel(&self, column: &[u32], y: &mut [i8]) {
+        debug_assert!(column.len() == 2 * self.blocks && y.len() == self.channels.len());
+        let pair_len = self.blocks.wrapping_mul(2);
+        let mut w = self.words.as_ptr();
+        for (channels, y) in self.channels.chunks(4).zip(y.chunks_mut(4)) {
+            // The second pair of the last channels may be missing: the first stands in.
+            // SAFETY: each four channels have two pairs in `words`, the last at least one; the
+            // pointers stay within or at its end, by the length that `new` checked.
+            let second = if channels.len() > 2 { unsafe { w.add(pair_len) } } else { w };
+            let mut sums = [0i32; 4];
+            for (sum, channel) in sums.iter_mut().zip(channels) {
+                *sum = channel.bias.get();
+            }
+            let mut done = 0usize;
+            while done < self.blocks {
+                let count = self.blocks.wrapping_sub(done).min(CHUNK);
+                let at = done.wrapping_mul(2);
+                // SAFETY: `done + count` is at most `blocks`, and `column` and each pair have
+                // `2 * blocks` words.
+                let [low, high] = unsafe {
+                    dsp::mac_1(column.as_ptr().add(at), [w.add(at), second.add(at)], count, [0; 2])
+                };
+                for (sum, &more) in sums.iter_mut().zip(&[low[0], high[0] >> 8, low[1], high[1] >> 8]) {
+                    *sum = sum.wrapping_add(more);
+                }
+                done = done.wrapping_add(count);
+            }
+            for ((channel, sum), y) in channels.iter().zip(sums).zip(y) {
+                *y = self.requantise.one(channel, sum);
+            }
+            // SAFETY: as above.
+            w = unsafe { second.add(pair_len) };
+        }
+    }
+
+    /// The outputs of [`TILE`] pixels whose inputs stand in `columns`, word by word beside each other.
+    #[inline(always)]
+    fn tile(&self, columns: &[u32], y: &mut [i8]) {
+        debug_assert!(columns.len() == 2 * TILE * self.blocks);
+        debug_assert!(y.len() == TILE * self.channels.len());
+        let outputs = self.channels.len();
+        let mut w = self.words.as_ptr();
+        let mut y = y.as_mut_ptr();
+        for channels in self.channels.chunks(2) {
+            let [first, rest @ ..] = channels else { return };
+            let mut bias = first.bias.get();
+            let second = rest.first();
+            let mut low = [0i32; TILE];
+            let mut high = [second.map_or(0, |channel| channel.bias.get()); TILE];
+            let mut x = columns.as_ptr();
+            let mut left = self.blocks;
+            while left > 0 {
+                let count = left.min(CHUNK);
+                // SAFETY: `columns` has `8 * blocks` words and each pair of channels `2 * blocks`.
+                let sums = unsafe { dsp::mac_4(x, w, count, bias) };
+                bias = 0;
+                for pixel in 0..TILE {
+                    low[pixel] = low[pixel].wrapping_add(sums[0][pixel]);
+                    high[pixel] = high[pixel].wrapping_add(sums[1][pixel] >> 8);
+                }
+                // SAFETY: within or at the end of the two.
+                unsafe {
+                    x = x.add(count.wrapping_mul(2 * TILE));
+                    w = w.add(count.wrapping_mul(2));
+                }
+                left = left.wrapping_sub(count);
+            }
+            // SAFETY: `y` has room for `TILE` pixels of `outputs` channels.
+            unsafe {
+                self.requantise.tile(first, low, y, outputs);
+                y = y.add(1);
+                if let Some(second) = second {
+                    self.requantise.tile(second, high, y, outputs);
+                    y = y.add(1);
+                }
+            }
+        }
+    }
+}
+
+fn linear_dsp(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scratch: &mut [i8]) {
+    let Some(packed) = Packed::new(op, words) else { return };
+    let len = packed.blocks.wrapping_mul(2);
+    let Ok((column, _)) = <[u32]>::mut_from_prefix_with_elems(scratch.as_mut_bytes(), len) else {
+        return;
+    };
+    if x.len() != op.weights_per_channel() || y.len() != op.channels.len() {
+        return;
+    }
+    widen::<1>(x, column);
+    packed.pixel(column, y);
+    clamp(op.clamp, y);
+}
+
+fn conv_dsp(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scratch: &mut [i8]) {
+    let Some(packed) = Packed::new(op, words) else { return };
+    let per_pixel = packed.blocks.wrapping_mul(2);
+    let outputs = op.channels.len();
+    let Ok((columns, bytes)) = <[u32]>::mut_from_prefix_with_elems(
+        scratch.as_mut_bytes(),
+        per_pixel.wrapping_mul(TILE),
+    ) else {
+        return;
+    };
+    let Ok(bytes) = <[i8]>::mut_from_bytes(bytes) else { return };
+    let mut position = [0usize; 2];
+    let mut next = || {
+        let this = position;
+        position[1] = position[1].wrapping_add(1);
+        if position[1] == op.output.width {
+            position = [position[0].wrapping_add(1), 0];
+        }
+        this
+    };
+    let (tiles, rest) = y.split_at_mut(
+        y.len().checked_div(outputs.wrapping_mul(TILE)).unwrap_or(0).wrapping_mul(outputs * TILE),
+    );
+    for y in tiles.chunks_exact_mut(outputs.wrapping_mul(TILE)) {
+        for pixel in 0..TILE {
+            if let Some(columns) = columns.get_mut(pixel..) {
+                gather::<TILE>(op, x, next(), bytes, columns);
+            }
+        }
+        packed.tile(columns, y);
+    }
+    let Some(column) = columns.get_mut(..per_pixel) else { return };
+    for y in rest.chunks_exact_mut(outputs) {
+        gather::<1>(op, x, next(), bytes, column);
+        packed.pixel(column, y);
+    }
+    clamp(op.clamp, y);
+}
+
+/// Writes the inputs under the window at an output position into every `STEP`th word of `column`.
+#[inline(always)]
+fn gather<const STEP: usize>(
+    op: &Conv<'_>,
+    x: &[i8],
+    position: [usize; 2],
+    bytes: &mut [i8],
+    column: &mut [u32],
+) {
+    let zero = op.input.zero_point;
+    let mut at = 0usize;
+    if op.input.channels.is_multiple_of(BLOCK) {
+        let zeros = u32::from(zero as u16) * 0x1_0001;
+        runs(op, x, position, |run| {
+            let len = run.map_or_else(|len| len, <[i8]>::len) / 2 * STEP;
+            let Some(column) = column.get_mut(at..) else { return };
+            match run {
+                Ok(run) => widen::<STEP>(run, column),
+                Err(_) => column.iter_mut().take(len).step_by(STEP).for_each(|word| *word = zeros),
+            }
+            at = at.wrapping_add(len);
+        });
+    } else {
+        runs(op, x, position, |run| {
+            let len = run.map_or_else(|len| len, <[i8]>::len);
+            let slots = bytes.get_mut(at..).unwrap_or_default().iter_mut().take(len);
+            match run {
+                Ok(run) => slots.zip(run).for_each(|(slot, &x)| *slot = x),
+                Err(_) => slots.for_each(|slot| *slot = zero),
+            }
+            at = at.wrapping_add(len);
+        });
+        widen::<STEP>(part(bytes, 0, at), column);
+    }
+}
+
+/// Widens bytes to halves, in the order of `SXTB16` and filled with zeros to whole blocks, into every
+/// `STEP`th word of `column`.
+#[inline(always)]
+fn widen<const STEP: usize>(bytes: &[i8], column: &mut [u32]) {
+    let (words, rest) = bytes.as_chunks::<BLOCK>();
+    let mut slots = column.chunks_mut(2 * STEP);
+    let mut push = |word: u32| {
+        if let Some([first, others @ ..]) = slots.next() {
+            *first = dsp::sxtb16(word);
+            if let Some(second) = others.get_mut(STEP - 1) {
+                *second = dsp::sxtb16_ror8(word);
+            }
+        }
+    };
+    for word in words {
+        push(u32::from_le_bytes(word.map(|byte| byte as u8)));
+    }
+    if !rest.is_empty() {
+        let mut last = [0; BLOCK];
+        last.iter_mut().zip(rest).for_each(|(slot, &byte)| *slot = byte as u8);
+        push(u32::from_le_bytes(last));
+    }
+}

@@ -1,0 +1,90 @@
+//! Requantisation with Cortex-M's DSP instructions.
+#![allow(unsafe_code)]
+
+use super::conv::rescale;
+use super::dsp;
+use crate::model::Clamp;
+use crate::model::layout::ChannelRecord;
+
+/// Brings accumulators of an operator to its output's zero point and to the range of int8.
+///
+/// Rounding twice takes six instructions per element when a channel's multiplier is normalised and its
+/// shift goes right by 1 to [`MAX_SHIFT`]; all channels of ordinary models are like that. With
+/// `p = x * multiplier / 2^31` rounded, `p / 2^shift` rounded with ties away from zero is
+/// `(p + 2^(shift-1) - (x < 0)) >> shift`: a negative `p` must lose one for its ties, and where `x` is
+/// negative but `p` zero the loss changes nothing. The zero point, shifted left, joins the constant.
+/// Sums beyond 2^30 saturate when they are doubled; with a normalised multiplier the result then lies
+/// beyond int8 both ways.
+pub(super) struct Requantise {
+    /// Twice the zero point, plus one.
+    nudge: i32,
+    zero_point: i8,
+    simple: bool,
+}
+
+/// Right shifts up to here neither overflow the rounding constant nor bring saturated sums back into
+/// the range of int8.
+const MAX_SHIFT: i32 = 20;
+
+impl Requantise {
+    pub(super) fn new(channels: &[ChannelRecord], zero_point: i8) -> Self {
+        let simple = channels.iter().all(|channel| {
+            channel.multiplier.get() >= 1 << 30 && (-MAX_SHIFT..0).contains(&channel.shift.get())
+        });
+        Self { nudge: i32::from(zero_point) * 2 + 1, zero_point, simple }
+    }
+
+    /// One output.
+    #[inline(always)]
+    pub(super) fn one(&self, channel: &ChannelRecord, sum: i32) -> i8 {
+        let mut y = 0;
+        // SAFETY: room for one output.
+        unsafe { self.tile(channel, [sum], &mut y, 0) };
+        y
+    }
+
+    /// Outputs of one channel, `step` apart.
+    ///
+    /// # Safety
+    ///
+    /// `y` must be valid for writes at `0, step .. (N - 1) * step`.
+    #[inline(always)]
+    pub(super) unsafe fn tile<const N: usize>(
+        &self,
+        channel: &ChannelRecord,
+        sums: [i32; N],
+        mut y: *mut i8,
+        step: usize,
+    ) {
+        let mut put = |value: i8| {
+            // SAFETY: the caller's promise; `wrapping_add` because the last step leads outside.
+            unsafe { *y = value };
+            y = y.wrapping_add(step);
+        };
+        if self.simple {
+            let multiplier = channel.multiplier.get();
+            let right = channel.shift.get().wrapping_neg();
+            let round = dsp::lsl(self.nudge, right) >> 1;
+            for sum in sums {
+                let x = dsp::double(sum);
+                let high = dsp::smmlar(round.wrapping_add(x >> 31), x, multiplier);
+                put(dsp::saturate(dsp::asr(high, right)) as i8);
+            }
+        } else {
+            let whole = Clamp { min: i8::MIN, max: i8::MAX };
+            for sum in sums {
+                put(rescale(channel).requantise(sum, self.zero_point, whole));
+            }
+        }
+    }
+}
+
+/// Narrows outputs within int8 to an operator's range.
+#[inline(always)]
+pub(super) fn clamp(clamp: Clamp, y: &mut [i8]) {
+    if clamp.min > i8::MIN || clamp.max < i8::MAX {
+        for y in y {
+            *y = (*y).max(clamp.min).min(clamp.max);
+        }
+    }
+}
