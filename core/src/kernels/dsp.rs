@@ -99,9 +99,9 @@ instructions! {
     /// `2 * x`, saturated.
     fn double(x: i32) -> i32 = "qadd {result}, {x}, {x}";
         x.saturating_add(x)
-    /// `x` within the range of a byte.
-    fn saturate(x: i32) -> i32 = "ssat {result}, #8, {x}";
-        x.clamp(-128, 127)
+    /// `x / 2` rounded down, within the range of a byte.
+    fn saturate_half(x: i32) -> i32 = "ssat {result}, #8, {x}, asr #1";
+        (x >> 1).clamp(-128, 127)
     /// `x * 2^shift` for a shift below 32.
     fn lsl(x: i32, shift: i32) -> i32 = "lsl {result}, {x}, {shift}", preserves_flags;
         x.wrapping_shl(shift as u32)
@@ -121,23 +121,23 @@ pub(super) type Sums = [[i32; 4]; 2];
 
 /// The inner loop of the packed convolution: one pair of output channels for four pixels.
 ///
-/// Per pixel the low sum is `bias` plus the dot product with the low weights, the high one 256
+/// The sums start with what the first of them holds, the bias. Per pixel the low sum becomes that plus the dot product with the low weights, the high one 256
 /// times the dot product with the high weights, modulo 2^32: see [`packed`](super::packed).
 ///
 /// # Safety
 ///
 /// `x` must be valid for reads of `8 * blocks` words and `w` for `2 * blocks`; `blocks` is not 0.
-#[inline(always)]
-pub(super) unsafe fn mac_4(x: *const u32, w: *const u32, blocks: usize, bias: i32) -> Sums {
+#[inline(never)]
+pub(super) unsafe fn mac_4(sums: &mut Sums, x: *const u32, w: *const u32, blocks: usize) {
     #[cfg(niwaki_dsp)]
     {
-        let mut sums = core::mem::MaybeUninit::<Sums>::uninit();
         // SAFETY: reads what the caller promises and writes `sums`. r6 and r7, which the compiler
         // keeps for itself, and the stack pointer are restored. Four blocks are unrolled, 96 bytes
         // of code each; the first round enters behind those that are too many.
         unsafe {
             core::arch::asm!(
                 "push {{r0, r6, r7}}",
+                "ldr r4, [r0]",
                 "add r0, r1, r3, lsl #5",
                 "push {{r0}}",
                 "rsb r3, r3, #0",
@@ -180,20 +180,18 @@ pub(super) unsafe fn mac_4(x: *const u32, w: *const u32, blocks: usize, bias: i3
                 "sub r11, r11, r7",
                 "stm r0, {{r4-r11}}",
                 "pop {{r6, r7}}",
-                inout("r0") sums.as_mut_ptr() => _,
+                inout("r0") sums => _,
                 inout("r1") x => _,
                 inout("r2") w => _,
                 inout("r3") blocks => _,
-                inout("r4") bias => _,
-                out("r5") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+                out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _,
                 out("r12") _, out("lr") _,
             );
-            sums.assume_init()
         }
     }
     #[cfg(not(niwaki_dsp))]
     {
-        let [mut low, mut high] = [[bias; 4]; 2];
+        let [mut low, mut high] = [[sums[0][0]; 4]; 2];
         for word in 0..2 * blocks {
             // SAFETY: `word` is below `2 * blocks`.
             let pair = unsafe { *w.add(word) };
@@ -207,7 +205,7 @@ pub(super) unsafe fn mac_4(x: *const u32, w: *const u32, blocks: usize, bias: i3
         for (high, low) in high.iter_mut().zip(low) {
             *high = high.wrapping_sub(low);
         }
-        [low, high]
+        *sums = [low, high];
     }
 }
 
@@ -232,7 +230,8 @@ macro_rules! block_1 {
     };
 }
 
-/// Like [`mac_4`] for two pairs of output channels and one pixel: low sums, then high sums.
+/// The inner loop for two pairs of output channels and one pixel: the dot products with the four
+/// channels' weights.
 ///
 /// # Safety
 ///
@@ -242,9 +241,8 @@ pub(super) unsafe fn mac_1(
     x: *const u32,
     w: [*const u32; 2],
     blocks: usize,
-    bias: [i32; 2],
-) -> [[i32; 2]; 2] {
-    let [mut low, mut high] = [bias; 2];
+) -> [i32; 4] {
+    let [mut low, mut high] = [[0i32; 2]; 2];
     #[cfg(niwaki_dsp)]
     // SAFETY: reads what the caller promises. Two blocks are unrolled; an odd number enters between.
     unsafe {
@@ -276,8 +274,6 @@ pub(super) unsafe fn mac_1(
             high[pair] = smlad(high[pair], w, x);
         }
     }
-    for (high, low) in high.iter_mut().zip(low) {
-        *high = high.wrapping_sub(low);
-    }
-    [low, high]
+    let high = |pair: usize| high[pair].wrapping_sub(low[pair]) >> 8;
+    [low[0], high(0), low[1], high(1)]
 }

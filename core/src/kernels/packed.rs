@@ -218,80 +218,86 @@ impl<'a> Packed<'a> {
         })
     }
 
-    /// The outputs of a pixel whose inputs stand in `column`.
+    /// The outputs of a pixel whose inputs stand in `column`, of `2 * blocks` words.
+    ///
+    /// # Safety
+    ///
+    /// `y` must be valid for writes of all output channels.
     #[inline(always)]
-    fn pixel(&self, column: &[u32], y: &mut [i8]) {
-        debug_assert!(column.len() == 2 * self.blocks && y.len() == self.channels.len());
+    unsafe fn pixel(&self, column: *const u32, mut y: *mut i8) {
         let pair_len = self.blocks.wrapping_mul(2);
         let mut w = self.words.as_ptr();
-        for (channels, y) in self.channels.chunks(4).zip(y.chunks_mut(4)) {
-            // The second pair of the last channels may be missing: the first stands in.
+        for channels in self.channels.chunks(4) {
             // SAFETY: each four channels have two pairs in `words`, the last at least one; the
-            // pointers stay within or at its end, by the length that `new` checked.
-            let second = if channels.len() > 2 { unsafe { w.add(pair_len) } } else { w };
-            let mut sums = [0i32; 4];
-            for (sum, channel) in sums.iter_mut().zip(channels) {
-                *sum = channel.bias.get();
-            }
-            let mut done = 0usize;
-            while done < self.blocks {
-                let count = self.blocks.wrapping_sub(done).min(CHUNK);
-                let at = done.wrapping_mul(2);
-                // SAFETY: `done + count` is at most `blocks`, and `column` and each pair have
-                // `2 * blocks` words.
-                let [low, high] = unsafe {
-                    dsp::mac_1(column.as_ptr().add(at), [w.add(at), second.add(at)], count, [0; 2])
-                };
-                for (sum, &more) in sums.iter_mut().zip(&[low[0], high[0] >> 8, low[1], high[1] >> 8]) {
-                    *sum = sum.wrapping_add(more);
+            // pointers stay within or at its end, by the length that `new` checked. The second pair
+            // of the last channels may be missing: the first stands in. `column` and each pair have
+            // `2 * blocks` words and `done + count` is at most `blocks`. `y` advances once per channel.
+            unsafe {
+                let second = if channels.len() > 2 { w.add(pair_len) } else { w };
+                let mut sums = [0i32; 4];
+                let mut done = 0usize;
+                loop {
+                    let count = self.blocks.wrapping_sub(done).min(CHUNK);
+                    let at = done.wrapping_mul(2);
+                    let more = dsp::mac_1(column.add(at), [w.add(at), second.add(at)], count);
+                    for (sum, more) in sums.iter_mut().zip(more) {
+                        *sum = sum.wrapping_add(more);
+                    }
+                    done = done.wrapping_add(count);
+                    if done >= self.blocks {
+                        break;
+                    }
                 }
-                done = done.wrapping_add(count);
+                for (channel, sum) in channels.iter().zip(sums) {
+                    let sum = sum.wrapping_add(channel.bias.get());
+                    self.requantise.tile(channel, [sum], y, 0);
+                    y = y.add(1);
+                }
+                w = second.add(pair_len);
             }
-            for ((channel, sum), y) in channels.iter().zip(sums).zip(y) {
-                *y = self.requantise.one(channel, sum);
-            }
-            // SAFETY: as above.
-            w = unsafe { second.add(pair_len) };
         }
     }
 
-    /// The outputs of [`TILE`] pixels whose inputs stand in `columns`, word by word beside each other.
+    /// The outputs of [`TILE`] pixels whose inputs stand in `columns`, word by word beside each other:
+    /// `2 * TILE * blocks` words.
+    ///
+    /// # Safety
+    ///
+    /// `y` must be valid for writes of `TILE` times all output channels.
     #[inline(always)]
-    fn tile(&self, columns: &[u32], y: &mut [i8]) {
-        debug_assert!(columns.len() == 2 * TILE * self.blocks);
-        debug_assert!(y.len() == TILE * self.channels.len());
+    unsafe fn tile(&self, columns: *const u32, mut y: *mut i8) {
         let outputs = self.channels.len();
         let mut w = self.words.as_ptr();
-        let mut y = y.as_mut_ptr();
+        let mut sums = [[0; TILE]; 2];
         for channels in self.channels.chunks(2) {
             let [first, rest @ ..] = channels else { return };
-            let mut bias = first.bias.get();
-            let second = rest.first();
-            let mut low = [0i32; TILE];
-            let mut high = [second.map_or(0, |channel| channel.bias.get()); TILE];
-            let mut x = columns.as_ptr();
-            let mut left = self.blocks;
-            while left > 0 {
-                let count = left.min(CHUNK);
-                // SAFETY: `columns` has `8 * blocks` words and each pair of channels `2 * blocks`.
-                let sums = unsafe { dsp::mac_4(x, w, count, bias) };
-                bias = 0;
-                for pixel in 0..TILE {
-                    low[pixel] = low[pixel].wrapping_add(sums[0][pixel]);
-                    high[pixel] = high[pixel].wrapping_add(sums[1][pixel] >> 8);
-                }
-                // SAFETY: within or at the end of the two.
-                unsafe {
-                    x = x.add(count.wrapping_mul(2 * TILE));
-                    w = w.add(count.wrapping_mul(2));
-                }
-                left = left.wrapping_sub(count);
-            }
-            // SAFETY: `y` has room for `TILE` pixels of `outputs` channels.
+            // SAFETY: each two channels have a pair of `2 * blocks` words in `words`; the chunks
+            // cover `columns` and a pair. `y` is valid for the channel's outputs.
             unsafe {
+                let count = self.blocks.min(CHUNK);
+                sums[0][0] = first.bias.get();
+                dsp::mac_4(&mut sums, columns, w, count);
+                let [mut low, high] = sums;
+                let bias = rest.first().map_or(0, |channel| channel.bias.get());
+                let mut high = high.map(|high| bias.wrapping_add(high >> 8));
+                w = w.add(count.wrapping_mul(2));
+                let mut left = self.blocks.wrapping_sub(count);
+                let mut x = columns;
+                while left > 0 {
+                    x = x.add(2 * TILE * CHUNK);
+                    let count = left.min(CHUNK);
+                    sums[0][0] = 0;
+                    dsp::mac_4(&mut sums, x, w, count);
+                    for pixel in 0..TILE {
+                        low[pixel] = low[pixel].wrapping_add(sums[0][pixel]);
+                        high[pixel] = high[pixel].wrapping_add(sums[1][pixel] >> 8);
+                    }
+                    w = w.add(count.wrapping_mul(2));
+                    left = left.wrapping_sub(count);
+                }
                 self.requantise.tile(first, low, y, outputs);
                 y = y.add(1);
-                if let Some(second) = second {
+                if let [second] = rest {
                     self.requantise.tile(second, high, y, outputs);
                     y = y.add(1);
                 }
@@ -309,106 +315,167 @@ fn linear_dsp(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scratch: &mu
     if x.len() != op.weights_per_channel() || y.len() != op.channels.len() {
         return;
     }
-    widen::<1>(x, column);
-    packed.pixel(column, y);
+    // SAFETY: `column` has `2 * blocks` words, `y` as many elements as there are channels.
+    unsafe {
+        widen::<1>(x, column.as_mut_ptr());
+        packed.pixel(column.as_ptr(), y.as_mut_ptr());
+    }
     clamp(op.clamp, y);
 }
 
 fn conv_dsp(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scratch: &mut [i8]) {
     let Some(packed) = Packed::new(op, words) else { return };
-    let per_pixel = packed.blocks.wrapping_mul(2);
     let outputs = op.channels.len();
-    let Ok((columns, bytes)) = <[u32]>::mut_from_prefix_with_elems(
-        scratch.as_mut_bytes(),
-        per_pixel.wrapping_mul(TILE),
-    ) else {
+    let needed = conv_scratch_len(op.input.channels, op.weights_per_channel());
+    let Ok((scratch, _)) =
+        <[u32]>::mut_from_prefix_with_elems(scratch.as_mut_bytes(), needed / 4)
+    else {
         return;
     };
-    let Ok(bytes) = <[i8]>::mut_from_bytes(bytes) else { return };
-    let mut position = [0usize; 2];
-    let mut next = || {
-        let this = position;
-        position[1] = position[1].wrapping_add(1);
-        if position[1] == op.output.width {
-            position = [position[0].wrapping_add(1), 0];
-        }
-        this
-    };
-    let (tiles, rest) = y.split_at_mut(
-        y.len().checked_div(outputs.wrapping_mul(TILE)).unwrap_or(0).wrapping_mul(outputs * TILE),
-    );
-    for y in tiles.chunks_exact_mut(outputs.wrapping_mul(TILE)) {
-        for pixel in 0..TILE {
-            if let Some(columns) = columns.get_mut(pixel..) {
-                gather::<TILE>(op, x, next(), bytes, columns);
-            }
-        }
-        packed.tile(columns, y);
+    if y.len() != op.output.len() || x.len() != op.input.len() {
+        return;
     }
-    let Some(column) = columns.get_mut(..per_pixel) else { return };
-    for y in rest.chunks_exact_mut(outputs) {
-        gather::<1>(op, x, next(), bytes, column);
-        packed.pixel(column, y);
+    let columns = scratch.as_mut_ptr();
+    let mut out = y.as_mut_ptr();
+    let mut position = [0usize; 2];
+    let mut left = op.output.height.wrapping_mul(op.output.width);
+    // SAFETY: `scratch` has room for the columns of a tile and the bytes behind them. `out` advances
+    // by `outputs` elements for each of the output's pixels.
+    unsafe {
+        let bytes = columns.add(packed.blocks.wrapping_mul(2 * TILE)).cast::<i8>();
+        while left >= TILE {
+            for pixel in 0..TILE {
+                gather::<TILE>(op, x, &mut position, bytes, columns.add(pixel));
+            }
+            packed.tile(columns, out);
+            out = out.add(outputs.wrapping_mul(TILE));
+            left = left.wrapping_sub(TILE);
+        }
+        while left > 0 {
+            gather::<1>(op, x, &mut position, bytes, columns);
+            packed.pixel(columns, out);
+            out = out.add(outputs);
+            left = left.wrapping_sub(1);
+        }
     }
     clamp(op.clamp, y);
 }
 
-/// Writes the inputs under the window at an output position into every `STEP`th word of `column`.
+/// Writes the inputs under the window at an output position into every `STEP`th word of `column` and
+/// moves the position on.
+///
+/// # Safety
+///
+/// `column` must be valid for writes of `2 * blocks` words that are `STEP` apart and, where the
+/// input's channels are no multiple of [`BLOCK`], `bytes` for as many weights as a channel has.
 #[inline(always)]
-fn gather<const STEP: usize>(
+unsafe fn gather<const STEP: usize>(
     op: &Conv<'_>,
     x: &[i8],
-    position: [usize; 2],
-    bytes: &mut [i8],
-    column: &mut [u32],
+    position: &mut [usize; 2],
+    bytes: *mut i8,
+    mut column: *mut u32,
 ) {
     let zero = op.input.zero_point;
-    let mut at = 0usize;
     if op.input.channels.is_multiple_of(BLOCK) {
-        let zeros = u32::from(zero as u16) * 0x1_0001;
-        runs(op, x, position, |run| {
-            let len = run.map_or_else(|len| len, <[i8]>::len) / 2 * STEP;
-            let Some(column) = column.get_mut(at..) else { return };
-            match run {
-                Ok(run) => widen::<STEP>(run, column),
-                Err(_) => column.iter_mut().take(len).step_by(STEP).for_each(|word| *word = zeros),
+        let zeros = u32::from(zero as u16).wrapping_mul(0x1_0001);
+        runs(op, x, *position, |run| match run {
+            // SAFETY: the runs have as many elements as a channel has weights, whole blocks here.
+            Ok(run) => column = unsafe { widen::<STEP>(run, column) },
+            Err(len) => {
+                for _ in 0..len / 2 {
+                    // SAFETY: as above.
+                    unsafe {
+                        *column = zeros;
+                        column = column.add(STEP);
+                    }
+                }
             }
-            at = at.wrapping_add(len);
         });
     } else {
-        runs(op, x, position, |run| {
-            let len = run.map_or_else(|len| len, <[i8]>::len);
-            let slots = bytes.get_mut(at..).unwrap_or_default().iter_mut().take(len);
-            match run {
-                Ok(run) => slots.zip(run).for_each(|(slot, &x)| *slot = x),
-                Err(_) => slots.for_each(|slot| *slot = zero),
+        let mut at = bytes;
+        runs(op, x, *position, |run| match run {
+            // SAFETY: the runs have as many elements as a channel has weights.
+            Ok(run) => at = unsafe { copy(run, at) },
+            Err(len) => {
+                for _ in 0..len {
+                    // SAFETY: as above.
+                    unsafe {
+                        *at = zero;
+                        at = at.add(1);
+                    }
+                }
             }
-            at = at.wrapping_add(len);
         });
-        widen::<STEP>(part(bytes, 0, at), column);
+        // SAFETY: the loop above filled the bytes.
+        unsafe {
+            widen::<STEP>(core::slice::from_raw_parts(bytes, op.weights_per_channel()), column);
+        }
+    }
+    position[1] = position[1].wrapping_add(1);
+    if position[1] == op.output.width {
+        *position = [position[0].wrapping_add(1), 0];
     }
 }
 
-/// Widens bytes to halves, in the order of `SXTB16` and filled with zeros to whole blocks, into every
-/// `STEP`th word of `column`.
+/// Copies a few bytes and returns the end of the copy.
+///
+/// # Safety
+///
+/// `to` must be valid for writes of as many bytes.
 #[inline(always)]
-fn widen<const STEP: usize>(bytes: &[i8], column: &mut [u32]) {
+unsafe fn copy(bytes: &[i8], mut to: *mut i8) -> *mut i8 {
     let (words, rest) = bytes.as_chunks::<BLOCK>();
-    let mut slots = column.chunks_mut(2 * STEP);
-    let mut push = |word: u32| {
-        if let Some([first, others @ ..]) = slots.next() {
-            *first = dsp::sxtb16(word);
-            if let Some(second) = others.get_mut(STEP - 1) {
-                *second = dsp::sxtb16_ror8(word);
-            }
+    for &word in words {
+        // SAFETY: the caller's promise.
+        unsafe {
+            to.cast::<[i8; BLOCK]>().write(word);
+            to = to.add(BLOCK);
+        }
+    }
+    for &byte in rest {
+        // SAFETY: the caller's promise.
+        unsafe {
+            *to = byte;
+            to = to.add(1);
+        }
+    }
+    to
+}
+
+/// Widens bytes to halves, in the order of `SXTB16` and filled with zeros to whole blocks, into every
+/// `STEP`th word of `column`, and returns the end of what is written.
+///
+/// # Safety
+///
+/// `column` must be valid for writes of two words for each block of bytes, `STEP` apart.
+#[inline(always)]
+unsafe fn widen<const STEP: usize>(bytes: &[i8], mut column: *mut u32) -> *mut u32 {
+    let mut push = |word: [i8; BLOCK]| {
+        let word = u32::from_le_bytes(word.map(|byte| byte as u8));
+        // SAFETY: the caller's promise.
+        unsafe {
+            *column = dsp::sxtb16(word);
+            *column.add(STEP) = dsp::sxtb16_ror8(word);
+            column = column.add(2 * STEP);
         }
     };
-    for word in words {
-        push(u32::from_le_bytes(word.map(|byte| byte as u8)));
+    let (words, rest) = bytes.as_chunks::<BLOCK>();
+    let (groups, words) = words.as_chunks::<4>();
+    for &[a, b, c, d] in groups {
+        push(a);
+        push(b);
+        push(c);
+        push(d);
     }
-    if !rest.is_empty() {
-        let mut last = [0; BLOCK];
-        last.iter_mut().zip(rest).for_each(|(slot, &byte)| *slot = byte as u8);
-        push(u32::from_le_bytes(last));
+    for &word in words {
+        push(word);
     }
+    match *rest {
+        [] => {}
+        [a] => push([a, 0, 0, 0]),
+        [a, b] => push([a, b, 0, 0]),
+        [a, b, ref c @ ..] => push([a, b, c.first().copied().unwrap_or(0), 0]),
+    }
+    column
 }

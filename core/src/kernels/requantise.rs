@@ -27,20 +27,12 @@ pub(super) struct Requantise {
 const MAX_SHIFT: i32 = 20;
 
 impl Requantise {
+    #[inline(never)]
     pub(super) fn new(channels: &[ChannelRecord], zero_point: i8) -> Self {
         let simple = channels.iter().all(|channel| {
             channel.multiplier.get() >= 1 << 30 && (-MAX_SHIFT..0).contains(&channel.shift.get())
         });
         Self { nudge: i32::from(zero_point) * 2 + 1, zero_point, simple }
-    }
-
-    /// One output.
-    #[inline(always)]
-    pub(super) fn one(&self, channel: &ChannelRecord, sum: i32) -> i8 {
-        let mut y = 0;
-        // SAFETY: room for one output.
-        unsafe { self.tile(channel, [sum], &mut y, 0) };
-        y
     }
 
     /// Outputs of one channel, `step` apart.
@@ -56,31 +48,34 @@ impl Requantise {
         mut y: *mut i8,
         step: usize,
     ) {
-        let mut put = |value: i8| {
+        let shift = channel.shift.get();
+        let multiplier = channel.multiplier.get();
+        // One less than the right shift: the last place goes with the saturation.
+        let right = !shift;
+        let round = dsp::lsl(self.nudge, right);
+        for sum in sums {
+            let value = if self.simple {
+                let x = dsp::double(sum);
+                let high = dsp::smmlar(round.wrapping_add(x >> 31), x, multiplier);
+                dsp::saturate_half(dsp::asr(high, right)) as i8
+            } else {
+                general(channel, sum, self.zero_point)
+            };
             // SAFETY: the caller's promise; `wrapping_add` because the last step leads outside.
             unsafe { *y = value };
             y = y.wrapping_add(step);
-        };
-        if self.simple {
-            let multiplier = channel.multiplier.get();
-            let right = channel.shift.get().wrapping_neg();
-            let round = dsp::lsl(self.nudge, right) >> 1;
-            for sum in sums {
-                let x = dsp::double(sum);
-                let high = dsp::smmlar(round.wrapping_add(x >> 31), x, multiplier);
-                put(dsp::saturate(dsp::asr(high, right)) as i8);
-            }
-        } else {
-            let whole = Clamp { min: i8::MIN, max: i8::MAX };
-            for sum in sums {
-                put(rescale(channel).requantise(sum, self.zero_point, whole));
-            }
         }
     }
 }
 
+#[cold]
+#[inline(never)]
+fn general(channel: &ChannelRecord, sum: i32, zero_point: i8) -> i8 {
+    rescale(channel).requantise(sum, zero_point, Clamp { min: i8::MIN, max: i8::MAX })
+}
+
 /// Narrows outputs within int8 to an operator's range.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn clamp(clamp: Clamp, y: &mut [i8]) {
     if clamp.min > i8::MIN || clamp.max < i8::MAX {
         for y in y {
