@@ -99,6 +99,9 @@ instructions! {
     /// `2 * x`, saturated.
     fn double(x: i32) -> i32 = "qadd {result}, {x}, {x}";
         x.saturating_add(x)
+    /// `sum + 2 * x`, saturated.
+    fn add_double(sum: i32, x: i32) -> i32 = "qdadd {result}, {sum}, {x}";
+        sum.saturating_add(x.saturating_add(x))
     /// `x / 2` rounded down, within the range of a byte.
     fn saturate_half(x: i32) -> i32 = "ssat {result}, #8, {x}, asr #1";
         (x >> 1).clamp(-128, 127)
@@ -276,4 +279,146 @@ pub(super) unsafe fn mac_1(
     }
     let high = |pair: usize| high[pair].wrapping_sub(low[pair]) >> 8;
     [low[0], high(0), low[1], high(1)]
+}
+
+/// A row of the depthwise convolution with a window of three by three, for one channel.
+///
+/// A word of an input row holds two neighbouring pixels, a pair of weight words the taps (0, 1) and
+/// (1, 2) of a kernel row.
+#[repr(C)]
+pub(super) struct DepthwiseRow {
+    pub(super) weights: [[u32; 2]; 3],
+    pub(super) rows: [*const u32; 3],
+    pub(super) sums: *mut i32,
+    pub(super) end: *mut i32,
+}
+
+#[cfg(niwaki_dsp)]
+macro_rules! depthwise_row {
+    ($row:ident, $($body:literal),*) => {
+        // SAFETY: reads and writes what the caller promises. r6 and r7, which the compiler keeps for
+        // itself, and the stack pointer are restored.
+        unsafe {
+            core::arch::asm!(
+                "push {{r6, r7}}",
+                "ldr r12, [r0, #40]",
+                "push {{r12}}",
+                "ldm r0, {{r1-r10}}",
+                "2:",
+                $($body,)*
+                "strd lr, r0, [r10], #8",
+                "ldr r12, [sp]",
+                "cmp r10, r12",
+                "bne 2b",
+                "pop {{r12}}",
+                "pop {{r6, r7}}",
+                inout("r0") $row => _,
+                out("r1") _, out("r2") _, out("r3") _, out("r4") _, out("r5") _,
+                out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _, out("lr") _,
+            );
+        }
+    };
+}
+
+/// Sums of a row with horizontal step 1.
+///
+/// # Safety
+///
+/// `row.sums .. row.end` must be valid for writes of an even number of sums, not 0, and each of the
+/// rows for reads of half as many words and one.
+#[inline(never)]
+pub(super) unsafe fn depthwise_row_1(row: &DepthwiseRow) {
+    #[cfg(niwaki_dsp)]
+    depthwise_row!(
+        row,
+        "ldrd r11, r12, [r7], #4",
+        "smuad lr, r11, r1",
+        "smultb r0, r11, r1",
+        "smlabt lr, r12, r2, lr",
+        "smlad r0, r12, r2, r0",
+        "ldrd r11, r12, [r8], #4",
+        "smlad lr, r11, r3, lr",
+        "smlatb r0, r11, r3, r0",
+        "smlabt lr, r12, r4, lr",
+        "smlad r0, r12, r4, r0",
+        "ldrd r11, r12, [r9], #4",
+        "smlad lr, r11, r5, lr",
+        "smlatb r0, r11, r5, r0",
+        "smlabt lr, r12, r6, lr",
+        "smlad r0, r12, r6, r0"
+    );
+    #[cfg(not(niwaki_dsp))]
+    {
+        let mut rows = row.rows;
+        let mut sums = row.sums;
+        while sums != row.end {
+            let [mut first, mut second] = [0; 2];
+            for (x, [w01, w12]) in rows.iter_mut().zip(row.weights) {
+                // SAFETY: the caller's promise: one word per two sums and one behind them.
+                let [x01, x23] = unsafe { [**x, *x.add(1)] };
+                first = smlabt(smlad(first, x01, w01), x23, w12);
+                second = smlad(smlatb(second, x01, w01), x23, w12);
+                // SAFETY: as above.
+                *x = unsafe { x.add(1) };
+            }
+            // SAFETY: the caller's promise: an even number of sums.
+            unsafe {
+                *sums = first;
+                *sums.add(1) = second;
+                sums = sums.add(2);
+            }
+        }
+    }
+}
+
+/// Sums of a row with horizontal step 2.
+///
+/// # Safety
+///
+/// `row.sums .. row.end` must be valid for writes of an even number of sums, not 0, and each of the
+/// rows for reads of as many words and one.
+#[inline(never)]
+pub(super) unsafe fn depthwise_row_2(row: &DepthwiseRow) {
+    #[cfg(niwaki_dsp)]
+    depthwise_row!(
+        row,
+        "ldrd r11, r12, [r7], #4",
+        "smuad lr, r11, r1",
+        "smlabt lr, r12, r2, lr",
+        "smuad r0, r12, r1",
+        "ldr r12, [r7, #4]!",
+        "smlabt r0, r12, r2, r0",
+        "ldrd r11, r12, [r8], #4",
+        "smlad lr, r11, r3, lr",
+        "smlabt lr, r12, r4, lr",
+        "smlad r0, r12, r3, r0",
+        "ldr r12, [r8, #4]!",
+        "smlabt r0, r12, r4, r0",
+        "ldrd r11, r12, [r9], #4",
+        "smlad lr, r11, r5, lr",
+        "smlabt lr, r12, r6, lr",
+        "smlad r0, r12, r5, r0",
+        "ldr r12, [r9, #4]!",
+        "smlabt r0, r12, r6, r0"
+    );
+    #[cfg(not(niwaki_dsp))]
+    {
+        let mut rows = row.rows;
+        let mut sums = row.sums;
+        while sums != row.end {
+            let mut sum = 0;
+            for (x, [w01, w12]) in rows.iter_mut().zip(row.weights) {
+                // SAFETY: the caller's promise: one word per sum and one behind them.
+                let [x01, x23] = unsafe { [**x, *x.add(1)] };
+                sum = smlabt(smlad(sum, x01, w01), x23, w12);
+                // SAFETY: as above.
+                *x = unsafe { x.add(1) };
+            }
+            // SAFETY: the caller's promise.
+            unsafe {
+                *sums = sum;
+                sums = sums.add(1);
+            }
+        }
+    }
 }

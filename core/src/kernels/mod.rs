@@ -7,7 +7,7 @@
 
 mod add;
 mod conv;
-mod depthwise;
+pub mod depthwise;
 mod dsp;
 mod lookup;
 pub mod packed;

@@ -30,7 +30,9 @@ impl Requantise {
     #[inline(never)]
     pub(super) fn new(channels: &[ChannelRecord], zero_point: i8) -> Self {
         let simple = channels.iter().all(|channel| {
-            channel.multiplier.get() >= 1 << 30 && (-MAX_SHIFT..0).contains(&channel.shift.get())
+            channel.multiplier.get() >= 1 << 30
+                && (-MAX_SHIFT..0).contains(&channel.shift.get())
+                && channel.bias.get().unsigned_abs() < 1 << 30
         });
         Self { nudge: i32::from(zero_point) * 2 + 1, zero_point, simple }
     }
@@ -60,6 +62,38 @@ impl Requantise {
                 dsp::saturate_half(dsp::asr(high, right)) as i8
             } else {
                 general(channel, sum, self.zero_point)
+            };
+            // SAFETY: the caller's promise; `wrapping_add` because the last step leads outside.
+            unsafe { *y = value };
+            y = y.wrapping_add(step);
+        }
+    }
+
+    /// Outputs of one channel, `step` apart, from sums without the bias.
+    ///
+    /// # Safety
+    ///
+    /// `y` must be valid for writes at `0, step ..` for each of the sums.
+    #[inline(always)]
+    pub(super) unsafe fn row(
+        &self,
+        channel: &ChannelRecord,
+        sums: &[i32],
+        mut y: *mut i8,
+        step: usize,
+    ) {
+        let bias = channel.bias.get();
+        let twice = dsp::double(bias);
+        let multiplier = channel.multiplier.get();
+        let right = !channel.shift.get();
+        let round = dsp::lsl(self.nudge, right);
+        for &sum in sums {
+            let value = if self.simple {
+                let x = dsp::add_double(twice, sum);
+                let high = dsp::smmlar(round.wrapping_add(x >> 31), x, multiplier);
+                dsp::saturate_half(dsp::asr(high, right)) as i8
+            } else {
+                general(channel, bias.wrapping_add(sum), self.zero_point)
             };
             // SAFETY: the caller's promise; `wrapping_add` because the last step leads outside.
             unsafe { *y = value };
