@@ -6,10 +6,12 @@
 //! rows. Weights have one layout for all kernels.
 #![allow(unsafe_code)]
 
+use core::ops::Range;
+
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::conv::rescale;
-use super::dsp::{self, DepthwiseRow};
+use super::dsp::{self, DepthwiseRows};
 use super::requantise::{Requantise, clamp};
 use super::{Taps, at, part, put};
 use crate::model::{Depthwise, Tensor, Window};
@@ -92,19 +94,19 @@ pub(super) fn portable(op: &Depthwise<'_>, x: &[i8], y: &mut [i8]) {
 const GROUP: usize = 4;
 /// Rows of a window, and of a ring.
 const ROWS: usize = 3;
-/// Bytes up to which whole planes are kept rather than rings of rows.
-const PLANE_LIMIT: usize = 2048;
+/// Bytes of working memory up to which whole planes are kept rather than rings of rows.
+const PLANE_LIMIT: usize = 2560;
 
 /// How planes are laid out: for each row the four channels' words one after the other, and behind all
-/// of them one row of sums.
+/// of them the sums of one channel's outputs, of one row where there is a ring.
 #[derive(Clone, Copy)]
 struct Planes {
     /// Words of one row of one channel.
     words: usize,
     /// Rows of a whole plane.
     rows: usize,
-    /// Sums of one row of outputs.
-    sums: usize,
+    /// Outputs of one row, and that rounded up to pairs.
+    outputs: [usize; 2],
 }
 
 impl Planes {
@@ -115,20 +117,27 @@ impl Planes {
             && window.kernel[0] <= ROWS
             && window.kernel[1] <= 3
             && window.stride[1] <= 2;
-        // Tensors have less than 2^16 rows and columns, and strides are below 2^8.
-        let sums = output.width.wrapping_add(output.width & 1);
+        // No overflow: tensors have less than 2^16 rows and columns, and strides are below 2^8.
+        let width = output.width;
+        let sums = width.wrapping_add(width & 1);
         let words = if window.stride[1] == 1 { sums / 2 } else { sums };
         let last = output.height.wrapping_sub(1).wrapping_mul(window.stride[0]);
         served.then_some(Self {
             words: words.wrapping_add(1),
             rows: last.wrapping_add(ROWS),
-            sums,
+            outputs: [width, sums],
         })
     }
 
-    /// Words of scratch with `rows` rows.
-    const fn len(&self, rows: usize) -> usize {
-        self.words.saturating_mul(GROUP).saturating_mul(rows).saturating_add(self.sums)
+    /// Words of the sums of `band` rows of outputs, and of working memory with them and `rows` rows.
+    const fn len(&self, rows: usize, band: usize) -> [usize; 2] {
+        let sums = self.outputs[0].saturating_mul(band).saturating_add(1);
+        [sums, self.words.saturating_mul(GROUP).saturating_mul(rows).saturating_add(sums)]
+    }
+
+    /// Bytes of working memory with whole planes and with rings.
+    const fn bytes(&self, height: usize) -> [usize; 2] {
+        [self.len(self.rows, height)[1].saturating_mul(4), self.len(ROWS, 1)[1].saturating_mul(4)]
     }
 }
 
@@ -136,8 +145,8 @@ impl Planes {
 /// kernel.
 pub fn scratch_len(input: &Tensor, output: &Tensor, window: &Window) -> usize {
     Planes::new(input, output, window).map_or(0, |planes| {
-        let whole = planes.len(planes.rows).saturating_mul(4);
-        if whole <= PLANE_LIMIT { whole } else { planes.len(ROWS).saturating_mul(4) }
+        let [whole, ring] = planes.bytes(output.height);
+        if whole <= PLANE_LIMIT { whole } else { ring }
     })
 }
 
@@ -156,83 +165,95 @@ pub(super) fn planar(
         && y.len() == op.output.len()
         && op.weights.len() == weights
         && op.channels.len() == depth;
-    let whole = scratch.len() / 4 >= planes.len(planes.rows);
-    let slots = if whole { planes.rows } else { ROWS };
-    let words = planes.len(slots);
+    let whole = scratch.len() >= planes.bytes(op.output.height)[0];
+    let (slots, band) = if whole { (planes.rows, op.output.height) } else { (ROWS, 1) };
+    let [sum_count, words] = planes.len(slots, band);
     let scratch = <[u32]>::mut_from_prefix_with_elems(scratch.as_mut_bytes(), words).ok()?.0;
     if !sound {
         return None;
     }
     let requantise = Requantise::new(op.channels, op.output.zero_point);
+    let zeros = u32::from(op.input.zero_point as u16).wrapping_mul(0x1_0001);
+    // Padding is the same for all channels: it stays.
+    for word in scratch.iter_mut() {
+        *word = zeros;
+    }
     let row_len = planes.words.wrapping_mul(GROUP);
     let base = scratch.as_mut_ptr();
-    let slot = |row: usize| {
-        let slot = if whole { row } else { row % ROWS };
-        base.wrapping_add(slot.wrapping_mul(row_len))
-    };
-    let sums = base.wrapping_add(slots.wrapping_mul(row_len)).cast::<i32>();
-    let stride = op.window.stride[0];
-    let out_row = op.output.width.wrapping_mul(depth);
-    let band = if whole { op.output.height } else { 1 };
+    let sums = base.wrapping_add(words.wrapping_sub(sum_count)).cast::<i32>();
+    let [stride_h, stride_w] = op.window.stride;
+    let read = planes.words.wrapping_sub(1);
+    let mut lanes = [DepthwiseRows {
+        weights: [[0; 2]; ROWS],
+        rows: [base.cast_const(); ROWS],
+        sums,
+        end: sums.wrapping_add(planes.outputs[1]),
+        advance: stride_h.wrapping_mul(row_len).wrapping_sub(read).wrapping_mul(4),
+        excess: planes.outputs[1].wrapping_sub(planes.outputs[0]).wrapping_mul(4),
+        row_bytes: planes.outputs[0].wrapping_mul(4),
+        count: band,
+    }; GROUP];
     for first in (0..depth).step_by(GROUP) {
-        let mut filled = 0usize;
-        let mut oy = 0usize;
+        for (lane, rows) in lanes.iter_mut().enumerate() {
+            rows.weights = unpack(op, first.wrapping_add(lane));
+        }
+        let (mut filled, mut oy, mut top) = (0usize, 0usize, 0usize);
         while oy < op.output.height {
-            let top = oy.wrapping_mul(stride);
-            let bottom = top.wrapping_add(band.wrapping_sub(1).wrapping_mul(stride)).wrapping_add(ROWS);
-            filled = filled.max(top);
-            while filled < bottom {
-                // SAFETY: a row of four channels fits each slot.
-                unsafe { fill(op, x, filled, first, &planes, slot(filled)) };
-                filled = filled.wrapping_add(1);
+            let bottom = band.wrapping_sub(1).wrapping_mul(stride_h).wrapping_add(top);
+            // SAFETY: rows of four channels fit the slots.
+            unsafe {
+                let rows = filled.max(top)..bottom.wrapping_add(ROWS);
+                fill(op, x, rows.clone(), first, &planes, base, whole);
+                filled = rows.end;
             }
-            for (lane, channel) in part(op.channels, first, GROUP).iter().enumerate() {
-                let index = first.wrapping_add(lane);
-                let plane = planes.words.wrapping_mul(lane);
-                let mut row = DepthwiseRow {
-                    weights: unpack(op, index),
-                    rows: [base; ROWS].map(<*mut u32>::cast_const),
-                    sums,
-                    end: sums.wrapping_add(planes.sums),
-                };
-                for oy in oy..oy.wrapping_add(band) {
-                    let top = oy.wrapping_mul(stride);
-                    for (ky, row) in row.rows.iter_mut().enumerate() {
-                        *row = slot(top.wrapping_add(ky)).wrapping_add(plane);
+            let mut rows = [0, 1, 2].map(|ky| {
+                let row = top.wrapping_add(ky);
+                let slot = if whole { row } else { row % ROWS };
+                base.wrapping_add(slot.wrapping_mul(row_len)).cast_const()
+            });
+            let start = oy.wrapping_mul(op.output.width).wrapping_mul(depth).wrapping_add(first);
+            let mut out = y.as_mut_ptr().wrapping_add(start);
+            let channels = part(op.channels, first, GROUP);
+            for (lane, channel) in lanes.iter_mut().zip(channels) {
+                lane.rows = rows;
+                rows = rows.map(|row| row.wrapping_add(planes.words));
+                // SAFETY: the rows have the words that `Planes` counts for a row of outputs, and
+                // `band` of them follow each other where there is no ring. The sums behind them are
+                // `band` rows and one. The channel's outputs are `depth` apart within `y`.
+                unsafe {
+                    if stride_w == 1 {
+                        dsp::depthwise_rows_1(lane);
+                    } else {
+                        dsp::depthwise_rows_2(lane);
                     }
-                    // SAFETY: the rows have the words that `Planes` counts for `planes.sums` sums,
-                    // which stand behind them in the scratch. The channel's outputs of row `oy` are
-                    // `depth` apart within `y`.
-                    unsafe {
-                        if op.window.stride[1] == 1 {
-                            dsp::depthwise_row_1(&row);
-                        } else {
-                            dsp::depthwise_row_2(&row);
-                        }
-                        let sums = core::slice::from_raw_parts(sums, op.output.width);
-                        let out = y.as_mut_ptr().add(oy.wrapping_mul(out_row).wrapping_add(index));
-                        requantise.row(channel, sums, out, depth);
-                    }
+                    let sums = core::slice::from_raw_parts(sums, sum_count.wrapping_sub(1));
+                    requantise.row(channel, sums, out, depth);
                 }
+                out = out.wrapping_add(1);
             }
             oy = oy.wrapping_add(band);
+            top = top.wrapping_add(stride_h);
         }
     }
     clamp(op.clamp, y);
     Some(())
 }
 
-/// The weights of a channel as [`DepthwiseRow`] wants them.
+/// The weights of a channel as [`DepthwiseRows`] wants them.
 #[inline(always)]
 fn unpack(op: &Depthwise<'_>, channel: usize) -> [[u32; 2]; ROWS] {
     let [kernel_h, kernel_w] = op.window.kernel;
-    let mut at_tap = channel;
+    let mut rest = op.weights.get(channel..).unwrap_or(&[]);
+    let mut next = || {
+        let tap = rest.first().copied().unwrap_or(0);
+        rest = rest.get(op.input.channels..).unwrap_or(&[]);
+        tap
+    };
     let mut rows = [[0; 2]; ROWS];
     for row in rows.iter_mut().take(kernel_h) {
         let mut taps = [0i8; 3];
         for tap in taps.iter_mut().take(kernel_w) {
-            *tap = at(op.weights, at_tap);
-            at_tap = at_tap.wrapping_add(op.input.channels);
+            *tap = next();
         }
         let [w0, w1, w2] = taps.map(|tap| i32::from(tap) as u32);
         *row = [dsp::pkhbt(w0, w1), dsp::pkhbt(w1, w2)];
@@ -240,58 +261,68 @@ fn unpack(op: &Depthwise<'_>, channel: usize) -> [[u32; 2]; ROWS] {
     rows
 }
 
-/// Brings row `row` of the padded input, channels `first .. first + 4`, to planes at `to`.
+/// Brings rows of the padded input, channels `first .. first + 4`, to their slots. Columns of padding
+/// stand there already, and in whole planes rows of padding do.
 ///
 /// # Safety
 ///
-/// `to` must be valid for writes of four times `planes.words` words; `x` must be the input and
-/// `first + 4` at most its channels.
-#[inline(always)]
+/// `base` must be valid for writes of the rows' slots; `x` must be the input and `first + 4` at most
+/// its channels.
+#[inline(never)]
 unsafe fn fill(
     op: &Depthwise<'_>,
     x: &[i8],
-    row: usize,
+    rows: Range<usize>,
     first: usize,
     planes: &Planes,
-    mut to: *mut u32,
+    base: *mut u32,
+    whole: bool,
 ) {
-    let (width, depth) = (op.input.width, op.input.channels);
+    let depth = op.input.channels;
     let words = planes.words;
-    let end = to.wrapping_add(words);
+    let [pad_h, pad_w] = op.window.pad;
+    let row_len = words.wrapping_mul(GROUP);
+    let row_step = op.input.width.wrapping_mul(depth);
+    // The first word is half padding where the padding is odd, the last where pixels are left over.
+    let odd = pad_w & 1;
+    let pairs = op.input.width.wrapping_sub(odd) / 2;
+    let room = words.saturating_sub(pad_w / 2).saturating_sub(odd);
+    let leftover = pairs < room && pairs.wrapping_mul(2).wrapping_add(odd) < op.input.width;
+    let pairs = pairs.min(room);
     let padding = u32::from(op.input.zero_point as u8).wrapping_mul(0x0101_0101);
-    let mut put = |a: u32, b: u32| {
-        let (a02, a13) = (dsp::sxtb16(a), dsp::sxtb16_ror8(a));
-        let (b02, b13) = (dsp::sxtb16(b), dsp::sxtb16_ror8(b));
-        // SAFETY: the caller's promise: called once for each word of a row.
-        unsafe {
-            *to = dsp::pkhbt(a02, b02);
-            *to.add(words) = dsp::pkhbt(a13, b13);
-            *to.add(words.wrapping_mul(2)) = dsp::pkhtb(a02, b02);
-            *to.add(words.wrapping_mul(3)) = dsp::pkhtb(a13, b13);
-            to = to.add(1);
+    for row in rows {
+        let slot = if whole { row } else { row % ROWS };
+        let mut to = base.wrapping_add(slot.wrapping_mul(row_len));
+        let iy = row.wrapping_sub(pad_h);
+        if iy >= op.input.height {
+            if !whole {
+                for _ in 0..row_len {
+                    // SAFETY: the caller's promise.
+                    unsafe { *to = dsp::sxtb16(padding) };
+                    to = to.wrapping_add(1);
+                }
+            }
+            continue;
         }
-        to
-    };
-    let iy = row.wrapping_sub(op.window.pad[0]);
-    if iy >= op.input.height {
-        while put(padding, padding) != end {}
-        return;
-    }
-    let start = iy.wrapping_mul(width).wrapping_mul(depth).wrapping_add(first);
-    let start = x.as_ptr().wrapping_add(start);
-    // SAFETY: called for positions within the row.
-    let pixel = |ix: usize| unsafe {
-        start.add(ix.wrapping_mul(depth)).cast::<[i8; GROUP]>().read()
-    };
-    let load = |ix: usize| {
-        if ix < width { u32::from_le_bytes(pixel(ix).map(|byte| byte as u8)) } else { padding }
-    };
-    let mut ix = 0usize.wrapping_sub(op.window.pad[1]);
-    loop {
-        let next = put(load(ix), load(ix.wrapping_add(1)));
-        ix = ix.wrapping_add(2);
-        if next == end {
-            return;
+        let mut from = x.as_ptr().wrapping_add(iy.wrapping_mul(row_step).wrapping_add(first));
+        to = to.wrapping_add(pad_w / 2);
+        // SAFETY: `from` runs over pixels of row `iy`, `to` over words of its slot.
+        unsafe {
+            if odd != 0 {
+                let pixels = [padding, from.cast::<u32>().read_unaligned()];
+                dsp::planes(pixels.as_ptr().cast(), GROUP, to, words, 1);
+                from = from.wrapping_add(depth);
+                to = to.wrapping_add(1);
+            }
+            if pairs > 0 {
+                dsp::planes(from, depth, to, words, pairs);
+                from = from.wrapping_add(pairs.wrapping_mul(depth).wrapping_mul(2));
+                to = to.wrapping_add(pairs);
+            }
+            if leftover {
+                let pixels = [from.cast::<u32>().read_unaligned(), padding];
+                dsp::planes(pixels.as_ptr().cast(), GROUP, to, words, 1);
+            }
         }
     }
 }

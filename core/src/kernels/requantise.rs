@@ -74,7 +74,7 @@ impl Requantise {
     /// # Safety
     ///
     /// `y` must be valid for writes at `0, step ..` for each of the sums.
-    #[inline(always)]
+    #[inline(never)]
     pub(super) unsafe fn row(
         &self,
         channel: &ChannelRecord,
@@ -87,17 +87,32 @@ impl Requantise {
         let multiplier = channel.multiplier.get();
         let right = !channel.shift.get();
         let round = dsp::lsl(self.nudge, right);
-        for &sum in sums {
-            let value = if self.simple {
-                let x = dsp::add_double(twice, sum);
-                let high = dsp::smmlar(round.wrapping_add(x >> 31), x, multiplier);
-                dsp::saturate_half(dsp::asr(high, right)) as i8
-            } else {
-                general(channel, bias.wrapping_add(sum), self.zero_point)
-            };
-            // SAFETY: the caller's promise; `wrapping_add` because the last step leads outside.
-            unsafe { *y = value };
-            y = y.wrapping_add(step);
+        if !self.simple {
+            for &sum in sums {
+                // SAFETY: the caller's promise; `wrapping_add` because the last step leads outside.
+                unsafe { *y = general(channel, bias.wrapping_add(sum), self.zero_point) };
+                y = y.wrapping_add(step);
+            }
+            return;
+        }
+        let requantise = |sum: i32| {
+            let x = dsp::add_double(twice, sum);
+            let high = dsp::smmlar(round.wrapping_add(x >> 31), x, multiplier);
+            dsp::saturate_half(dsp::asr(high, right)) as i8
+        };
+        let two_steps = step.wrapping_mul(2);
+        let (pairs, rest) = sums.as_chunks::<2>();
+        for &[a, b] in pairs {
+            // SAFETY: as above.
+            unsafe {
+                *y = requantise(a);
+                *y.wrapping_add(step) = requantise(b);
+            }
+            y = y.wrapping_add(two_steps);
+        }
+        for &sum in rest {
+            // SAFETY: as above.
+            unsafe { *y = requantise(sum) };
         }
     }
 }
