@@ -19,6 +19,7 @@
 //! [`pack`] says so, and such an operator takes the plain layout.
 #![allow(unsafe_code)]
 
+use zerocopy::little_endian::I32;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::conv::rescale;
@@ -194,12 +195,18 @@ fn portable(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scratch: &mut 
     }
 }
 
+/// Stands for a group of channels whose sums begin at 0.
+static NO_CHANNEL: ChannelRecord =
+    ChannelRecord { bias: I32::ZERO, multiplier: I32::ZERO, shift: I32::ZERO };
+
 /// What the kernels below rely on, checked once per operator.
 struct Packed<'a> {
     words: &'a [u32],
     channels: &'a [ChannelRecord],
     blocks: usize,
     requantise: Requantise,
+    /// The inner loops may requantise: sums need not be taken apart in between.
+    whole: bool,
 }
 
 impl<'a> Packed<'a> {
@@ -207,15 +214,30 @@ impl<'a> Packed<'a> {
     #[inline(always)]
     fn new(op: &Conv<'a>, words: &'a [u32]) -> Option<Self> {
         let per_channel = op.weights_per_channel();
-        let sound = per_channel > 0
+        let blocks = blocks(per_channel);
+        let requantise = Requantise::new(op.channels, op.output.zero_point);
+        let whole = requantise.simple() && blocks <= CHUNK;
+        let sound = blocks > 0
             && packed_len(op.channels.len(), per_channel) == Some(words.len())
             && op.channels.len() == op.output.channels;
-        sound.then_some(Self {
-            words,
-            channels: op.channels,
-            blocks: blocks(per_channel),
-            requantise: Requantise::new(op.channels, op.output.zero_point),
-        })
+        sound.then_some(Self { words, channels: op.channels, blocks, requantise, whole })
+    }
+
+    /// The inner loop's view of all channels.
+    #[inline(always)]
+    fn inner(&self, x: *const u32, y: *mut i8) -> dsp::Packed {
+        dsp::Packed {
+            x,
+            w: self.words.as_ptr(),
+            x_end: x,
+            count: 0,
+            channel: self.channels.as_ptr(),
+            y,
+            step: 0,
+            nudge: self.requantise.nudge(),
+            rounds: 0,
+            sums: [0; 8],
+        }
     }
 
     /// The outputs of a pixel whose inputs stand in `column`, of `2 * blocks` words.
@@ -223,37 +245,51 @@ impl<'a> Packed<'a> {
     /// # Safety
     ///
     /// `y` must be valid for writes of all output channels.
-    #[inline(always)]
-    unsafe fn pixel(&self, column: *const u32, mut y: *mut i8) {
+    #[inline(never)]
+    unsafe fn pixel(&self, column: *const u32, y: *mut i8) {
         let pair_len = self.blocks.wrapping_mul(2);
-        let mut w = self.words.as_ptr();
-        for channels in self.channels.chunks(4) {
-            // SAFETY: each four channels have two pairs in `words`, the last at least one; the
-            // pointers stay within or at its end, by the length that `new` checked. The second pair
-            // of the last channels may be missing: the first stands in. `column` and each pair have
-            // `2 * blocks` words and `done + count` is at most `blocks`. `y` advances once per channel.
-            unsafe {
-                let second = if channels.len() > 2 { w.add(pair_len) } else { w };
+        let mut inner = self.inner(column, y);
+        let mut rest = self.channels;
+        // SAFETY: each four channels have two pairs of `2 * blocks` words in `words`, the last at
+        // least one; `column` has as many. `y` is valid for one output per channel.
+        unsafe {
+            if self.whole {
+                let fours;
+                (fours, rest) = rest.as_chunks::<4>();
+                inner.rounds = fours.len();
+                if inner.rounds > 0 {
+                    inner.x_end = column.add(pair_len);
+                    inner.count = self.blocks;
+                    inner.step = pair_len.wrapping_mul(4);
+                    dsp::pixel_1(&mut inner);
+                }
+            }
+            let mut w = inner.w;
+            let mut y = inner.y;
+            for channels in rest.chunks(4) {
+                // Where the second pair is missing, the first stands in.
+                let distance = if channels.len() > 2 { pair_len } else { 0 };
                 let mut sums = [0i32; 4];
                 let mut done = 0usize;
-                loop {
+                while done < self.blocks {
                     let count = self.blocks.wrapping_sub(done).min(CHUNK);
                     let at = done.wrapping_mul(2);
-                    let more = dsp::mac_1(column.add(at), [w.add(at), second.add(at)], count);
-                    for (sum, more) in sums.iter_mut().zip(more) {
+                    inner.x = column.add(at);
+                    inner.x_end = inner.x.add(count.wrapping_mul(2));
+                    inner.w = w.add(at);
+                    inner.count = count;
+                    inner.step = distance.wrapping_mul(4);
+                    dsp::pixel_1(&mut inner);
+                    for (sum, &more) in sums.iter_mut().zip(&inner.sums) {
                         *sum = sum.wrapping_add(more);
                     }
                     done = done.wrapping_add(count);
-                    if done >= self.blocks {
-                        break;
-                    }
                 }
-                for (channel, sum) in channels.iter().zip(sums) {
-                    let sum = sum.wrapping_add(channel.bias.get());
-                    self.requantise.tile(channel, [sum], y, 0);
+                for (channel, sum) in channels.iter().zip(&sums) {
+                    self.requantise.row(channel, core::slice::from_ref(sum), y, 0);
                     y = y.add(1);
                 }
-                w = second.add(pair_len);
+                w = w.add(distance.wrapping_add(pair_len));
             }
         }
     }
@@ -264,41 +300,43 @@ impl<'a> Packed<'a> {
     /// # Safety
     ///
     /// `y` must be valid for writes of `TILE` times all output channels.
-    #[inline(always)]
-    unsafe fn tile(&self, columns: *const u32, mut y: *mut i8) {
-        let outputs = self.channels.len();
-        let mut w = self.words.as_ptr();
-        let mut sums = [[0; TILE]; 2];
-        for channels in self.channels.chunks(2) {
-            let [first, rest @ ..] = channels else { return };
-            // SAFETY: each two channels have a pair of `2 * blocks` words in `words`; the chunks
-            // cover `columns` and a pair. `y` is valid for the channel's outputs.
-            unsafe {
-                let count = self.blocks.min(CHUNK);
-                sums[0][0] = first.bias.get();
-                dsp::mac_4(&mut sums, columns, w, count);
-                let [mut low, high] = sums;
-                let bias = rest.first().map_or(0, |channel| channel.bias.get());
-                let mut high = high.map(|high| bias.wrapping_add(high >> 8));
-                w = w.add(count.wrapping_mul(2));
-                let mut left = self.blocks.wrapping_sub(count);
-                let mut x = columns;
+    #[inline(never)]
+    unsafe fn tile(&self, columns: *const u32, y: *mut i8) {
+        let mut inner = self.inner(columns, y);
+        let mut rest = self.channels;
+        inner.step = self.channels.len();
+        // SAFETY: each two channels have a pair of `2 * blocks` words in `words`; the chunks cover
+        // `columns` and a pair. `y` is valid for `TILE` outputs of each channel.
+        unsafe {
+            if self.whole {
+                let twos;
+                (twos, rest) = rest.as_chunks::<2>();
+                inner.rounds = twos.len();
+                if inner.rounds > 0 {
+                    inner.x_end = columns.add(self.blocks.wrapping_mul(2 * TILE));
+                    inner.count = dsp::entry(self.blocks);
+                    dsp::tile_4(&mut inner);
+                }
+            }
+            let mut y = inner.y;
+            inner.channel = &raw const NO_CHANNEL;
+            for channels in rest.chunks(2) {
+                let mut sums = [0i32; 2 * TILE];
+                let mut left = self.blocks;
+                inner.x = columns;
                 while left > 0 {
-                    x = x.add(2 * TILE * CHUNK);
                     let count = left.min(CHUNK);
-                    sums[0][0] = 0;
-                    dsp::mac_4(&mut sums, x, w, count);
-                    for pixel in 0..TILE {
-                        low[pixel] = low[pixel].wrapping_add(sums[0][pixel]);
-                        high[pixel] = high[pixel].wrapping_add(sums[1][pixel] >> 8);
+                    inner.x_end = inner.x.add(count.wrapping_mul(2 * TILE));
+                    inner.count = dsp::entry(count);
+                    dsp::tile_4(&mut inner);
+                    for (sum, &more) in sums.iter_mut().zip(&inner.sums) {
+                        *sum = sum.wrapping_add(more);
                     }
-                    w = w.add(count.wrapping_mul(2));
+                    inner.x = inner.x_end;
                     left = left.wrapping_sub(count);
                 }
-                self.requantise.tile(first, low, y, outputs);
-                y = y.add(1);
-                if let [second] = rest {
-                    self.requantise.tile(second, high, y, outputs);
+                for (channel, sums) in channels.iter().zip(sums.as_chunks::<TILE>().0) {
+                    self.requantise.row(channel, sums, y, self.channels.len());
                     y = y.add(1);
                 }
             }

@@ -37,36 +37,14 @@ impl Requantise {
         Self { nudge: i32::from(zero_point) * 2 + 1, zero_point, simple }
     }
 
-    /// Outputs of one channel, `step` apart.
-    ///
-    /// # Safety
-    ///
-    /// `y` must be valid for writes at `0, step .. (N - 1) * step`.
-    #[inline(always)]
-    pub(super) unsafe fn tile<const N: usize>(
-        &self,
-        channel: &ChannelRecord,
-        sums: [i32; N],
-        mut y: *mut i8,
-        step: usize,
-    ) {
-        let shift = channel.shift.get();
-        let multiplier = channel.multiplier.get();
-        // One less than the right shift: the last place goes with the saturation.
-        let right = !shift;
-        let round = dsp::lsl(self.nudge, right);
-        for sum in sums {
-            let value = if self.simple {
-                let x = dsp::double(sum);
-                let high = dsp::smmlar(round.wrapping_add(x >> 31), x, multiplier);
-                dsp::saturate_half(dsp::asr(high, right)) as i8
-            } else {
-                general(channel, sum, self.zero_point)
-            };
-            // SAFETY: the caller's promise; `wrapping_add` because the last step leads outside.
-            unsafe { *y = value };
-            y = y.wrapping_add(step);
-        }
+    /// Twice the output's zero point, plus one.
+    pub(super) fn nudge(&self) -> i32 {
+        self.nudge
+    }
+
+    /// Whether the short way serves all channels.
+    pub(super) fn simple(&self) -> bool {
+        self.simple
     }
 
     /// Outputs of one channel, `step` apart, from sums without the bias.
