@@ -26,7 +26,7 @@ use super::conv::rescale;
 use super::requantise::{Requantise, clamp};
 use super::{Taps, dsp, part, put};
 use crate::model::layout::ChannelRecord;
-use crate::model::Conv;
+use crate::model::{Conv, Window};
 
 /// Weights of an output channel are counted in blocks of this many.
 const BLOCK: usize = 4;
@@ -375,22 +375,22 @@ fn conv_dsp(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scratch: &mut 
     }
     let columns = scratch.as_mut_ptr();
     let mut out = y.as_mut_ptr();
-    let mut position = [0usize; 2];
     let mut left = op.output.height.wrapping_mul(op.output.width);
     // SAFETY: `scratch` has room for the columns of a tile and the bytes behind them. `out` advances
     // by `outputs` elements for each of the output's pixels.
     unsafe {
         let bytes = columns.add(packed.blocks.wrapping_mul(2 * TILE)).cast::<i8>();
+        let mut walk = Walk::new(op, x, bytes);
         while left >= TILE {
             for pixel in 0..TILE {
-                gather::<TILE>(op, x, &mut position, bytes, columns.add(pixel));
+                walk.gather::<TILE>(columns.add(pixel));
             }
             packed.tile(columns, out);
             out = out.add(outputs.wrapping_mul(TILE));
             left = left.wrapping_sub(TILE);
         }
         while left > 0 {
-            gather::<1>(op, x, &mut position, bytes, columns);
+            walk.gather::<1>(columns);
             packed.pixel(columns, out);
             out = out.add(outputs);
             left = left.wrapping_sub(1);
@@ -399,60 +399,147 @@ fn conv_dsp(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scratch: &mut 
     clamp(op.clamp, y);
 }
 
-/// Writes the inputs under the window at an output position into every `STEP`th word of `column` and
-/// moves the position on.
-///
-/// # Safety
-///
-/// `column` must be valid for writes of `2 * blocks` words that are `STEP` apart and, where the
-/// input's channels are no multiple of [`BLOCK`], `bytes` for as many weights as a channel has.
-#[inline(always)]
-unsafe fn gather<const STEP: usize>(
-    op: &Conv<'_>,
-    x: &[i8],
-    position: &mut [usize; 2],
+/// The windows of a convolution, one output position after the other.
+struct Walk<'a> {
+    op: &'a Conv<'a>,
+    x: &'a [i8],
     bytes: *mut i8,
-    mut column: *mut u32,
-) {
-    let zero = op.input.zero_point;
-    if op.input.channels.is_multiple_of(BLOCK) {
-        let zeros = u32::from(zero as u16).wrapping_mul(0x1_0001);
-        runs(op, x, *position, |run| match run {
-            // SAFETY: the runs have as many elements as a channel has weights, whole blocks here.
-            Ok(run) => column = unsafe { widen::<STEP>(run, column) },
-            Err(len) => {
-                for _ in 0..len / 2 {
-                    // SAFETY: as above.
-                    unsafe {
-                        *column = zeros;
-                        column = column.add(STEP);
-                    }
-                }
-            }
-        });
-    } else {
-        let mut at = bytes;
-        runs(op, x, *position, |run| match run {
-            // SAFETY: the runs have as many elements as a channel has weights.
-            Ok(run) => at = unsafe { copy(run, at) },
-            Err(len) => {
-                for _ in 0..len {
-                    // SAFETY: as above.
-                    unsafe {
-                        *at = zero;
-                        at = at.add(1);
-                    }
-                }
-            }
-        });
-        // SAFETY: the loop above filled the bytes.
+    /// Whether runs are whole blocks.
+    aligned: bool,
+    position: [usize; 2],
+    /// Input column under the window's first, and the first that leaves the window no room; 0 where
+    /// the window's rows are not all over the input.
+    column: usize,
+    limit: usize,
+    /// Input element under the window's first, where all of it lies over the input.
+    start: usize,
+    /// Elements of a row of the window, of a row of the input, and of a horizontal step.
+    row_len: usize,
+    row_step: usize,
+    column_step: usize,
+}
+
+impl<'a> Walk<'a> {
+    /// `bytes` has room for the inputs of a pixel where the channels are no multiple of [`BLOCK`].
+    fn new(op: &'a Conv<'a>, x: &'a [i8], bytes: *mut i8) -> Self {
+        let depth = op.input.channels;
+        let mut walk = Self {
+            op,
+            x,
+            bytes,
+            aligned: depth.is_multiple_of(BLOCK),
+            position: [0, 0],
+            column: 0,
+            limit: 0,
+            start: 0,
+            row_len: op.window.kernel[1].wrapping_mul(depth),
+            row_step: op.input.width.wrapping_mul(depth),
+            column_step: op.window.stride[1].wrapping_mul(depth),
+        };
+        walk.enter_row();
+        walk
+    }
+
+    fn enter_row(&mut self) {
+        let Window { kernel, stride, pad } = self.op.window;
+        let top = self.position[0].wrapping_mul(stride[0]).wrapping_sub(pad[0]);
+        let room = |axis: usize, size: usize| size.wrapping_add(1).saturating_sub(kernel[axis]);
+        self.column = 0usize.wrapping_sub(pad[1]);
+        let inside = top < room(0, self.op.input.height);
+        self.limit = if inside { room(1, self.op.input.width) } else { 0 };
+        let before = pad[1].wrapping_mul(self.op.input.channels);
+        self.start = top.wrapping_mul(self.row_step).wrapping_sub(before);
+    }
+
+    /// Writes the inputs under the window into every `STEP`th word of `column` and moves on.
+    ///
+    /// # Safety
+    ///
+    /// `column` must be valid for writes of `2 * blocks` words that are `STEP` apart.
+    #[inline(never)]
+    unsafe fn gather<const STEP: usize>(&mut self, column: *mut u32) {
+        // SAFETY: the caller's promise and that of `new`; a window inside the input is read.
         unsafe {
-            widen::<STEP>(core::slice::from_raw_parts(bytes, op.weights_per_channel()), column);
+            if self.column < self.limit {
+                let mut from = self.x.as_ptr().add(self.start);
+                let mut column = column;
+                let mut at = self.bytes;
+                for _ in 0..self.op.window.kernel[0] {
+                    let run = core::slice::from_raw_parts(from, self.row_len);
+                    if self.aligned {
+                        column = widen::<STEP>(run, column);
+                    } else {
+                        at = copy(run, at);
+                    }
+                    from = from.wrapping_add(self.row_step);
+                }
+                if !self.aligned {
+                    self.widen_bytes::<STEP>(column);
+                }
+            } else {
+                self.gather_padded::<STEP>(column);
+            }
+        }
+        self.start = self.start.wrapping_add(self.column_step);
+        self.column = self.column.wrapping_add(self.op.window.stride[1]);
+        self.position[1] = self.position[1].wrapping_add(1);
+        if self.position[1] == self.op.output.width {
+            self.position = [self.position[0].wrapping_add(1), 0];
+            self.enter_row();
         }
     }
-    position[1] = position[1].wrapping_add(1);
-    if position[1] == op.output.width {
-        *position = [position[0].wrapping_add(1), 0];
+
+    /// # Safety
+    ///
+    /// As for [`gather`](Self::gather).
+    #[inline(never)]
+    unsafe fn gather_padded<const STEP: usize>(&self, mut column: *mut u32) {
+        let zero = self.op.input.zero_point;
+        if self.aligned {
+            let zeros = u32::from(zero as u16).wrapping_mul(0x1_0001);
+            runs(self.op, self.x, self.position, |run| match run {
+                // SAFETY: the runs have as many elements as a channel has weights, whole blocks here.
+                Ok(run) => column = unsafe { widen::<STEP>(run, column) },
+                Err(len) => {
+                    for _ in 0..len / 2 {
+                        // SAFETY: as above.
+                        unsafe {
+                            *column = zeros;
+                            column = column.add(STEP);
+                        }
+                    }
+                }
+            });
+        } else {
+            let mut at = self.bytes;
+            runs(self.op, self.x, self.position, |run| match run {
+                // SAFETY: the runs have as many elements as a channel has weights.
+                Ok(run) => at = unsafe { copy(run, at) },
+                Err(len) => {
+                    for _ in 0..len {
+                        // SAFETY: as above.
+                        unsafe {
+                            *at = zero;
+                            at = at.add(1);
+                        }
+                    }
+                }
+            });
+            // SAFETY: the runs filled the bytes.
+            unsafe { self.widen_bytes::<STEP>(column) };
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The bytes must be filled; otherwise as for [`gather`](Self::gather).
+    #[inline(always)]
+    unsafe fn widen_bytes<const STEP: usize>(&self, column: *mut u32) {
+        let len = self.row_len.wrapping_mul(self.op.window.kernel[0]);
+        // SAFETY: the caller's promise.
+        unsafe {
+            widen::<STEP>(core::slice::from_raw_parts(self.bytes, len), column);
+        }
     }
 }
 
