@@ -6,3 +6,7 @@
 
 pub mod data;
 pub mod export;
+pub mod net;
+pub mod sparse;
+#[cfg(unix)]
+pub mod target;

@@ -50,7 +50,8 @@ struct Metadata {
 /// left out.
 pub fn boards(checkout: &Path) -> Result<Vec<Board>> {
     let folder = checkout.join("boards");
-    let entries = std::fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
+    let entries =
+        std::fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
     let mut boards = Vec::new();
     for entry in entries {
         let folder = entry?.path();
@@ -83,7 +84,8 @@ mod tests {
         let boards = boards(&crate::checkout().unwrap()).unwrap();
         assert!(boards.iter().any(|board| board.about.target == "qemu-cortex-m4"));
         for (index, board) in boards.iter().enumerate() {
-            let twin = boards[..index].iter().find(|other| other.about.target == board.about.target);
+            let twin =
+                boards[..index].iter().find(|other| other.about.target == board.about.target);
             assert_eq!(twin, None, "two boards are called {}", board.about.target);
         }
     }

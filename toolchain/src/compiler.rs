@@ -113,8 +113,9 @@ impl Toolchain {
         // `CARGO` is set when cargo runs this program: then it is the toolchain to stay with.
         let cargo = env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
         let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-        let folder = output(Command::new(rustc).args(["--print", "target-libdir", "--target", triple]))
-            .ok_or("rustc is not there or does not know the target")?;
+        let folder =
+            output(Command::new(rustc).args(["--print", "target-libdir", "--target", triple]))
+                .ok_or("rustc is not there or does not know the target")?;
         let has_core = std::fs::read_dir(folder).is_ok_and(|entries| {
             entries.flatten().any(|entry| {
                 let name = entry.file_name();
@@ -138,9 +139,8 @@ impl Toolchain {
         if !Path::new(&sysroot).join("lib/rustlib/src/rust/library/core/Cargo.toml").is_file() {
             return Err(format!("the source of `core` is not installed: `{install}`"));
         }
-        let linker = linker().ok_or_else(|| {
-            format!("no linker: `{}`", tools::LINKER_PACKAGES.install_command())
-        })?;
+        let linker = linker()
+            .ok_or_else(|| format!("no linker: `{}`", tools::LINKER_PACKAGES.install_command()))?;
         let path = env::var_os("PATH").unwrap_or_default();
         let path = env::join_paths(
             std::iter::once(PathBuf::from("/usr/bin")).chain(env::split_paths(&path)),
@@ -213,14 +213,15 @@ pub(crate) fn linker() -> Option<PathBuf> {
         .flat_map(|toolchain| subfolders(&toolchain.join("lib/rustlib")))
         .map(|host| host.join("bin/rust-lld"))
         .find(|linker| linker.is_file());
-    of_rustup.or_else(|| which::which("rust-lld").ok()).or_else(|| which::which("ld.lld").ok()).or_else(
-        || {
+    of_rustup
+        .or_else(|| which::which("rust-lld").ok())
+        .or_else(|| which::which("ld.lld").ok())
+        .or_else(|| {
             // Debian's versioned packages install `ld.lld-19` and the like.
-            subfolders(Path::new("/usr/bin"))
-                .into_iter()
-                .rfind(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ld.lld-")))
-        },
-    )
+            subfolders(Path::new("/usr/bin")).into_iter().rfind(|path| {
+                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ld.lld-"))
+            })
+        })
 }
 
 /// What a command prints, trimmed, if it succeeds.

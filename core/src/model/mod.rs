@@ -113,6 +113,11 @@ impl<'m> Model<'m> {
         self.bytes.len()
     }
 
+    /// The blob.
+    pub fn as_bytes(&self) -> &'m [u8] {
+        self.bytes
+    }
+
     /// Bytes of arena that a [`Session`](crate::Session) needs: exact, planned by the exporter.
     pub fn arena_len(&self) -> usize {
         self.header.arena_len.get() as usize

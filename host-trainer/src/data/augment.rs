@@ -118,10 +118,10 @@ impl FromStr for Augment {
     type Err = DataError;
 
     fn from_str(text: &str) -> Result<Self, DataError> {
-        let refuse = |reason: String| DataError::option("--augment", reason);
         let mut augment = Self { translation: None, flip: false };
         for item in text.split(',').map(str::trim) {
-            let border = match item.split_once('=').map_or(item, |(name, _)| name) {
+            let (name, pixels) = item.split_once('=').unwrap_or((item, ""));
+            let border = match name {
                 "flip" if item == "flip" => {
                     augment.flip = true;
                     continue;
@@ -129,23 +129,22 @@ impl FromStr for Augment {
                 "shift" => Border::Blank,
                 "crop" => Border::Mirrored,
                 _ => {
-                    return Err(refuse(format!(
+                    return Err(DataError::Syntax(format!(
                         "expected shift=PIXELS, crop=PIXELS or flip, separated by commas, found {item:?}"
                     )));
                 }
             };
-            let pixels = item.split_once('=').map_or("", |(_, value)| value);
             let pixels = match pixels.parse() {
                 Ok(pixels @ 1..) => pixels,
                 _ => {
-                    return Err(refuse(format!(
+                    return Err(DataError::Syntax(format!(
                         "expected a number of pixels from 1 to {}, found {pixels:?} in {item:?}",
                         u16::MAX
                     )));
                 }
             };
             if augment.translation.is_some() {
-                return Err(refuse(format!(
+                return Err(DataError::Syntax(format!(
                     "{text:?} moves the image twice; give one of shift and crop"
                 )));
             }

@@ -95,3 +95,54 @@ fn read_batch(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Folder, assert_refused, spec};
+    use super::super::{LoadOptions, load};
+    use super::*;
+
+    /// Planes of red 1, green 2 and blue 3, but for the red of the second pixel.
+    fn record(label: u8) -> Vec<u8> {
+        let mut record = vec![label];
+        record.extend((1..=3).flat_map(|colour| [colour; PLANE]));
+        record[2] = 9;
+        record
+    }
+
+    fn write(folder: &Folder) {
+        folder.write("batches.meta.txt", "cat\ndog\n\n");
+        folder.write("data_batch_1.bin", [record(0), record(1)].concat());
+        folder.write("data_batch_2.bin", record(1));
+        folder.write("test_batch.bin", record(0));
+    }
+
+    #[test]
+    fn planes_become_pixels() {
+        let folder = Folder::new();
+        write(&folder);
+        let dataset = load(spec(folder.path()), &LoadOptions::default()).unwrap();
+        assert_eq!(dataset.labels, [0, 1, 1, 0]);
+        assert_eq!(dataset.label_names, ["cat", "dog"]);
+        assert_eq!(dataset.indices(Split::Test), [3]);
+        let second = dataset.raw(3);
+        assert_eq!(second[..9], [1.0, 2.0, 3.0, 9.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
+    }
+
+    #[test]
+    fn damage_is_located() {
+        let cases: &[(&str, Vec<u8>, &[&str])] = &[
+            ("data_batch_2.bin", [record(0), record(2)].concat(), &["byte 3073: ", "found 2"]),
+            ("data_batch_1.bin", record(0)[..3000].to_vec(), &["byte 0: ", "cut off"]),
+            ("test_batch.bin", Vec::new(), &["an empty file"]),
+            ("batches.meta.txt", Vec::new(), &["one class name per line"]),
+        ];
+        for (name, bytes, parts) in cases {
+            let folder = Folder::new();
+            write(&folder);
+            folder.write(name, bytes);
+            let parts = [&[*name], *parts].concat();
+            assert_refused(spec(folder.path()), &LoadOptions::default(), &parts);
+        }
+    }
+}

@@ -5,13 +5,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// The formats that [`load`](super::load) knows, for error messages.
-const SUPPORTED: &str = "\
-supported are: the names digits, fashion-mnist and mnist; \
-a folder of IDX files (train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz], t10k-...); \
-a folder of CIFAR-10 batches (data_batch_*.bin, test_batch.bin, batches.meta.txt); \
-an image folder (one folder of PNG, JPEG or BMP files per class); \
-a .csv or .csv.gz file with a header line; \
-NumPy arrays (a folder with features.npy and labels.npy, or FEATURES.npy,LABELS.npy)";
+const SUPPORTED: &str = "supported are
+  - the names digits, fashion-mnist and mnist
+  - a folder of IDX files: train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz], t10k-...
+  - a folder of CIFAR-10 batches: data_batch_*.bin, test_batch.bin, batches.meta.txt
+  - an image folder: one folder of PNG, JPEG or BMP files per class, optionally split.csv
+  - a .csv or .csv.gz file with a header line
+  - NumPy arrays: a folder with features.npy and labels.npy, or FEATURES.npy,LABELS.npy";
 
 /// Why a data set could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +26,7 @@ pub enum DataError {
         hint: String,
     },
     /// The path exists, but is in none of the supported formats.
-    #[error("{}: not a data set: {found}; {SUPPORTED}", path.display())]
+    #[error("{}: not a data set: {found}\n{SUPPORTED}", path.display())]
     Unrecognised {
         /// The path.
         path: PathBuf,
@@ -55,6 +55,9 @@ pub enum DataError {
         /// What does stand there.
         found: String,
     },
+    /// A text is not of the form that its type is written in.
+    #[error("{0}")]
+    Syntax(String),
     /// An option does not fit the data, or has an impossible value.
     #[error("option {option}: {reason}")]
     Option {

@@ -239,3 +239,125 @@ fn header(reader: &mut ByteReader, magic: u32, what: &str) -> Result<u32, DataEr
         count => Ok(count),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::{Folder, assert_refused, gzip, spec};
+    use super::super::{LoadOptions, load};
+    use super::*;
+
+    fn idx(magic: u32, dims: &[u32], data: &[u8]) -> Vec<u8> {
+        let header = [&[magic], dims].concat();
+        header.into_iter().flat_map(u32::to_be_bytes).chain(data.iter().copied()).collect()
+    }
+
+    /// A valid data set of 2 x 1 pixels: three training images, one for testing.
+    fn write(folder: &Folder) {
+        let pixels = [1, 2, 3, 4, 5, 6];
+        folder.write("train-images-idx3-ubyte", idx(MAGIC_IMAGES, &[3, 2, 1], &pixels));
+        folder.write("train-labels-idx1-ubyte.gz", gzip(&idx(MAGIC_LABELS, &[3], &[0, 1, 2])));
+        folder.write("t10k-images.idx3-ubyte.gz", gzip(&idx(MAGIC_IMAGES, &[1, 2, 1], &[7, 8])));
+        folder.write("t10k-labels.idx1-ubyte", idx(MAGIC_LABELS, &[1], &[2]));
+    }
+
+    #[test]
+    fn files_load_under_all_their_names() {
+        let folder = Folder::new();
+        write(&folder);
+        let dataset = load(spec(folder.path()), &LoadOptions::default()).unwrap();
+        assert_eq!(dataset.shape, [2, 1, 1]);
+        assert_eq!(dataset.features, Features::U8((1..=8).collect()));
+        assert_eq!(dataset.labels, [0, 1, 2, 2]);
+        assert_eq!(dataset.label_names, ["0", "1", "2"]);
+        assert_eq!(dataset.indices(Split::Test), [3]);
+    }
+
+    #[test]
+    fn damage_is_located() {
+        let whole = gzip(&idx(MAGIC_LABELS, &[3], &[0, 1, 2]));
+        let cases: &[(&str, Vec<u8>, &[&str])] = &[
+            (
+                "train-images-idx3-ubyte",
+                idx(MAGIC_LABELS, &[3, 2, 1], &[0; 6]),
+                &["byte 0: ", "0x00000803", "0x00000801"],
+            ),
+            ("train-images-idx3-ubyte", Vec::new(), &["byte 0: ", "end of the file"]),
+            (
+                "train-images-idx3-ubyte",
+                idx(MAGIC_IMAGES, &[3, 2, 1], &[0; 5]),
+                &["byte 21: ", "6 bytes of pixels"],
+            ),
+            (
+                "train-images-idx3-ubyte",
+                idx(MAGIC_IMAGES, &[3, 2, 1], &[0; 7]),
+                &["byte 22: ", "more bytes"],
+            ),
+            // Four billion images: refused by the size of the file, not by the allocator.
+            (
+                "train-images-idx3-ubyte",
+                idx(MAGIC_IMAGES, &[u32::MAX, 65_536, 65_536], &[0; 6]),
+                &["byte 22: ", "bytes of pixels"],
+            ),
+            (
+                "train-images-idx3-ubyte",
+                idx(MAGIC_IMAGES, &[3, 0, 1], &[]),
+                &["byte 8: ", "image height"],
+            ),
+            ("train-images-idx3-ubyte", idx(MAGIC_IMAGES, &[0, 2, 1], &[]), &["at least one"]),
+            (
+                "train-labels-idx1-ubyte.gz",
+                gzip(&idx(MAGIC_LABELS, &[2], &[0, 1])),
+                &["byte 4 after decompression: ", "3 labels", "found 2"],
+            ),
+            (
+                "train-labels-idx1-ubyte.gz",
+                whole[..whole.len() - 2].to_vec(),
+                &["byte 11 after decompression: ", "damaged gzip data"],
+            ),
+            ("train-labels-idx1-ubyte.gz", whole[..12].to_vec(), &["damaged gzip data"]),
+            (
+                "train-labels-idx1-ubyte.gz",
+                b"not gzip at all".to_vec(),
+                &["byte 0 after decompression: ", "damaged gzip data"],
+            ),
+            (
+                "t10k-labels.idx1-ubyte",
+                idx(MAGIC_LABELS, &[1], &[3]),
+                &["sample 0: ", "from 0 to 2", "found 3"],
+            ),
+        ];
+        for (name, bytes, parts) in cases {
+            let folder = Folder::new();
+            write(&folder);
+            folder.write(name, bytes);
+            let parts = [&[*name], *parts].concat();
+            assert_refused(spec(folder.path()), &LoadOptions::default(), &parts);
+        }
+    }
+
+    #[test]
+    fn missing_files_and_known_names_are_told() {
+        let folder = Folder::new();
+        write(&folder);
+        std::fs::remove_file(folder.path().join("t10k-labels.idx1-ubyte")).unwrap();
+        let options = LoadOptions::default();
+        assert_refused(spec(folder.path()), &options, &["t10k-labels-idx1-ubyte[.gz]"]);
+        assert!(Known::FashionMnist.hint().contains("apt install dataset-fashion-mnist"));
+    }
+
+    proptest! {
+        /// Whatever happens to a byte: an answer, and never a panic.
+        #[test]
+        fn no_damage_panics(at in 0usize..22, value: u8, len in 0usize..=22) {
+            let folder = Folder::new();
+            write(&folder);
+            let mut bytes = idx(MAGIC_IMAGES, &[3, 2, 1], &[1, 2, 3, 4, 5, 6]);
+            bytes[at] = value;
+            bytes.truncate(len);
+            folder.write("train-images-idx3-ubyte", &bytes);
+            let _ = load(spec(folder.path()), &LoadOptions::default());
+        }
+    }
+}

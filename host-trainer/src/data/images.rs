@@ -107,13 +107,11 @@ fn decode(
 }
 
 fn decode_one(file: &Path, resize: Option<ImageSize>) -> Result<Pixels, DataError> {
-    // The content decides about the format, not the extension.
+    // The content decides about the format; the extension only where the content tells nothing.
     let reader = ImageReader::open(file).and_then(ImageReader::with_guessed_format);
     let reader = reader.map_err(|e| DataError::read(file, e))?;
-    let expected = match reader.format() {
-        Some(format) => format!("a whole {format:?} image"),
-        None => "a PNG, JPEG or BMP image".to_owned(),
-    };
+    let kind = reader.format().map_or_else(|| "PNG, JPEG or BMP".to_owned(), |f| format!("{f:?}"));
+    let expected = format!("a whole {kind} image");
     let image = reader.decode().map_err(|e| match e {
         ImageError::IoError(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => {
             DataError::read(file, e)
@@ -172,5 +170,95 @@ fn read_splits(path: &Path, folder: &Path, files: &[PathBuf]) -> Result<Vec<Spli
             let expected = format!("a line for {}", files[i].display());
             Err(DataError::damaged(path, Place::File, expected, "none"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage};
+
+    use super::super::testing::{Folder, assert_refused, spec};
+    use super::super::{LoadOptions, load};
+    use super::*;
+
+    fn png(image: impl Into<DynamicImage>) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        image.into().write_to(&mut bytes, ImageFormat::Png).unwrap();
+        bytes.into_inner()
+    }
+
+    fn grey(width: u32, height: u32, value: u8) -> Vec<u8> {
+        png(GrayImage::from_pixel(width, height, Luma([value])))
+    }
+
+    fn write(folder: &Folder) {
+        folder.write("cat/a.png", grey(2, 1, 10));
+        folder.write("cat/b.PNG", grey(2, 1, 20));
+        folder.write("dog/a.png", grey(2, 1, 30));
+        folder.write("dog/notes.txt", "not an image");
+        folder.write(".hidden/a.png", "");
+        folder.write("split.csv", "path,split\ncat/b.PNG,train\ndog/a.png,val\ncat/a.png,test\n");
+    }
+
+    #[test]
+    fn classes_are_folders_and_splits_are_listed() {
+        let folder = Folder::new();
+        write(&folder);
+        let dataset = load(spec(folder.path()), &LoadOptions::default()).unwrap();
+        assert_eq!(dataset.shape, [1, 2, 1]);
+        assert_eq!(dataset.label_names, ["cat", "dog"]);
+        assert_eq!(dataset.labels, [0, 0, 1]);
+        assert_eq!(dataset.splits, [Split::Test, Split::Train, Split::Val]);
+        assert_eq!(dataset.features, Features::U8(vec![10, 10, 20, 20, 30, 30]));
+
+        // One colour image makes all of them colour images.
+        folder.write("dog/a.png", png(RgbImage::from_pixel(2, 1, Rgb([1, 2, 3]))));
+        let dataset = load(spec(folder.path()), &LoadOptions::default()).unwrap();
+        assert_eq!(dataset.shape, [1, 2, 3]);
+        assert_eq!(dataset.raw(0), [10.0; 6]);
+        assert_eq!(dataset.raw(2), [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
+    }
+
+    #[test]
+    fn images_of_different_sizes_need_a_size() {
+        let folder = Folder::new();
+        write(&folder);
+        folder.write("dog/a.png", grey(5, 7, 30));
+        let options = LoadOptions::default();
+        let parts = ["dog/a.png", "an image of 1x2", "found 7x5", "--resize 1x2"];
+        assert_refused(spec(folder.path()), &options, &parts);
+        let options = LoadOptions { resize: Some("4x3".parse().unwrap()), ..options };
+        let dataset = load(spec(folder.path()), &options).unwrap();
+        assert_eq!(dataset.shape, [4, 3, 1]);
+        assert_eq!(dataset.raw(2), [30.0; 12]);
+    }
+
+    #[test]
+    fn damage_is_located() {
+        let whole = grey(20, 20, 1);
+        let cases: &[(&str, &[u8], &[&str])] = &[
+            ("cat/a.png", b"no picture", &["a whole Png image", "damage"]),
+            ("cat/a.png", b"", &["a whole Png image", "damage"]),
+            ("cat/a.png", &whole[..whole.len() / 2], &["a whole Png image", "damage"]),
+            ("split.csv", b"path,split\ncat/a.png,tset\n", &["line 2: ", "\"tset\""]),
+            ("split.csv", b"path,split\ncat/c.png,test\n", &["line 2: ", "\"cat/c.png\""]),
+            ("split.csv", b"path,split\ncat/a.png,test\n", &["a line for ", "cat/b.PNG"]),
+            ("split.csv", b"path,split\ncat/a.png\n", &["line 2: ", "2 fields", "found 1"]),
+            ("split.csv", b"file,split\n", &["line 1: ", "\"path\"", "\"file\""]),
+            ("split.csv", b"path,split\ncat/a.png,test\ncat/a.png,test\n", &["line 3: ", "second"]),
+        ];
+        for (name, bytes, parts) in cases {
+            let folder = Folder::new();
+            write(&folder);
+            folder.write(name, bytes);
+            let parts = [&[*name], *parts].concat();
+            assert_refused(spec(folder.path()), &LoadOptions::default(), &parts);
+        }
+        let folder = Folder::new();
+        write(&folder);
+        std::fs::create_dir(folder.path().join("empty")).unwrap();
+        assert_refused(spec(folder.path()), &LoadOptions::default(), &["empty", "found none"]);
     }
 }

@@ -240,7 +240,10 @@ fn content(folder: &Path) -> Result<String, DataError> {
         true => "no files".to_owned(),
         false => format!("files: {}", kinds.join(", ")),
     };
-    Ok(format!("a folder with {folders} subfolders and {files}"))
+    Ok(match folders {
+        0 => format!("a folder with {files}"),
+        _ => format!("a folder with {folders} subfolders and {files}"),
+    })
 }
 
 /// The visible entries of a folder, sorted by name.

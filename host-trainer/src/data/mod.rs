@@ -42,6 +42,8 @@ mod preview;
 mod split;
 mod table;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 use rayon::prelude::*;

@@ -207,3 +207,118 @@ fn collect<T: Deserialize>(header: NpyHeader, data: &[u8]) -> io::Result<Vec<T>>
 fn whole<T: Into<i64>>(values: Vec<T>) -> Values {
     Values::Whole(values.into_iter().map(Into::into).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use npyz::{AutoSerialize, Serialize, WriterBuilder};
+    use proptest::prelude::*;
+
+    use super::super::testing::{Folder, assert_refused, spec};
+    use super::super::{Dataset, LoadOptions, load};
+    use super::*;
+
+    fn array<T: AutoSerialize + Serialize + Copy>(
+        shape: &[u64],
+        order: Order,
+        values: &[T],
+    ) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let options = npyz::WriteOptions::new().default_dtype().shape(shape).order(order);
+        let mut writer = options.writer(&mut bytes).begin_nd().unwrap();
+        writer.extend(values.iter().copied()).unwrap();
+        writer.finish().unwrap();
+        bytes
+    }
+
+    fn load_arrays(features: &[u8], labels: &[u8]) -> Dataset {
+        let folder = Folder::new();
+        folder.write("features.npy", features);
+        folder.write("labels.npy", labels);
+        load(spec(folder.path()), &LoadOptions::default()).unwrap()
+    }
+
+    #[test]
+    fn arrays_of_all_types_load() {
+        let labels = array(&[2], Order::C, &[1i64, 0]);
+        let bytes = load_arrays(&array(&[2, 2], Order::C, &[1u8, 2, 3, 255]), &labels);
+        assert_eq!(bytes.shape, [1, 1, 2]);
+        assert_eq!(bytes.labels, [1, 0]);
+        assert_eq!(bytes.features, Features::U8(vec![1, 2, 3, 255]));
+
+        let labels = array(&[2], Order::C, &[3u8, 0]);
+        let signed = load_arrays(&array(&[2, 2, 1], Order::C, &[-128i8, 2, 3, 127]), &labels);
+        assert_eq!(signed.shape, [2, 1, 1]);
+        assert_eq!(signed.classes(), 4);
+        assert_eq!(signed.features, Features::F32(vec![-128.0, 2.0, 3.0, 127.0]));
+        assert_eq!(signed.normalisation.mean, [1.0]);
+
+        for features in [
+            array(&[2, 1, 1, 2], Order::C, &[0.5f32, 2.0, 1.5, 2.0]),
+            array(&[2, 2], Order::C, &[0.5f64, 2.0, 1.5, 2.0]),
+        ] {
+            let reals = load_arrays(&features, &labels);
+            assert_eq!(reals.shape, [1, 1, 2]);
+            assert_eq!(reals.normalisation.mean, [1.0, 2.0]);
+            assert_eq!(reals.normalisation.std, [0.5, 1.0]);
+        }
+    }
+
+    #[test]
+    fn damage_is_located() {
+        let features = array(&[2, 2], Order::C, &[1u8, 2, 3, 4]);
+        let labels = array(&[2], Order::C, &[1i32, 0]);
+        let with_header = |header: &str| {
+            let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+            bytes.extend((header.len() as u16).to_le_bytes());
+            bytes.extend(header.as_bytes());
+            bytes
+        };
+        let huge = with_header(
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (4294967296, 4294967296), }\n",
+        );
+        let cases: &[(&str, Vec<u8>, &[&str])] = &[
+            ("features.npy", Vec::new(), &["byte 0: ", "NUMPY"]),
+            ("features.npy", b"PK\x03\x04 a zip file".to_vec(), &["byte 0: ", "NUMPY"]),
+            ("features.npy", features[..20].to_vec(), &["byte 10: ", "header"]),
+            ("features.npy", features[..features.len() - 1].to_vec(), &["[2, 2]", "found 3 bytes"]),
+            ("features.npy", huge, &["4294967296", "found 0 bytes"]),
+            ("features.npy", with_header(&"(".repeat(20_000)), &["byte 8: ", "found 20000"]),
+            ("features.npy", with_header(&"(".repeat(1_000)), &["byte 10: ", "header"]),
+            ("features.npy", array(&[2, 2], Order::Fortran, &[1u8; 4]), &["C order", "Fortran"]),
+            ("features.npy", array(&[2], Order::C, &[1u8; 2]), &["samples x features", "[2]"]),
+            ("features.npy", array(&[0, 2], Order::C, &[] as &[u8]), &["at least one sample"]),
+            ("features.npy", array(&[2, 1], Order::C, &[1i16; 2]), &["u8, i8, f32 or f64"]),
+            (
+                "features.npy",
+                array(&[2, 2], Order::C, &[1.0, 2.0, f32::NAN, 4.0]),
+                &["sample 1: ", "found NaN"],
+            ),
+            ("labels.npy", array(&[3], Order::C, &[1u8; 3]), &["shape [2]", "found shape [3]"]),
+            ("labels.npy", array(&[2], Order::C, &[0i8, -1]), &["sample 1: ", "found -1"]),
+            ("labels.npy", array(&[2], Order::C, &[0u32, 1 << 31]), &["labels below 10000"]),
+            ("labels.npy", array(&[2], Order::C, &[0.0, 1.0]), &["integer type"]),
+        ];
+        for (name, bytes, parts) in cases {
+            let folder = Folder::new();
+            folder.write("features.npy", &features);
+            folder.write("labels.npy", &labels);
+            folder.write(name, bytes);
+            let parts = [&[*name], *parts].concat();
+            assert_refused(spec(folder.path()), &LoadOptions::default(), &parts);
+        }
+    }
+
+    proptest! {
+        /// Whatever happens to a byte: an answer, and never a panic.
+        #[test]
+        fn no_damage_panics(at in 0usize..128, value: u8, len in 0usize..=132) {
+            let folder = Folder::new();
+            let mut features = array(&[2, 2], Order::C, &[1u8, 2, 3, 4]);
+            features[at] = value;
+            features.truncate(len);
+            folder.write("features.npy", &features);
+            folder.write("labels.npy", array(&[2], Order::C, &[1u8, 0]));
+            let _ = load(spec(folder.path()), &LoadOptions::default());
+        }
+    }
+}

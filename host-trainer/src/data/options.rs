@@ -86,10 +86,9 @@ impl FromStr for ImageSize {
                 })
             })
             .ok_or_else(|| {
-                DataError::option(
-                    "--resize",
-                    format!("expected HEIGHTxWIDTH, each from 1 to {SIDE_MAX}, such as 64x64, found {text:?}"),
-                )
+                DataError::Syntax(format!(
+                    "expected HEIGHTxWIDTH, each from 1 to {SIDE_MAX}, such as 64x64, found {text:?}"
+                ))
             })
     }
 }

@@ -152,3 +152,89 @@ pub(super) fn csv_error(path: &Path, line: u64, error: csv::Error) -> DataError 
         kind => DataError::damaged(path, place, "CSV", format!("{kind:?}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Folder, assert_refused, gzip, spec};
+    use super::super::{LoadOptions, Split, load, load_with_source};
+    use super::*;
+
+    const TEXT: &str = "user,x,y,activity\n10,1,5,walk\n9, 2 ,,sit\n10,,5,sit\n9,4,5,walk\n";
+
+    fn options() -> LoadOptions {
+        LoadOptions {
+            label: Some("activity".to_owned()),
+            group: Some("user".to_owned()),
+            test_fraction: 0.0,
+            ..LoadOptions::default()
+        }
+    }
+
+    #[test]
+    fn columns_become_features_labels_and_groups() {
+        let folder = Folder::new();
+        let path = folder.write("table.csv.gz", gzip(TEXT.as_bytes()));
+        let (dataset, source) = load_with_source(spec(&path), &options()).unwrap();
+        assert_eq!(dataset.name, "table");
+        assert_eq!(dataset.shape, [1, 1, 2]);
+        assert_eq!(dataset.label_names, ["sit", "walk"]);
+        assert_eq!(dataset.labels, [1, 0, 0, 1]);
+        let groups = dataset.groups.as_ref().unwrap();
+        assert_eq!(groups.names, ["9", "10"]);
+        assert_eq!(groups.ids, [1, 0, 1, 0]);
+        // Missing: the mean of the column, 7/3 and 5; a constant column is divided by 1.
+        let third = 7.0 / 3.0;
+        assert_eq!(dataset.features, Features::F32(vec![1.0, 5.0, 2.0, 5.0, third, 5.0, 4.0, 5.0]));
+        assert_eq!(dataset.batch(&[2, 1], None)[..2], [0.0, 0.0]);
+        assert_eq!(dataset.normalisation.std[1], 1.0);
+        let missing: Vec<_> = source.missing.iter().map(|m| (m.column.as_str(), m.count)).collect();
+        assert_eq!(missing, [("x", 1), ("y", 1)]);
+    }
+
+    #[test]
+    fn missing_values_take_the_mean_of_the_training_split_alone() {
+        let folder = Folder::new();
+        let lines: String = (0..40).map(|i| format!("{},{}\n", i * i, i % 2)).collect();
+        let path = folder.write("table.csv", format!("x,label\n,0\n{lines}"));
+        let dataset = load(spec(&path), &LoadOptions::default()).unwrap();
+        let training = dataset.indices(Split::Train);
+        let present: Vec<f32> =
+            training.iter().filter(|&&i| i > 0).flat_map(|&i| dataset.raw(i)).collect();
+        let mean = present.iter().sum::<f32>() / present.len() as f32;
+        assert!((dataset.raw(0)[0] - mean).abs() < 1e-3);
+        assert_eq!(dataset.batch(&[0], None), [0.0]);
+    }
+
+    #[test]
+    fn damage_is_located() {
+        let zipped = gzip(TEXT.repeat(50).as_bytes());
+        let cases: &[(&str, &[u8], &[&str])] = &[
+            ("a.csv", b"", &["an empty file"]),
+            ("a.csv", b"user,x,activity\n", &["lines of data"]),
+            ("a.csv", b"user,activity\n1,walk\n", &["line 1: ", "columns of features"]),
+            ("a.csv", b"user,x,label\n1,2,walk\n", &["line 1: ", "\"activity\"", "\"label\""]),
+            (
+                "a.csv",
+                b"user,x,activity,user\n",
+                &["line 1: ", "one column named \"user\"", "several"],
+            ),
+            ("a.csv", b"user,x,activity\n1,2,walk\n1,2\n", &["line 3: ", "3 fields", "found 2"]),
+            (
+                "a.csv",
+                b"user,x,activity\n1,2,walk\n1,fast,sit\n",
+                &["line 3, column \"x\": ", "\"fast\""],
+            ),
+            ("a.csv", b"user,x,activity\n1,inf,walk\n", &["line 2, column \"x\": ", "\"inf\""]),
+            ("a.csv", b"user,x,activity\n1,2,\n", &["line 2, column \"activity\": ", "a label"]),
+            ("a.csv", b"user,x,activity\n,2,sit\n", &["line 2, column \"user\": ", "a group"]),
+            ("a.csv", b"user,x,activity\n1,\xff,sit\n", &["line 2: ", "UTF-8"]),
+            ("a.csv.gz", &zipped[..zipped.len() / 2], &["line ", "intact gzip data"]),
+        ];
+        for (name, bytes, parts) in cases {
+            let folder = Folder::new();
+            let path = folder.write(name, bytes);
+            let parts = [&[*name], *parts].concat();
+            assert_refused(spec(&path), &options(), &parts);
+        }
+    }
+}

@@ -60,8 +60,8 @@ fn describe(args: &DescribeArgs, format: Format) -> Result<()> {
     match format {
         Format::Json => output::print_json(&description),
         Format::Table => {
-            output::print(facts(&description))?;
-            output::print(classes(&description))
+            output::print_table(&facts(&description))?;
+            output::print_table(&classes(&description))
         }
     }
 }

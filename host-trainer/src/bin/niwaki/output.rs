@@ -2,7 +2,8 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ContentArrangement, LineStyle, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 /// Form of the results on standard output.
@@ -14,25 +15,45 @@ pub(crate) enum Format {
     Json,
 }
 
+/// Width of tables that go to a file or a pipe.
+const WIDTH_NO_TERMINAL: u16 = 100;
+
 /// An empty table with a header.
 pub(crate) fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     let mut table = Table::new();
     table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .load_style(presets::UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()))
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header);
+    if !table.is_tty() {
+        table.set_width(WIDTH_NO_TERMINAL);
+    }
     table
 }
 
-/// Prints a line of text or a whole table.
-pub(crate) fn print(text: impl std::fmt::Display) -> anyhow::Result<()> {
+/// A progress bar over `len` things, on standard error.
+pub(crate) fn bar(len: u64, things: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(len);
+    match ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {prefix}, {eta} left") {
+        Ok(style) => bar.with_style(style.progress_chars("=> ")).with_prefix(things),
+        Err(_) => bar,
+    }
+}
+
+/// Prints lines of text.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     unless_closed(writeln!(io::stdout().lock(), "{text}"))
+}
+
+/// Prints a table.
+pub(crate) fn print_table(table: &Table) -> anyhow::Result<()> {
+    print(&table.trim_fmt())
 }
 
 /// Prints a result as JSON.
 pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(value)?;
-    print(text)
+    print(&text)
 }
 
 /// A reader that has seen enough (`| head`) is no error.

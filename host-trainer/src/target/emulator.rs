@@ -1,0 +1,151 @@
+//! A QEMU process with the serial line, the log and the model of an emulated board.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{Board, TargetError, tools};
+
+/// After this time without a byte it is looked whether the emulator still runs.
+const LOOK: Duration = Duration::from_millis(200);
+const LINE_FULL: Duration = Duration::from_secs(10);
+
+/// Where the log goes depends on QEMU's version: to its standard output up to 7.2, to the device given
+/// for it later.
+const LOG_FILES: [&str; 2] = ["stdout.defmt", "log.defmt"];
+const OUTPUT_FILE: &str = "output.txt";
+
+/// A running emulator. It is the line to the board's serial port, and ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Emulator {
+    child: Child,
+    serial: UnixStream,
+    folder: TempDir,
+}
+
+impl Emulator {
+    /// Starts `board` with the firmware `elf` and with `model` at `model_address`.
+    pub(crate) fn start(
+        board: &Board,
+        elf: &Path,
+        model: &[u8],
+        model_address: u64,
+    ) -> Result<Self, TargetError> {
+        let Some((program, machine)) =
+            board.about.emulator.as_ref().and_then(|command| command.split_first())
+        else {
+            return Err(TargetError::NotEmulated { board: board.name.clone() });
+        };
+        let folder = tempfile::tempdir().map_err(TargetError::io("making a temporary folder"))?;
+        let model_file = folder.path().join("model.niwaki");
+        std::fs::write(&model_file, model)
+            .map_err(TargetError::io(format!("writing {}", model_file.display())))?;
+        let create = |name: &str| {
+            File::create(folder.path().join(name))
+                .map_err(TargetError::io("making a file for the emulator's output"))
+        };
+        let (log, output) = (create(LOG_FILES[0])?, create(OUTPUT_FILE)?);
+        // The emulator's standard input is a socket, and that is the board's serial line.
+        let (serial, end) = UnixStream::pair().map_err(TargetError::io("making a socket"))?;
+        let set = serial.set_read_timeout(Some(LOOK));
+        set.and_then(|()| serial.set_write_timeout(Some(LINE_FULL)))
+            .map_err(TargetError::io("setting up a socket"))?;
+
+        let mut command = Command::new(program);
+        command
+            .args(machine)
+            .args(["-display", "none", "-monitor", "none", "-nodefaults"])
+            .args(["-chardev", "socket,id=serial,fd=0", "-serial", "chardev:serial"])
+            // One instruction takes one nanosecond of the board's time, whatever the host does.
+            .args(["-icount", "shift=0"])
+            .arg("-chardev")
+            .arg(format!("file,id=log,path={}", quoted(&folder.path().join(LOG_FILES[1]))))
+            .args(["-semihosting-config", "enable=on,target=native,chardev=log"])
+            .arg("-kernel")
+            .arg(elf)
+            .arg("-device")
+            .arg(format!(
+                "loader,file={},addr={model_address:#x},force-raw=on",
+                quoted(&model_file)
+            ))
+            .stdin(Stdio::from(OwnedFd::from(end)))
+            .stdout(Stdio::from(log))
+            .stderr(Stdio::from(output));
+        let child = command.spawn().map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => TargetError::NoEmulator {
+                program: program.clone(),
+                get: tools::emulator_packages(program).install_command(),
+            },
+            _ => TargetError::Io { what: format!("starting {program}"), source },
+        })?;
+        Ok(Self { child, serial, folder })
+    }
+
+    /// What the board wrote to its log, in defmt's encoding.
+    pub(crate) fn log(&self) -> Vec<u8> {
+        let read = |name| std::fs::read(self.folder.path().join(name)).unwrap_or_default();
+        LOG_FILES.iter().flat_map(read).collect()
+    }
+
+    /// What the emulator itself printed.
+    pub(crate) fn output(&self) -> String {
+        let bytes = std::fs::read(self.folder.path().join(OUTPUT_FILE)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).trim_end().to_owned()
+    }
+
+    /// In place of an error of the line, where the reason for it is that the emulator has ended.
+    fn or_ended(&mut self, error: io::Error) -> io::Error {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof, WouldBlock};
+        let status = match error.kind() {
+            // The other end is closed: the emulator ends or has ended.
+            BrokenPipe | ConnectionReset | UnexpectedEof => self.child.wait().map(Some),
+            WouldBlock => self.child.try_wait(),
+            _ => Ok(None),
+        };
+        match status {
+            Ok(None) => error,
+            Ok(Some(status)) => {
+                io::Error::new(UnexpectedEof, format!("the emulator ended ({status})"))
+            }
+            Err(error) => error,
+        }
+    }
+}
+
+impl Read for Emulator {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.serial.read(buffer) {
+            Ok(0) if !buffer.is_empty() => Err(self.or_ended(io::ErrorKind::UnexpectedEof.into())),
+            result => result.map_err(|error| self.or_ended(error)),
+        }
+    }
+}
+
+impl Write for Emulator {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.serial.write(bytes).map_err(|error| self.or_ended(error))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.serial.flush()
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to kill, but to wait for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A path within a QEMU option, where a comma is doubled.
+fn quoted(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
