@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::kernels::{self, ALL_KERNELS, KernelId};
 use crate::model::layout::ALIGNMENT;
-use crate::model::{Model, Op, OpProblem};
+use crate::model::{Model, Op, OpProblem, Weights};
 
 /// Bytes at the alignment that a model needs: for `static` data from `include_bytes!`.
 #[derive(Clone, Copy, Debug)]
@@ -203,14 +203,30 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
         }
         let op = self.model.decode(index)?;
         match &op {
-            Op::Conv(conv) if const { linked(KERNELS, &[KernelId::ConvDense, KernelId::ConvSparse]) } => {
-                self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
-            }
-            Op::Linear(conv)
-                if const { linked(KERNELS, &[KernelId::LinearDense, KernelId::LinearSparse]) } =>
-            {
-                self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
-            }
+            Op::Conv(conv) => self.unary(&op, |x, y, scratch| match conv.weights {
+                Weights::Dense(_) if const { linked(KERNELS, &[KernelId::ConvDense]) } => {
+                    kernels::conv(conv, x, y, scratch);
+                }
+                Weights::Packed(words) if const { linked(KERNELS, &[KernelId::ConvPacked]) } => {
+                    kernels::packed::conv(conv, words, x, y, scratch);
+                }
+                Weights::Sparse(_) if const { linked(KERNELS, &[KernelId::ConvSparse]) } => {
+                    kernels::conv(conv, x, y, scratch);
+                }
+                _ => {}
+            }),
+            Op::Linear(conv) => self.unary(&op, |x, y, scratch| match conv.weights {
+                Weights::Dense(_) if const { linked(KERNELS, &[KernelId::LinearDense]) } => {
+                    kernels::conv(conv, x, y, scratch);
+                }
+                Weights::Packed(words) if const { linked(KERNELS, &[KernelId::LinearPacked]) } => {
+                    kernels::packed::linear(conv, words, x, y, scratch);
+                }
+                Weights::Sparse(_) if const { linked(KERNELS, &[KernelId::LinearSparse]) } => {
+                    kernels::conv(conv, x, y, scratch);
+                }
+                _ => {}
+            }),
             Op::Depthwise(depthwise) if const { linked(KERNELS, &[KernelId::Depthwise]) } => {
                 self.unary(&op, |x, y, scratch| kernels::depthwise(depthwise, x, y, scratch))
             }
@@ -269,7 +285,8 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
 
 /// `copy_from_slice` without its panic.
 fn copy(from: &[i8], to: &mut [i8]) {
-    for (to, &from) in to.iter_mut().zip(from) {
-        *to = from;
+    let len = from.len().min(to.len());
+    if let (Some(from), Some(to)) = (from.get(..len), to.get_mut(..len)) {
+        to.copy_from_slice(from);
     }
 }

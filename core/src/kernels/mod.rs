@@ -6,13 +6,27 @@
 //! reference kernels, which round twice when they rescale.
 
 mod add;
+#[cfg(any(niwaki_dsp, test))]
+mod add_dsp;
 mod conv;
 pub mod depthwise;
+#[cfg(any(niwaki_dsp, test))]
+mod depthwise_asm;
+#[cfg(any(niwaki_dsp, test))]
+mod depthwise_dsp;
+#[cfg(any(niwaki_dsp, test))]
 mod dsp;
 mod lookup;
 pub mod packed;
+#[cfg(any(niwaki_dsp, test))]
+mod packed_asm;
+#[cfg(any(niwaki_dsp, test))]
+mod packed_dsp;
 mod pool;
-mod requantise;
+#[cfg(any(niwaki_dsp, test))]
+mod pool_dsp;
+#[cfg(any(niwaki_dsp, test))]
+mod requantise_dsp;
 mod rescale;
 mod softmax;
 pub mod sparse;

@@ -60,6 +60,7 @@ impl Rescale {
 
     /// Multiplier and right shift, where the multiplier is normalised, in `[2^30, 2^31)`, and the
     /// power of two does not go left.
+    #[cfg(any(niwaki_dsp, test))]
     pub(super) const fn normalised(self) -> Option<(i32, i32)> {
         if self.multiplier >= 1 << 30 && self.left == 0 {
             Some((self.multiplier, self.right as i32))

@@ -96,7 +96,7 @@ impl Scratch {
             len: record.scratch.len.get() as usize,
         };
         let end = scratch.offset.checked_add(scratch.len).ok_or(OpProblem::Scratch)?;
-        let sound = end <= arena_len && scratch.offset % ALIGNMENT == 0;
+        let sound = end <= arena_len && scratch.offset.is_multiple_of(ALIGNMENT);
         sound.then_some(scratch).ok_or(OpProblem::Scratch)
     }
 
@@ -250,7 +250,7 @@ impl<'m> Context<'m> {
 
     fn slice(&self, span: Span) -> Option<&'m [u8]> {
         let start = span.offset.get() as usize;
-        if start % ALIGNMENT != 0 {
+        if !start.is_multiple_of(ALIGNMENT) {
             return None;
         }
         self.bytes.get(start..start.checked_add(span.len.get() as usize)?)
@@ -476,7 +476,10 @@ fn conv<'m>(
     clamp: Clamp,
 ) -> Result<Conv<'m>, OpProblem> {
     let groups = usize::from(record.groups.get());
-    if groups == 0 || input.channels % groups != 0 || output.channels % groups != 0 {
+    if groups == 0
+        || !input.channels.is_multiple_of(groups)
+        || !output.channels.is_multiple_of(groups)
+    {
         return Err(OpProblem::Shape);
     }
     let per_channel = product(&[window.kernel[0], window.kernel[1], input.channels / groups]);
@@ -497,8 +500,7 @@ fn conv<'m>(
             Weights::Dense(context.dense(record, count)?)
         }
     };
-    let per_channel =
-        per_channel.filter(|&n| u32::try_from(n).is_ok()).ok_or(OpProblem::Shape)?;
+    let per_channel = per_channel.filter(|&n| u32::try_from(n).is_ok()).ok_or(OpProblem::Shape)?;
     let needed = match kernel {
         KernelId::ConvPacked => kernels::packed::conv_scratch_len(input.channels, per_channel),
         KernelId::LinearPacked => kernels::packed::linear_scratch_len(per_channel),
