@@ -156,4 +156,7 @@ impl Taps {
 }
 
 #[cfg(test)]
+#[allow(unsafe_code)]
+mod dsp_tests;
+#[cfg(test)]
 mod tests;
