@@ -53,10 +53,17 @@ fn channel() -> impl Strategy<Value = ChannelRecord> {
         any::<i32>()
     ];
     let normalised = (extreme.clone(), (1i32 << 30)..=i32::MAX, -22i32..1);
-    let any = (extreme, 0i32..=i32::MAX, -31i32..=30);
-    prop_oneof![8 => usual, 2 => normalised, 1 => any].prop_map(|(bias, multiplier, shift)| {
-        ChannelRecord { bias: bias.into(), multiplier: multiplier.into(), shift: shift.into() }
-    })
+    let any = (extreme.clone(), 0i32..=i32::MAX, -31i32..=30);
+    let tiny = (extreme, 0i32..2000, -3i32..1);
+    // Powers of two make ties.
+    let ties = (-200_000i32..200_000, Just(1i32 << 30), -15i32..0);
+    prop_oneof![8 => usual, 2 => normalised, 1 => any, 1 => tiny, 2 => ties].prop_map(
+        |(bias, multiplier, shift)| ChannelRecord {
+            bias: bias.into(),
+            multiplier: multiplier.into(),
+            shift: shift.into(),
+        },
+    )
 }
 
 fn channels(count: usize) -> impl Strategy<Value = Vec<ChannelRecord>> {
@@ -226,6 +233,7 @@ fn summand() -> impl Strategy<Value = (i32, i32)> {
     prop_oneof![
         3 => Just((1 << 30, 0)),
         3 => ((1i32 << 30)..=i32::MAX, -6i32..0),
+        1 => (Just(1 << 30), -6i32..0),
         1 => (0i32..=i32::MAX, -31i32..=0),
     ]
 }
@@ -239,6 +247,7 @@ proptest! {
         rescales in [summand(), summand()],
         sum in prop_oneof![
             4 => ((1i32 << 30)..=i32::MAX, -22i32..=0),
+            2 => (Just(1 << 30), -22i32..-15),
             1 => (0i32..=i32::MAX, -31i32..=0),
         ],
         zero in any::<[i8; 3]>(),
@@ -315,6 +324,20 @@ proptest! {
         for (index, &sum) in sums.iter().enumerate() {
             prop_assert_eq!(y[index * 3], expected(sum), "{}", sum);
         }
+    }
+}
+
+#[test]
+fn sums_of_large_windows_do_not_overflow() {
+    for (height, element) in [(15, -128), (15, 127), (16, -128)] {
+        let window = Window { kernel: [height, 17], stride: [1, 1], pad: [0, 0] };
+        let (input, output) = (tensor(height, 17, 4, 0), tensor(1, 1, 4, 0));
+        let clamp = Clamp { min: -128, max: 127 };
+        let mut y = [0; 4];
+        let x = vec![element; input.len()];
+        let served = pool_dsp::avg_pool(&Pool { input, output, window, clamp }, &x, &mut y);
+        assert_eq!(served.is_some(), height == 15);
+        assert_eq!(y, [if height == 15 { element } else { 0 }; 4]);
     }
 }
 
