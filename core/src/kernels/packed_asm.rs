@@ -17,8 +17,8 @@ pub(super) struct Packed {
     pub(super) w: *const u32,
     /// The end of the inputs.
     pub(super) x_end: *const u32,
-    /// [`tile_4`]: bytes of code that the first round leaves out. [`pixel_1`]: number of blocks.
-    pub(super) count: usize,
+    /// Bytes of code that the loop leaves out at first.
+    pub(super) entry: usize,
     /// The group's first channel; advances.
     pub(super) channel: *const ChannelRecord,
     /// The group's first output; advances.
@@ -34,12 +34,16 @@ pub(super) struct Packed {
     pub(super) sums: [i32; 8],
 }
 
-/// Bytes of code of two words of weights in [`tile_4`]; it unrolls four such blocks.
-const BLOCK_BYTES: usize = 96;
+/// What [`Packed::entry`] must hold for [`tile_4`] with this number of blocks: the loop is unrolled four
+/// times, 24 instructions each.
+pub(super) const fn tile_entry(blocks: usize) -> usize {
+    (blocks.wrapping_neg() & 3).wrapping_mul(24 * 4)
+}
 
-/// What [`Packed::count`] must hold for [`tile_4`] with this number of blocks.
-pub(super) const fn entry(blocks: usize) -> usize {
-    (blocks.wrapping_neg() & 3).wrapping_mul(BLOCK_BYTES)
+/// What [`Packed::entry`] must hold for [`pixel_1`] with this number of blocks: the loop is unrolled
+/// four times, 15 instructions each.
+pub(super) const fn pixel_entry(blocks: usize) -> usize {
+    (blocks.wrapping_neg() & 3).wrapping_mul(15 * 4)
 }
 
 /// Requantises a register with the multiplier in r3, one less than the shift in lr and the rounding
@@ -84,8 +88,8 @@ macro_rules! requantise_register {
 ///
 /// `x` must be valid for reads up to `x_end`, eight words for each block, at least one; `w` for two
 /// words for each block and round, or for one round; `channel` for two records for each round, or for
-/// one record; `y` for writes of two outputs for each round at four places `step` apart. `count`
-/// must be the [`entry`] for the number of blocks, and the channels must be
+/// one record; `y` for writes of two outputs for each round at four places `step` apart. `entry`
+/// must be the [`tile_entry`] for the number of blocks, and the channels must be
 /// [simple](super::requantise_dsp::Requantise) where rounds are not 0.
 #[inline(never)]
 pub(super) unsafe fn tile_4(packed: &mut Packed) {
@@ -207,28 +211,6 @@ pub(super) unsafe fn tile_4(packed: &mut Packed) {
     }
 }
 
-/// Two blocks of [`pixel_1`], or their second half.
-#[cfg(niwaki_dsp)]
-macro_rules! block_1 {
-    () => {
-        "ldrd r1, r2, [r8], #8
-        ldrd r3, r12, [r10], #8
-        smlad r5, r1, r3, r5
-        sxtb16 r1, r1
-        smlad r4, r1, r3, r4
-        smlad r5, r2, r12, r5
-        sxtb16 r2, r2
-        smlad r4, r2, r12, r4
-        ldrd r1, r2, [r9], #8
-        smlad r7, r1, r3, r7
-        sxtb16 r1, r1
-        smlad r6, r1, r3, r6
-        smlad r7, r2, r12, r7
-        sxtb16 r2, r2
-        smlad r6, r2, r12, r6"
-    };
-}
-
 /// Adds the bias of the channel at r10 to `$sum`, requantises it with the constant in lr and writes it
 /// to r11.
 #[cfg(niwaki_dsp)]
@@ -256,35 +238,52 @@ macro_rules! finish_1 {
 ///
 /// # Safety
 ///
-/// `x` must be valid for reads up to `x_end`, two words for each block, `count` of them; `w` and what
+/// `x` must be valid for reads up to `x_end`, two words for each block, at least one; `w` and what
 /// lies `step` behind it for as many, and each further round likewise behind the second; `channel` for four records for each round; `y`
-/// for writes of as many outputs. `count` is not 0, and the channels must be
+/// for writes of as many outputs. `entry` must be the [`pixel_entry`] for the number of blocks, and the
+/// channels must be
 /// [simple](super::requantise_dsp::Requantise) where rounds are not 0.
 #[inline(never)]
 pub(super) unsafe fn pixel_1(packed: &mut Packed) {
     #[cfg(niwaki_dsp)]
     // SAFETY: reads and writes what the caller promises. r6 and r7, which the compiler keeps for
-    // itself, and the stack pointer are restored. Two blocks are unrolled; an odd number enters between.
+    // itself, and the stack pointer are restored.
     unsafe {
         core::arch::asm!(
             "push {{r6, r7}}",
             "1:",
-            "ldr r11, [r0, #12]",
             "ldr r10, [r0]",
             "ldr r8, [r0, #4]",
+            "ldrd r11, r12, [r0, #8]",
             "ldr r9, [r0, #24]",
             "add r9, r8",
             "mov r4, #0",
             "mov r5, #0",
             "mov r6, #0",
             "mov r7, #0",
-            "lsrs r11, r11, #1",
-            "bcs 3f",
+            "adr.w r1, 2f",
+            "add r1, r12",
+            "mov pc, r1",
+            ".p2align 2",
             "2:",
-            block_1!(),
-            "subs r11, #1",
-            "3:",
-            block_1!(),
+            ".rept 4",
+            "ldrd r1, r2, [r8], #8",
+            "ldrd r3, r12, [r10], #8",
+            "smlad r5, r1, r3, r5",
+            "sxtb16 r1, r1",
+            "smlad r4, r1, r3, r4",
+            "smlad r5, r2, r12, r5",
+            "sxtb16 r2, r2",
+            "smlad r4, r2, r12, r4",
+            "ldrd r1, r2, [r9], #8",
+            "smlad r7, r1, r3, r7",
+            "sxtb16 r1, r1",
+            "smlad r6, r1, r3, r6",
+            "smlad r7, r2, r12, r7",
+            "sxtb16 r2, r2",
+            "smlad r6, r2, r12, r6",
+            ".endr",
+            "cmp r10, r11",
             "bne.w 2b",
             "sub r5, r5, r4",
             "sub r7, r7, r6",

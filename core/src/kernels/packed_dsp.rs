@@ -46,7 +46,7 @@ impl<'a> Packed<'a> {
             x,
             w: self.words.as_ptr(),
             x_end: x,
-            count: 0,
+            entry: 0,
             channel: self.channels.as_ptr(),
             y,
             step: 0,
@@ -75,7 +75,7 @@ impl<'a> Packed<'a> {
                 inner.rounds = fours.len();
                 if inner.rounds > 0 {
                     inner.x_end = column.add(pair_len);
-                    inner.count = self.blocks;
+                    inner.entry = packed_asm::pixel_entry(self.blocks);
                     inner.step = pair_len.wrapping_mul(4);
                     packed_asm::pixel_1(&mut inner);
                 }
@@ -93,7 +93,7 @@ impl<'a> Packed<'a> {
                     inner.x = column.add(at);
                     inner.x_end = inner.x.add(count.wrapping_mul(2));
                     inner.w = w.add(at);
-                    inner.count = count;
+                    inner.entry = packed_asm::pixel_entry(count);
                     inner.step = distance.wrapping_mul(4);
                     packed_asm::pixel_1(&mut inner);
                     for (sum, &more) in sums.iter_mut().zip(&inner.sums) {
@@ -130,7 +130,7 @@ impl<'a> Packed<'a> {
                 inner.rounds = twos.len();
                 if inner.rounds > 0 {
                     inner.x_end = columns.add(self.blocks.wrapping_mul(2 * TILE));
-                    inner.count = packed_asm::entry(self.blocks);
+                    inner.entry = packed_asm::tile_entry(self.blocks);
                     packed_asm::tile_4(&mut inner);
                 }
             }
@@ -143,7 +143,7 @@ impl<'a> Packed<'a> {
                 while left > 0 {
                     let count = left.min(CHUNK);
                     inner.x_end = inner.x.add(count.wrapping_mul(2 * TILE));
-                    inner.count = packed_asm::entry(count);
+                    inner.entry = packed_asm::tile_entry(count);
                     packed_asm::tile_4(&mut inner);
                     for (sum, &more) in sums.iter_mut().zip(&inner.sums) {
                         *sum = sum.wrapping_add(more);
