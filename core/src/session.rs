@@ -1,6 +1,7 @@
 //! Runs a model in a caller-supplied arena.
 
 use core::fmt;
+use core::ops::Range;
 
 use crate::kernels::{self, ALL_KERNELS, KernelId};
 use crate::model::layout::ALIGNMENT;
@@ -203,33 +204,38 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
         }
         let op = self.model.decode(index)?;
         match &op {
-            Op::Conv(conv) => self.unary(&op, |x, y, scratch| match conv.weights {
+            Op::Conv(conv) => match conv.weights {
                 Weights::Dense(_) if const { linked(KERNELS, &[KernelId::ConvDense]) } => {
-                    kernels::conv(conv, x, y, scratch);
+                    self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
                 }
                 Weights::Packed(words) if const { linked(KERNELS, &[KernelId::ConvPacked]) } => {
-                    kernels::packed::conv(conv, words, x, y, scratch);
+                    self.unary_or_in_place(&op, |x, y, scratch| {
+                        kernels::packed::conv(conv, words, x, y, scratch);
+                    })
                 }
                 Weights::Sparse(_) if const { linked(KERNELS, &[KernelId::ConvSparse]) } => {
-                    kernels::conv(conv, x, y, scratch);
+                    self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
                 }
-                _ => {}
-            }),
-            Op::Linear(conv) => self.unary(&op, |x, y, scratch| match conv.weights {
+                _ => Err(RunError::ModelChanged),
+            },
+            Op::Linear(conv) => match conv.weights {
                 Weights::Dense(_) if const { linked(KERNELS, &[KernelId::LinearDense]) } => {
-                    kernels::conv(conv, x, y, scratch);
+                    self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
                 }
                 Weights::Packed(words) if const { linked(KERNELS, &[KernelId::LinearPacked]) } => {
-                    kernels::packed::linear(conv, words, x, y, scratch);
+                    self.unary_or_in_place(&op, |x, y, scratch| {
+                        kernels::packed::linear(conv, words, x, y, scratch);
+                    })
                 }
                 Weights::Sparse(_) if const { linked(KERNELS, &[KernelId::LinearSparse]) } => {
-                    kernels::conv(conv, x, y, scratch);
+                    self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
                 }
-                _ => {}
-            }),
-            Op::Depthwise(depthwise) if const { linked(KERNELS, &[KernelId::Depthwise]) } => {
-                self.unary(&op, |x, y, scratch| kernels::depthwise(depthwise, x, y, scratch))
-            }
+                _ => Err(RunError::ModelChanged),
+            },
+            Op::Depthwise(depthwise) if const { linked(KERNELS, &[KernelId::Depthwise]) } => self
+                .unary_or_in_place(&op, |x, y, scratch| {
+                    kernels::depthwise(depthwise, x, y, scratch);
+                }),
             Op::MaxPool(pool) if const { linked(KERNELS, &[KernelId::MaxPool]) } => {
                 self.unary(&op, |x, y, _| kernels::max_pool(pool, x, y))
             }
@@ -267,6 +273,35 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
         let [x, y, scratch] =
             self.arena.get_disjoint_mut(ranges).map_err(|_| RunError::ModelChanged)?;
         kernel(x, y, scratch);
+        Ok(())
+    }
+
+    /// Like [`unary`](Self::unary), for kernels whose input may stand where the output goes or at the
+    /// end of the scratch, which [`Op`] has checked. They get `None` for it then.
+    fn unary_or_in_place(
+        &mut self,
+        op: &Op<'_>,
+        kernel: impl FnOnce(Option<&[i8]>, &mut [i8], &mut [i8]),
+    ) -> Result<(), RunError> {
+        let input = op.inputs()[0].ok_or(RunError::ModelChanged)?.range();
+        let (output, scratch) = (op.output().range(), op.scratch().range());
+        let apart = |a: &Range<usize>, b: &Range<usize>| a.end <= b.start || b.end <= a.start;
+        let x = if !apart(&input, &output) {
+            // The output is the input's beginning.
+            let ranges = [input, scratch];
+            let [y, scratch] =
+                self.arena.get_disjoint_mut(ranges).map_err(|_| RunError::ModelChanged)?;
+            kernel(None, y, scratch);
+            return Ok(());
+        } else if apart(&input, &scratch) {
+            Some(input)
+        } else {
+            None
+        };
+        let ranges = [x.clone().unwrap_or(0..0), output, scratch];
+        let [input, y, scratch] =
+            self.arena.get_disjoint_mut(ranges).map_err(|_| RunError::ModelChanged)?;
+        kernel(x.is_some().then_some(&*input), y, scratch);
         Ok(())
     }
 

@@ -12,22 +12,30 @@ use super::{dsp, part};
 use crate::model::Depthwise;
 
 /// `None`, with `y` untouched, when the shape is not served or the scratch too small.
-pub(super) fn planar(op: &Depthwise<'_>, x: &[i8], y: &mut [i8], scratch: &mut [i8]) -> Option<()> {
+pub(super) fn planar(
+    op: &Depthwise<'_>,
+    x: Option<&[i8]>,
+    y: &mut [i8],
+    scratch: &mut [i8],
+) -> Option<()> {
     let planes = Planes::new(&op.input, &op.output, &op.window)?;
     let [kernel_h, kernel_w] = op.window.kernel;
     let depth = op.input.channels;
     let weights = kernel_h.wrapping_mul(kernel_w).wrapping_mul(depth);
-    let sound = x.len() == op.input.len()
+    let whole = scratch.len() >= planes.bytes(op.output.height)[0];
+    // In place, a group's inputs must all be read before its outputs are written.
+    let sound = x.map_or(whole && op.output.len() == op.input.len(), |x| x.len() == op.input.len())
         && y.len() == op.output.len()
         && op.weights.len() == weights
         && op.channels.len() == depth;
-    let whole = scratch.len() >= planes.bytes(op.output.height)[0];
     let (slots, band) = if whole { (planes.rows, op.output.height) } else { (ROWS, 1) };
     let [sum_count, words] = planes.len(slots, band);
     let scratch = <[u32]>::mut_from_prefix_with_elems(scratch.as_mut_bytes(), words).ok()?.0;
     if !sound {
         return None;
     }
+    let y_start = y.as_mut_ptr();
+    let x = x.map_or(y_start.cast_const(), <[i8]>::as_ptr);
     let requantise = Requantise::new(op.channels, op.output.zero_point);
     let zeros = u32::from(op.input.zero_point as u16).wrapping_mul(0x1_0001);
     // Padding is the same for all channels: it stays.
@@ -68,7 +76,7 @@ pub(super) fn planar(op: &Depthwise<'_>, x: &[i8], y: &mut [i8], scratch: &mut [
                 base.wrapping_add(slot.wrapping_mul(row_len)).cast_const()
             });
             let start = oy.wrapping_mul(op.output.width).wrapping_mul(depth).wrapping_add(first);
-            let mut out = y.as_mut_ptr().wrapping_add(start);
+            let mut out = y_start.wrapping_add(start);
             let channels = part(op.channels, first, GROUP);
             for (lane, channel) in lanes.iter_mut().zip(channels) {
                 lane.rows = rows;
@@ -127,7 +135,7 @@ fn unpack(op: &Depthwise<'_>, channel: usize) -> [[u32; 2]; ROWS] {
 #[inline(never)]
 unsafe fn fill(
     op: &Depthwise<'_>,
-    x: &[i8],
+    x: *const i8,
     rows: Range<usize>,
     first: usize,
     planes: &Planes,
@@ -160,7 +168,7 @@ unsafe fn fill(
             }
             continue;
         }
-        let mut from = x.as_ptr().wrapping_add(iy.wrapping_mul(row_step).wrapping_add(first));
+        let mut from = x.wrapping_add(iy.wrapping_mul(row_step).wrapping_add(first));
         to = to.wrapping_add(pad_w / 2);
         // SAFETY: `from` runs over pixels of row `iy`, `to` over words of its slot.
         unsafe {

@@ -94,13 +94,24 @@ fn windowed(
     kernels: usize,
     depth: impl Strategy<Value = (usize, usize)>,
 ) -> impl Strategy<Value = (Tensor, Tensor, Window)> {
-    (axis(kernels), axis(kernels), depth, any::<[i8; 2]>()).prop_map(|(v, h, depth, zero)| {
+    // Anything; outputs as large as inputs; pointwise.
+    let shape = prop_oneof![
+        3 => (axis(kernels), axis(kernels)),
+        1 => (same(kernels), same(kernels)),
+        1 => (same(1), same(1)),
+    ];
+    (shape, depth, any::<[i8; 2]>()).prop_map(|((v, h), depth, zero)| {
         (
             tensor(v[0], h[0], depth.0, zero[0]),
             tensor(v[4], h[4], depth.1, zero[1]),
             Window { kernel: [v[1], h[1]], stride: [v[2], h[2]], pad: [v[3], h[3]] },
         )
     })
+}
+
+/// An axis with step 1 and as many outputs as inputs.
+fn same(kernels: usize) -> impl Strategy<Value = [usize; 5]> {
+    (1usize..12, 1..=kernels).prop_map(|(size, kernel)| [size, kernel, 1, kernel / 2, size])
 }
 
 /// Working memory with every byte set, so that nothing relies on zeros.
@@ -146,10 +157,15 @@ proptest! {
             .unwrap();
         op.weights = Weights::Packed(&words);
         let len = packed::conv_scratch_len(input.channels, per_channel);
-        for kernel in [packed::portable, packed_dsp::conv] {
+        for kernel in [packed::conv_portable, packed_dsp::conv] {
             let (mut y, mut scratch) = (vec![55; output.len()], dirty(len));
-            kernel(&op, &words, &x, &mut y, bytes(&mut scratch, len));
+            kernel(&op, &words, Some(&x), &mut y, bytes(&mut scratch, len));
             prop_assert_eq!(&y, &expected);
+            if packed::conv_in_place(&input, &output, &window) {
+                let mut y = x.clone();
+                kernel(&op, &words, None, &mut y, bytes(&mut scratch, len));
+                prop_assert_eq!(&y[..output.len()], &expected);
+            }
         }
     }
 }
@@ -182,9 +198,14 @@ proptest! {
         packed::pack(outputs, inputs, |o, k| weights[o * inputs + k], &mut words).unwrap();
         op.weights = Weights::Packed(&words);
         let len = packed::linear_scratch_len(inputs);
-        for kernel in [packed::portable, packed_dsp::linear] {
+        for kernel in [packed::linear_portable, packed_dsp::linear] {
             let (mut y, mut scratch) = (vec![55; outputs], dirty(len));
-            kernel(&op, &words, &x, &mut y, bytes(&mut scratch, len));
+            kernel(&op, &words, Some(&x), &mut y, bytes(&mut scratch, len));
+            prop_assert_eq!(&y, &expected);
+            let scratch = bytes(&mut scratch, len);
+            scratch[len - inputs..].copy_from_slice(&x);
+            let mut y = vec![55; outputs];
+            kernel(&op, &words, None, &mut y, scratch);
             prop_assert_eq!(&y, &expected);
         }
     }
@@ -221,10 +242,20 @@ proptest! {
         let len = if ring { least } else { whole.max(least) };
         prop_assert!([whole, least].contains(&depthwise::scratch_len(&input, &output, &window)));
         let (mut y, mut scratch) = (vec![55; output.len()], dirty(len));
-        depthwise_dsp::planar(&op, &x, &mut y, bytes(&mut scratch, len)).unwrap();
+        depthwise_dsp::planar(&op, Some(&x), &mut y, bytes(&mut scratch, len)).unwrap();
         prop_assert_eq!(&y, &expected);
         let short = least.min(whole) - 4;
-        prop_assert!(depthwise_dsp::planar(&op, &x, &mut y, &mut bytes(&mut scratch, len)[..short]).is_none());
+        let mut scratch = dirty(whole);
+        let none = depthwise_dsp::planar(&op, Some(&x), &mut y, &mut bytes(&mut scratch, whole)[..short]);
+        prop_assert!(none.is_none());
+        if let Some(len) = depthwise::in_place_scratch_len(&input, &output, &window) {
+            let mut y = x.clone();
+            depthwise_dsp::planar(&op, None, &mut y, bytes(&mut scratch, len)).unwrap();
+            prop_assert_eq!(&y, &expected);
+            let mut y = x.clone();
+            depthwise::portable_in_place(&op, &mut y, bytes(&mut scratch, len));
+            prop_assert_eq!(&y, &expected);
+        }
     }
 }
 

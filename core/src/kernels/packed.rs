@@ -23,8 +23,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Taps, part};
 #[cfg(not(niwaki_dsp))]
-use super::{conv::rescale, put};
-use crate::model::Conv;
+use super::{at, conv::rescale, put};
+use crate::model::{Conv, Tensor, Window};
 
 /// Weights of an output channel are counted in blocks of this many.
 pub(super) const BLOCK: usize = 4;
@@ -93,20 +93,29 @@ pub const fn linear_scratch_len(inputs: usize) -> usize {
     blocks(inputs).saturating_mul(BLOCK * 2)
 }
 
-/// Convolution of `x` into `y` with packed weights.
-pub fn conv(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scratch: &mut [i8]) {
+/// Whether [`conv`] can replace its input by its output: outputs then never stand before inputs that
+/// are still to be read, because those of four pixels are read before any of their outputs is written.
+pub fn conv_in_place(input: &Tensor, output: &Tensor, window: &Window) -> bool {
+    let pointwise = window.kernel == [1, 1] && window.stride == [1, 1];
+    pointwise && output.width == input.width && output.channels <= input.channels
+}
+
+/// Convolution of `x` into `y` with packed weights. Where `x` is `None`, the input stands in `y`, which
+/// then has its length, and the output replaces its beginning: see [`conv_in_place`].
+pub fn conv(op: &Conv<'_>, words: &[u32], x: Option<&[i8]>, y: &mut [i8], scratch: &mut [i8]) {
     #[cfg(niwaki_dsp)]
     super::packed_dsp::conv(op, words, x, y, scratch);
     #[cfg(not(niwaki_dsp))]
-    portable(op, words, x, y, scratch);
+    conv_portable(op, words, x, y, scratch);
 }
 
-/// Linear operator with packed weights.
-pub fn linear(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scratch: &mut [i8]) {
+/// Linear operator with packed weights. Where `x` is `None`, the input is the end of `scratch`, and
+/// what the kernel makes of it overwrites it.
+pub fn linear(op: &Conv<'_>, words: &[u32], x: Option<&[i8]>, y: &mut [i8], scratch: &mut [i8]) {
     #[cfg(niwaki_dsp)]
     super::packed_dsp::linear(op, words, x, y, scratch);
     #[cfg(not(niwaki_dsp))]
-    portable(op, words, x, y, scratch);
+    linear_portable(op, words, x, y, scratch);
 }
 
 /// Hands the inputs under the window at output position `oy`, `ox` to `sink`, run by run in the order
@@ -145,14 +154,17 @@ pub(super) fn runs(
     }
 }
 
-/// The kernels without the DSP instructions: one pixel at a time.
+/// [`conv`] without the DSP instructions: one pixel at a time.
 #[cfg(not(niwaki_dsp))]
-pub(super) fn portable(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scratch: &mut [i8]) {
-    let per_channel = op.weights_per_channel();
-    let Ok((column, _)) = <[i16]>::mut_from_prefix_with_elems(
-        scratch.as_mut_bytes(),
-        words_per_pair(per_channel).wrapping_mul(2),
-    ) else {
+pub(super) fn conv_portable(
+    op: &Conv<'_>,
+    words: &[u32],
+    x: Option<&[i8]>,
+    y: &mut [i8],
+    scratch: &mut [i8],
+) {
+    let len = blocks(op.weights_per_channel()).wrapping_mul(BLOCK);
+    let Ok((column, _)) = <[i16]>::mut_from_prefix_with_elems(scratch.as_mut_bytes(), len) else {
         return;
     };
     let zero = op.input.zero_point.into();
@@ -161,37 +173,87 @@ pub(super) fn portable(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scr
         for ox in 0..op.output.width {
             let mut position = 0usize;
             let mut push = |value: i16| {
-                // The order of `SXTB16`.
-                let within = [0, 2, 1, 3][position % BLOCK];
-                if let Some(slot) = column.get_mut((position & !3).wrapping_add(within)) {
-                    *slot = value;
-                }
+                put_half(column, position, value);
                 position = position.wrapping_add(1);
             };
-            runs(op, x, [oy, ox], |run| match run {
+            runs(op, x.unwrap_or(y), [oy, ox], |run| match run {
                 Ok(run) => run.iter().for_each(|&x| push(x.into())),
                 Err(len) => (0..len).for_each(|_| push(zero)),
             });
-            for _ in per_channel..blocks(per_channel).wrapping_mul(BLOCK) {
-                push(0);
+            for position in position..len {
+                put_half(column, position, 0);
             }
-            let pairs = words.chunks_exact(words_per_pair(per_channel).max(1));
-            for (pair, channels) in pairs.zip(op.channels.chunks(2)) {
-                let [mut low, mut high] = [0i32; 2];
-                for (&word, &[x0, x1]) in pair.iter().zip(column.as_chunks().0) {
-                    for (half, x) in [(word as i16, x0), ((word >> 16) as i16, x1)] {
-                        let w = i32::from(half as i8);
-                        low = low.wrapping_add(w.wrapping_mul(x.into()));
-                        let w = (i32::from(half).wrapping_sub(w)) >> 8;
-                        high = high.wrapping_add(w.wrapping_mul(x.into()));
-                    }
-                }
-                for (channel, sum) in channels.iter().zip([low, high]) {
-                    let sum = sum.wrapping_add(channel.bias.get());
-                    put(y, index, rescale(channel).requantise(sum, op.output.zero_point, op.clamp));
-                    index = index.wrapping_add(1);
-                }
+            outputs(op, words, column, y.get_mut(index..).unwrap_or_default());
+            index = index.wrapping_add(op.output.channels);
+        }
+    }
+}
+
+/// [`linear`] without the DSP instructions.
+#[cfg(not(niwaki_dsp))]
+pub(super) fn linear_portable(
+    op: &Conv<'_>,
+    words: &[u32],
+    x: Option<&[i8]>,
+    y: &mut [i8],
+    scratch: &mut [i8],
+) {
+    let inputs = op.weights_per_channel();
+    let from = scratch.len().wrapping_sub(inputs);
+    let len = blocks(inputs).wrapping_mul(BLOCK);
+    for block in 0..blocks(inputs) {
+        let first = block.wrapping_mul(BLOCK);
+        // Read before the block is written: what is written never reaches inputs still to be read.
+        let element = |k: usize| {
+            let position = first.wrapping_add(k);
+            match x {
+                _ if position >= inputs => 0,
+                Some(x) => at(x, position).into(),
+                None => at(scratch, from.wrapping_add(position)).into(),
             }
+        };
+        let values = [0, 1, 2, 3].map(element);
+        let Ok((column, _)) = <[i16]>::mut_from_prefix_with_elems(scratch.as_mut_bytes(), len)
+        else {
+            return;
+        };
+        for (k, value) in values.into_iter().enumerate() {
+            put_half(column, first.wrapping_add(k), value);
+        }
+    }
+    if let Ok((column, _)) = <[i16]>::ref_from_prefix_with_elems(scratch.as_bytes(), len) {
+        outputs(op, words, column, y);
+    }
+}
+
+/// Writes a half in the order of `SXTB16`.
+#[cfg(not(niwaki_dsp))]
+fn put_half(column: &mut [i16], position: usize, value: i16) {
+    let within = [0, 2, 1, 3][position % BLOCK];
+    if let Some(slot) = column.get_mut((position & !3).wrapping_add(within)) {
+        *slot = value;
+    }
+}
+
+/// The outputs of a pixel whose inputs stand in `column`.
+#[cfg(not(niwaki_dsp))]
+fn outputs(op: &Conv<'_>, words: &[u32], column: &[i16], y: &mut [i8]) {
+    let pairs = words.chunks_exact(words_per_pair(op.weights_per_channel()).max(1));
+    let mut index = 0usize;
+    for (pair, channels) in pairs.zip(op.channels.chunks(2)) {
+        let [mut low, mut high] = [0i32; 2];
+        for (&word, &[x0, x1]) in pair.iter().zip(column.as_chunks().0) {
+            for (half, x) in [(word as i16, x0), ((word >> 16) as i16, x1)] {
+                let w = i32::from(half as i8);
+                low = low.wrapping_add(w.wrapping_mul(x.into()));
+                let w = (i32::from(half).wrapping_sub(w)) >> 8;
+                high = high.wrapping_add(w.wrapping_mul(x.into()));
+            }
+        }
+        for (channel, sum) in channels.iter().zip([low, high]) {
+            let sum = sum.wrapping_add(channel.bias.get());
+            put(y, index, rescale(channel).requantise(sum, op.output.zero_point, op.clamp));
+            index = index.wrapping_add(1);
         }
     }
 }

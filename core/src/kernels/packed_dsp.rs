@@ -5,7 +5,9 @@
 use zerocopy::little_endian::I32;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::packed::{BLOCK, CHUNK, TILE, blocks, conv_scratch_len, packed_len, runs};
+use super::packed::{
+    BLOCK, CHUNK, TILE, blocks, conv_in_place, conv_scratch_len, packed_len, runs,
+};
 use super::requantise_dsp::{Requantise, clamp};
 use super::{dsp, packed_asm};
 use crate::model::layout::ChannelRecord;
@@ -160,26 +162,49 @@ impl<'a> Packed<'a> {
     }
 }
 
-/// Linear operator with packed weights.
-pub(super) fn linear(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scratch: &mut [i8]) {
+/// [`linear`](super::packed::linear).
+pub(super) fn linear(
+    op: &Conv<'_>,
+    words: &[u32],
+    x: Option<&[i8]>,
+    y: &mut [i8],
+    scratch: &mut [i8],
+) {
     let Some(packed) = Packed::new(op, words) else { return };
-    let len = packed.blocks.wrapping_mul(2);
-    let Ok((column, _)) = <[u32]>::mut_from_prefix_with_elems(scratch.as_mut_bytes(), len) else {
+    let inputs = op.weights_per_channel();
+    let needed = packed.blocks.wrapping_mul(2);
+    let bytes = scratch.len();
+    let Ok((column, _)) = <[u32]>::mut_from_prefix_with_elems(scratch.as_mut_bytes(), bytes / 4)
+    else {
         return;
     };
-    if x.len() != op.weights_per_channel() || y.len() != op.channels.len() {
+    let sound = column.len() >= needed
+        && x.map_or(bytes.is_multiple_of(4), |x| x.len() == inputs)
+        && y.len() == op.channels.len();
+    if !sound {
         return;
     }
-    // SAFETY: `column` has `2 * blocks` words, `y` as many elements as there are channels.
+    let column = column.as_mut_ptr();
+    let end = column.cast::<i8>().wrapping_add(bytes);
+    let x = x.map_or(end.wrapping_sub(inputs).cast_const(), <[i8]>::as_ptr);
+    // SAFETY: `column` has `2 * blocks` words, `y` as many elements as there are channels. Inputs at
+    // the end of the scratch are read before they are overwritten: a block of four becomes eight
+    // bytes, and of those there are as many as the scratch has at least.
     unsafe {
-        widen(x, column.as_mut_ptr(), 1);
-        packed.pixel(column.as_ptr(), y.as_mut_ptr());
+        widen(x, inputs, column, 1);
+        packed.pixel(column, y.as_mut_ptr());
     }
     clamp(op.clamp, y);
 }
 
-/// Convolution with packed weights.
-pub(super) fn conv(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scratch: &mut [i8]) {
+/// [`conv`](super::packed::conv).
+pub(super) fn conv(
+    op: &Conv<'_>,
+    words: &[u32],
+    x: Option<&[i8]>,
+    y: &mut [i8],
+    scratch: &mut [i8],
+) {
     let Some(packed) = Packed::new(op, words) else { return };
     let outputs = op.channels.len();
     let needed = conv_scratch_len(op.input.channels, op.weights_per_channel());
@@ -187,11 +212,19 @@ pub(super) fn conv(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scratch
     else {
         return;
     };
-    if y.len() != op.output.len() || x.len() != op.input.len() {
+    let sound = match x {
+        Some(x) => x.len() == op.input.len() && y.len() == op.output.len(),
+        None => {
+            let in_place = conv_in_place(&op.input, &op.output, &op.window);
+            in_place && y.len() == op.input.len() && y.len() >= op.output.len()
+        }
+    };
+    if !sound {
         return;
     }
     let columns = scratch.as_mut_ptr();
     let mut out = y.as_mut_ptr();
+    let x = x.map_or(out.cast_const(), <[i8]>::as_ptr);
     let mut left = op.output.height.wrapping_mul(op.output.width);
     // SAFETY: `scratch` has room for the columns of a tile and the bytes behind them. `out` advances
     // by `outputs` elements for each of the output's pixels.
@@ -214,13 +247,13 @@ pub(super) fn conv(op: &Conv<'_>, words: &[u32], x: &[i8], y: &mut [i8], scratch
             left = left.wrapping_sub(1);
         }
     }
-    clamp(op.clamp, y);
+    clamp(op.clamp, y.get_mut(..op.output.len()).unwrap_or_default());
 }
 
 /// The windows of a convolution, one output position after the other.
 struct Walk<'a> {
     op: &'a Conv<'a>,
-    x: &'a [i8],
+    x: *const i8,
     bytes: *mut i8,
     /// Whether runs are whole blocks.
     aligned: bool,
@@ -238,8 +271,8 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// `bytes` has room for the inputs of a pixel where the channels are no multiple of [`BLOCK`].
-    fn new(op: &'a Conv<'a>, x: &'a [i8], bytes: *mut i8) -> Self {
+    /// `x` is the input; `bytes` has room for the inputs of a pixel where the channels are no multiple of [`BLOCK`].
+    fn new(op: &'a Conv<'a>, x: *const i8, bytes: *mut i8) -> Self {
         let depth = op.input.channels;
         let mut walk = Self {
             op,
@@ -291,15 +324,14 @@ impl<'a> Walk<'a> {
         // SAFETY: the caller's promise and that of `new`; a window inside the input is read.
         unsafe {
             if self.column < self.limit {
-                let mut from = self.x.as_ptr().add(self.start);
+                let mut from = self.x.add(self.start);
                 let mut column = column;
                 let mut at = self.bytes;
                 for _ in 0..self.op.window.kernel[0] {
-                    let run = core::slice::from_raw_parts(from, self.row_len);
                     if self.aligned {
-                        column = widen(run, column, TILE);
+                        column = widen(from, self.row_len, column, TILE);
                     } else {
-                        at = copy(run, at);
+                        at = copy(core::slice::from_raw_parts(from, self.row_len), at);
                     }
                     from = from.wrapping_add(self.row_step);
                 }
@@ -322,12 +354,16 @@ impl<'a> Walk<'a> {
     unsafe fn gather_any(&self, mut column: *mut u32, step: usize) {
         let zero = self.op.input.zero_point;
         let mut at = self.bytes;
-        runs(self.op, self.x, self.position, |run| {
+        // SAFETY: nothing is written to the input while the slice exists.
+        let x = unsafe { core::slice::from_raw_parts(self.x, self.op.input.len()) };
+        runs(self.op, x, self.position, |run| {
             // SAFETY: the runs have as many elements as a channel has weights, whole blocks where the
             // columns are written directly.
             unsafe {
                 match run {
-                    Ok(run) if self.aligned => column = widen(run, column, step),
+                    Ok(run) if self.aligned => {
+                        column = widen(run.as_ptr(), run.len(), column, step);
+                    }
                     Ok(run) => at = copy(run, at),
                     Err(len) if self.aligned => {
                         let zeros = u32::from(zero as u16).wrapping_mul(0x1_0001);
@@ -359,7 +395,7 @@ impl<'a> Walk<'a> {
         let len = self.row_len.wrapping_mul(self.op.window.kernel[0]);
         // SAFETY: the caller's promise.
         unsafe {
-            widen(core::slice::from_raw_parts(self.bytes, len), column, step);
+            widen(self.bytes, len, column, step);
         }
     }
 }
@@ -400,34 +436,40 @@ unsafe fn copy(bytes: &[i8], mut to: *mut i8) -> *mut i8 {
 ///
 /// # Safety
 ///
-/// `column` must be valid for writes of two words for each block of bytes, `step` apart.
+/// `from` must be valid for reads of `len` bytes and `column` for writes of two words for each block
+/// of bytes, `step` apart. What is written must not reach bytes that are still to be read.
 #[inline(always)]
-unsafe fn widen(bytes: &[i8], mut column: *mut u32, step: usize) -> *mut u32 {
-    let mut push = |word: [i8; BLOCK]| {
-        let word = u32::from_le_bytes(word.map(|byte| byte as u8));
-        // SAFETY: the caller's promise.
-        unsafe {
+unsafe fn widen(mut from: *const i8, len: usize, mut column: *mut u32, step: usize) -> *mut u32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let load = |from: *const i8| from.cast::<u32>().read_unaligned().to_le();
+        let put = |column: *mut u32, word: u32| {
             *column = dsp::sxtb16(word);
             *column.add(step) = dsp::sxtb16_ror8(word);
-            column = column.add(step.wrapping_mul(2));
+            column.add(step.wrapping_mul(2))
+        };
+        for _ in 0..len / (4 * BLOCK) {
+            let words = [0, 1, 2, 3].map(|block| load(from.add(block * BLOCK)));
+            for word in words {
+                column = put(column, word);
+            }
+            from = from.add(4 * BLOCK);
         }
-    };
-    let (words, rest) = bytes.as_chunks::<BLOCK>();
-    let (groups, words) = words.as_chunks::<4>();
-    for &[a, b, c, d] in groups {
-        push(a);
-        push(b);
-        push(c);
-        push(d);
+        for _ in 0..len / BLOCK % 4 {
+            column = put(column, load(from));
+            from = from.add(BLOCK);
+        }
+        let rest = len % BLOCK;
+        if rest > 0 {
+            let mut last = u32::from(*from as u8);
+            if rest > 1 {
+                last |= u32::from(*from.add(1) as u8) << 8;
+            }
+            if rest > 2 {
+                last |= u32::from(*from.add(2) as u8) << 16;
+            }
+            column = put(column, last);
+        }
+        column
     }
-    for &word in words {
-        push(word);
-    }
-    match *rest {
-        [] => {}
-        [a] => push([a, 0, 0, 0]),
-        [a, b] => push([a, b, 0, 0]),
-        [a, b, ref c @ ..] => push([a, b, c.first().copied().unwrap_or(0), 0]),
-    }
-    column
 }

@@ -444,16 +444,38 @@ impl<'m> Op<'m> {
 
     fn check_overlap(&self) -> Result<(), OpProblem> {
         let output = self.output().range();
+        let scratch = self.scratch().range();
         let [first, second] = self.inputs();
-        let in_place = matches!(self, Self::Add(_) | Self::Lookup(_));
+        // Where else than apart from the output and from the scratch the first input may be.
         let first_is_sound = first.is_none_or(|tensor| {
-            disjoint(&tensor.range(), &output) || (in_place && tensor.range() == output)
+            let input = tensor.range();
+            let (in_output, in_scratch) = match self {
+                Self::Add(_) | Self::Lookup(_) => (input == output, false),
+                Self::Conv(Conv {
+                    input: x,
+                    output: y,
+                    window,
+                    weights: Weights::Packed(_),
+                    ..
+                }) => {
+                    let served = kernels::packed::conv_in_place(x, y, window);
+                    (served && x.offset == y.offset && y.len() <= x.len(), false)
+                }
+                Self::Linear(Conv { weights: Weights::Packed(_), .. }) => {
+                    let end = input.end == scratch.end && scratch.len().is_multiple_of(ALIGNMENT);
+                    (false, end && scratch.start <= input.start)
+                }
+                Self::Depthwise(Depthwise { input: x, output: y, window, scratch, .. }) => {
+                    let needed = kernels::depthwise::in_place_scratch_len(x, y, window);
+                    let served = needed.is_some_and(|needed| scratch.len >= needed);
+                    (served && input == output, false)
+                }
+                _ => (false, false),
+            };
+            (disjoint(&input, &output) || in_output) && (disjoint(&input, &scratch) || in_scratch)
         });
         let second_is_sound = second.is_none_or(|tensor| disjoint(&tensor.range(), &output));
-        let scratch = self.scratch().range();
-        let scratch_is_sound = disjoint(&scratch, &output)
-            && first.is_none_or(|tensor| disjoint(&scratch, &tensor.range()));
-        let sound = first_is_sound && second_is_sound && scratch_is_sound;
+        let sound = first_is_sound && second_is_sound && disjoint(&scratch, &output);
         sound.then_some(()).ok_or(OpProblem::Overlap)
     }
 }
