@@ -1,7 +1,9 @@
 //! Runs a model in a caller-supplied arena.
 
 use core::fmt;
+use core::ops::Range;
 
+use crate::kernels::sparse::Block;
 use crate::kernels::{self, ALL_KERNELS, KernelId};
 use crate::model::layout::ALIGNMENT;
 use crate::model::{Model, Op, OpProblem, Weights};
@@ -203,46 +205,60 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
         }
         let op = self.model.decode(index)?;
         match &op {
-            Op::Conv(conv) | Op::Linear(conv) => self.unary(&op, |x, y, scratch| {
-                use KernelId::{
-                    ConvBlock2, ConvBlock4, ConvDense, ConvSparse, LinearBlock2, LinearBlock4,
-                    LinearDense, LinearSparse,
-                };
-                use kernels::sparse::Block::{Four, One, Two};
-                match &conv.weights {
-                    Weights::Dense(_) if const { linked(KERNELS, &[ConvDense, LinearDense]) } => {
-                        kernels::conv(conv, x, y, scratch);
-                    }
-                    Weights::Sparse(stream) => match stream.geometry().block() {
-                        One if const { linked(KERNELS, &[ConvSparse]) } => {
+            Op::Conv(conv) => match conv.weights {
+                Weights::Dense(_) if const { linked(KERNELS, &[KernelId::ConvDense]) } => {
+                    self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
+                }
+                Weights::Packed(words) if const { linked(KERNELS, &[KernelId::ConvPacked]) } => {
+                    self.unary_or_in_place(&op, |x, y, scratch| {
+                        kernels::packed::conv(conv, words, x, y, scratch);
+                    })
+                }
+                Weights::Sparse(ref stream) => {
+                    self.unary(&op, |x, y, scratch| match stream.geometry().block() {
+                        Block::One if const { linked(KERNELS, &[KernelId::ConvSparse]) } => {
                             kernels::conv_sparse::<1>(conv, stream, x, y, scratch);
                         }
-                        Two if const { linked(KERNELS, &[ConvBlock2]) } => {
+                        Block::Two if const { linked(KERNELS, &[KernelId::ConvBlock2]) } => {
                             kernels::conv_sparse::<2>(conv, stream, x, y, scratch);
                         }
-                        Four if const { linked(KERNELS, &[ConvBlock4]) } => {
+                        Block::Four if const { linked(KERNELS, &[KernelId::ConvBlock4]) } => {
                             kernels::conv_sparse::<4>(conv, stream, x, y, scratch);
                         }
                         _ => {}
-                    },
-                    Weights::SparseLinear(stream) => match stream.block() {
-                        One if const { linked(KERNELS, &[LinearSparse]) } => {
+                    })
+                }
+                _ => Err(RunError::ModelChanged),
+            },
+            Op::Linear(conv) => match conv.weights {
+                Weights::Dense(_) if const { linked(KERNELS, &[KernelId::LinearDense]) } => {
+                    self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
+                }
+                Weights::Packed(words) if const { linked(KERNELS, &[KernelId::LinearPacked]) } => {
+                    self.unary_or_in_place(&op, |x, y, scratch| {
+                        kernels::packed::linear(conv, words, x, y, scratch);
+                    })
+                }
+                Weights::SparseLinear(ref stream) => {
+                    self.unary(&op, |x, y, scratch| match stream.block() {
+                        Block::One if const { linked(KERNELS, &[KernelId::LinearSparse]) } => {
                             kernels::linear_sparse::<1>(conv, stream, x, y, scratch);
                         }
-                        Two if const { linked(KERNELS, &[LinearBlock2]) } => {
+                        Block::Two if const { linked(KERNELS, &[KernelId::LinearBlock2]) } => {
                             kernels::linear_sparse::<2>(conv, stream, x, y, scratch);
                         }
-                        Four if const { linked(KERNELS, &[LinearBlock4]) } => {
+                        Block::Four if const { linked(KERNELS, &[KernelId::LinearBlock4]) } => {
                             kernels::linear_sparse::<4>(conv, stream, x, y, scratch);
                         }
                         _ => {}
-                    },
-                    Weights::Dense(_) => {}
+                    })
                 }
-            }),
-            Op::Depthwise(depthwise) if const { linked(KERNELS, &[KernelId::Depthwise]) } => {
-                self.unary(&op, |x, y, scratch| kernels::depthwise(depthwise, x, y, scratch))
-            }
+                _ => Err(RunError::ModelChanged),
+            },
+            Op::Depthwise(depthwise) if const { linked(KERNELS, &[KernelId::Depthwise]) } => self
+                .unary_or_in_place(&op, |x, y, scratch| {
+                    kernels::depthwise(depthwise, x, y, scratch);
+                }),
             Op::MaxPool(pool) if const { linked(KERNELS, &[KernelId::MaxPool]) } => {
                 self.unary(&op, |x, y, _| kernels::max_pool(pool, x, y))
             }
@@ -283,6 +299,35 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
         Ok(())
     }
 
+    /// Like [`unary`](Self::unary), for kernels whose input may stand where the output goes or at the
+    /// end of the scratch, which [`Op`] has checked. They get `None` for it then.
+    fn unary_or_in_place(
+        &mut self,
+        op: &Op<'_>,
+        kernel: impl FnOnce(Option<&[i8]>, &mut [i8], &mut [i8]),
+    ) -> Result<(), RunError> {
+        let input = op.inputs()[0].ok_or(RunError::ModelChanged)?.range();
+        let (output, scratch) = (op.output().range(), op.scratch().range());
+        let apart = |a: &Range<usize>, b: &Range<usize>| a.end <= b.start || b.end <= a.start;
+        let x = if !apart(&input, &output) {
+            // The output is the input's beginning.
+            let ranges = [input, scratch];
+            let [y, scratch] =
+                self.arena.get_disjoint_mut(ranges).map_err(|_| RunError::ModelChanged)?;
+            kernel(None, y, scratch);
+            return Ok(());
+        } else if apart(&input, &scratch) {
+            Some(input)
+        } else {
+            None
+        };
+        let ranges = [x.clone().unwrap_or(0..0), output, scratch];
+        let [input, y, scratch] =
+            self.arena.get_disjoint_mut(ranges).map_err(|_| RunError::ModelChanged)?;
+        kernel(x.is_some().then_some(&*input), y, scratch);
+        Ok(())
+    }
+
     /// Copies the first input to the output, for kernels that work in place, unless it is there.
     fn bring_to_output(&mut self, op: &Op<'_>) -> Result<(), RunError> {
         let input = op.inputs()[0].ok_or(RunError::ModelChanged)?.range();
@@ -298,7 +343,8 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
 
 /// `copy_from_slice` without its panic.
 fn copy(from: &[i8], to: &mut [i8]) {
-    for (to, &from) in to.iter_mut().zip(from) {
-        *to = from;
+    let len = from.len().min(to.len());
+    if let (Some(from), Some(to)) = (from.get(..len), to.get_mut(..len)) {
+        to.copy_from_slice(from);
     }
 }

@@ -6,11 +6,17 @@
 //! reference kernels, which round twice when they rescale.
 
 mod add;
+#[cfg(any(niwaki_dsp, test))]
+mod add_dsp;
 mod conv;
 mod conv_sparse;
 #[cfg(any(niwaki_dsp, test))]
 mod conv_sparse_dsp;
-mod depthwise;
+pub mod depthwise;
+#[cfg(any(niwaki_dsp, test))]
+mod depthwise_asm;
+#[cfg(any(niwaki_dsp, test))]
+mod depthwise_dsp;
 #[cfg(any(niwaki_dsp, test))]
 mod dsp;
 mod linear_sparse;
@@ -19,9 +25,18 @@ mod linear_sparse_dsp;
 mod lookup;
 #[cfg(any(test, feature = "pack"))]
 pub mod pack_sparse;
+pub mod packed;
+#[cfg(any(niwaki_dsp, test))]
+mod packed_asm;
+#[cfg(any(niwaki_dsp, test))]
+mod packed_dsp;
 mod pool;
 #[cfg(any(niwaki_dsp, test))]
+mod pool_dsp;
+#[cfg(any(niwaki_dsp, test))]
 mod requantise;
+#[cfg(any(niwaki_dsp, test))]
+mod requantise_dsp;
 mod rescale;
 mod softmax;
 pub mod sparse;
@@ -100,6 +115,10 @@ kernel_ids! {
     LinearBlock2 = 12, "linear block 1x2";
     /// Linear operator over blocks of four inputs.
     LinearBlock4 = 13, "linear block 1x4";
+    /// Convolution, every weight, packed for dual multiplies.
+    ConvPacked = 16, "conv packed";
+    /// Linear operator, every weight, packed for dual multiplies.
+    LinearPacked = 17, "linear packed";
 }
 
 impl KernelId {
@@ -156,6 +175,9 @@ impl Taps {
     }
 }
 
+#[cfg(test)]
+#[allow(unsafe_code)]
+mod dsp_tests;
 #[cfg(test)]
 mod sparse_tests;
 #[cfg(test)]

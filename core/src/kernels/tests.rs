@@ -192,7 +192,7 @@ proptest! {
             scratch: Scratch::default(),
         };
         let mut y = vec![0; case.output.len()];
-        depthwise(&op, &case.x, &mut y, &mut []);
+        depthwise(&op, Some(&case.x), &mut y, &mut []);
         prop_assert_eq!(y, expected);
     }
 

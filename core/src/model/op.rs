@@ -9,7 +9,7 @@ use super::layout::{
     ALIGNMENT, AddRecord, ChannelRecord, OpRecord, SoftmaxRecord, Span, TensorRecord,
 };
 use crate::kernels::sparse::{Block, ConvStream, LinearStream, MAX_BIAS};
-use crate::kernels::{KernelId, Rescale};
+use crate::kernels::{self, KernelId, Rescale};
 
 /// A tensor of int8 values in the arena, in the order height, width, channel.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +113,8 @@ pub enum Weights<'m> {
     /// Every weight, output channel by output channel, each in the order kernel row, kernel column,
     /// input channel.
     Dense(&'m [i8]),
+    /// Every weight, as [`kernels::packed`] lays them out.
+    Packed(&'m [u32]),
     /// A convolution's nonzero weights: see [`kernels::sparse`].
     Sparse(ConvStream<'m>),
     /// A linear operator's nonzero weights: see [`kernels::sparse`].
@@ -272,6 +274,12 @@ impl<'m> Context<'m> {
         (channels.len() == count).then_some(channels).ok_or(OpProblem::Constants)
     }
 
+    /// Weights that a kernel reads as words.
+    fn words(&self, record: &OpRecord) -> Result<&'m [u32], OpProblem> {
+        let bytes = self.slice(record.weights).ok_or(OpProblem::Weights)?;
+        <[u32]>::ref_from_bytes(bytes).map_err(|_| OpProblem::Weights)
+    }
+
     fn dense(&self, record: &OpRecord, count: Option<usize>) -> Result<&'m [i8], OpProblem> {
         let bytes = self.slice(record.weights).ok_or(OpProblem::Weights)?;
         let weights = <[i8]>::ref_from_bytes(bytes).map_err(|_| OpProblem::Weights)?;
@@ -294,6 +302,7 @@ impl<'m> Op<'m> {
         let window = || window(record, &input, &output).ok_or(OpProblem::Shape);
         let op = match kernel {
             KernelId::ConvDense
+            | KernelId::ConvPacked
             | KernelId::ConvSparse
             | KernelId::ConvBlock2
             | KernelId::ConvBlock4 => {
@@ -301,6 +310,7 @@ impl<'m> Op<'m> {
                 Self::Conv(conv(record, context, kernel, input, output, window, clamp)?)
             }
             KernelId::LinearDense
+            | KernelId::LinearPacked
             | KernelId::LinearSparse
             | KernelId::LinearBlock2
             | KernelId::LinearBlock4 => {
@@ -398,7 +408,7 @@ impl<'m> Op<'m> {
         let channels = match self {
             Self::Conv(op) | Self::Linear(op) => {
                 let verified = match op.weights {
-                    Weights::Dense(_) => None,
+                    Weights::Dense(_) | Weights::Packed(_) => None,
                     Weights::Sparse(stream) => Some(stream.verify()),
                     Weights::SparseLinear(stream) => Some(stream.verify()),
                 };
@@ -451,16 +461,38 @@ impl<'m> Op<'m> {
 
     fn check_overlap(&self) -> Result<(), OpProblem> {
         let output = self.output().range();
+        let scratch = self.scratch().range();
         let [first, second] = self.inputs();
-        let in_place = matches!(self, Self::Add(_) | Self::Lookup(_));
+        // Where else than apart from the output and from the scratch the first input may be.
         let first_is_sound = first.is_none_or(|tensor| {
-            disjoint(&tensor.range(), &output) || (in_place && tensor.range() == output)
+            let input = tensor.range();
+            let (in_output, in_scratch) = match self {
+                Self::Add(_) | Self::Lookup(_) => (input == output, false),
+                Self::Conv(Conv {
+                    input: x,
+                    output: y,
+                    window,
+                    weights: Weights::Packed(_),
+                    ..
+                }) => {
+                    let served = kernels::packed::conv_in_place(x, y, window);
+                    (served && x.offset == y.offset && y.len() <= x.len(), false)
+                }
+                Self::Linear(Conv { weights: Weights::Packed(_), .. }) => {
+                    let end = input.end == scratch.end && scratch.len().is_multiple_of(ALIGNMENT);
+                    (false, end && scratch.start <= input.start)
+                }
+                Self::Depthwise(Depthwise { input: x, output: y, window, scratch, .. }) => {
+                    let needed = kernels::depthwise::in_place_scratch_len(x, y, window);
+                    let served = needed.is_some_and(|needed| scratch.len >= needed);
+                    (served && input == output, false)
+                }
+                _ => (false, false),
+            };
+            (disjoint(&input, &output) || in_output) && (disjoint(&input, &scratch) || in_scratch)
         });
         let second_is_sound = second.is_none_or(|tensor| disjoint(&tensor.range(), &output));
-        let scratch = self.scratch().range();
-        let scratch_is_sound = disjoint(&scratch, &output)
-            && first.is_none_or(|tensor| disjoint(&scratch, &tensor.range()));
-        let sound = first_is_sound && second_is_sound && scratch_is_sound;
+        let sound = first_is_sound && second_is_sound && disjoint(&scratch, &output);
         sound.then_some(()).ok_or(OpProblem::Overlap)
     }
 }
@@ -500,6 +532,21 @@ fn conv<'m>(
     let linear =
         matches!(kernel, KernelId::LinearSparse | KernelId::LinearBlock2 | KernelId::LinearBlock4);
     let (weights, needed) = match block {
+        None if matches!(kernel, KernelId::ConvPacked | KernelId::LinearPacked) => {
+            let words = context.words(record)?;
+            let len = per_channel.and_then(|n| kernels::packed::packed_len(output.channels, n));
+            if groups != 1 || len != Some(words.len()) {
+                return Err(OpProblem::Weights);
+            }
+            let per_channel = per_channel.unwrap_or(0);
+            let needed = match kernel {
+                KernelId::ConvPacked => {
+                    kernels::packed::conv_scratch_len(input.channels, per_channel)
+                }
+                _ => kernels::packed::linear_scratch_len(per_channel),
+            };
+            (Weights::Packed(words), needed)
+        }
         None => {
             let count = per_channel.and_then(|n| n.checked_mul(output.channels));
             (Weights::Dense(context.dense(record, count)?), 0)
