@@ -12,6 +12,8 @@ pub mod method;
 pub mod optimiser;
 mod state;
 mod step;
+#[cfg(test)]
+mod tests;
 mod trainer;
 
 pub use config::Config;

@@ -17,7 +17,7 @@ use super::{
 use crate::net::{
     Dropped, Params,
     module::{Network, Ranges, Stats, tensor, values},
-    shape::{Op, Role},
+    shape::{Op, ParamSpec, Role},
     trained::CHECKPOINT_FILE,
 };
 
@@ -217,8 +217,8 @@ impl State {
         let mut params = Params::default();
         for (index, spec) in self.net.params.iter().enumerate() {
             params.insert(&spec.name, &spec.shape, values(&self.values[index]));
-            if let Some(mask) = &self.masks[index] {
-                params.insert(mask_name(&spec.name), &spec.shape, values(mask));
+            if let (Some(name), Some(mask)) = (mask_name(spec), &self.masks[index]) {
+                params.insert(name, &spec.shape, values(mask));
             }
             for (number, slot) in self.slots[index].iter().enumerate() {
                 params.insert(slot_name(&spec.name, number), &spec.shape, values(slot));
@@ -262,8 +262,8 @@ impl State {
             let get =
                 |name: &str| Ok::<_, anyhow::Error>(tensor(params.get(name, &spec.shape)?, device));
             self.values[index] = get(&spec.name)?;
-            let mask = mask_name(&spec.name);
-            self.masks[index] = params.find(&mask).map(|_| get(&mask)).transpose()?;
+            let mask = mask_name(spec).filter(|name| params.find(name).is_some());
+            self.masks[index] = mask.map(|name| get(&name)).transpose()?;
             for (number, slot) in self.slots[index].iter_mut().enumerate() {
                 *slot = get(&slot_name(&spec.name, number))?;
             }
@@ -290,8 +290,9 @@ impl State {
     }
 }
 
-fn mask_name(weight: &str) -> String {
-    weight.replace(".weight", ".mask")
+/// Name of the mask of a parameter that may have one.
+fn mask_name(param: &ParamSpec) -> Option<String> {
+    Some(format!("{}.mask", param.name.strip_suffix(".weight")?))
 }
 
 fn slot_name(param: &str, number: usize) -> String {

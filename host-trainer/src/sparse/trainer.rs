@@ -389,7 +389,9 @@ fn append_metrics(run: &Path, row: &EpochRow) -> anyhow::Result<()> {
 /// Removes lines of epochs that the checkpoint does not know, and half a line at the end.
 fn trim_metrics(run: &Path, epochs: usize) -> anyhow::Result<()> {
     let path = run.join(METRICS_FILE);
-    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(()) };
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        return Ok(());
+    };
     let keep: String = text
         .lines()
         .filter(|line| serde_json::from_str::<EpochRow>(line).is_ok_and(|row| row.epoch <= epochs))

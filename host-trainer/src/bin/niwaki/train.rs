@@ -97,7 +97,8 @@ struct Settings {
     #[arg(long, value_name = "LIST")]
     augment: Option<Augment>,
     /// Seed of everything random [default: 0]
-    #[arg(long)]
+    // Not to be confused with the seed of a split, which has this identifier in `LoadOptions`.
+    #[arg(long = "seed", id = "training-seed", value_name = "SEED")]
     seed: Option<u64>,
 }
 
