@@ -96,7 +96,7 @@ impl Scratch {
             len: record.scratch.len.get() as usize,
         };
         let end = scratch.offset.checked_add(scratch.len).ok_or(OpProblem::Scratch)?;
-        let sound = end <= arena_len && scratch.offset % ALIGNMENT == 0;
+        let sound = end <= arena_len && scratch.offset.is_multiple_of(ALIGNMENT);
         sound.then_some(scratch).ok_or(OpProblem::Scratch)
     }
 
@@ -248,7 +248,7 @@ impl<'m> Context<'m> {
 
     fn slice(&self, span: Span) -> Option<&'m [u8]> {
         let start = span.offset.get() as usize;
-        if start % ALIGNMENT != 0 {
+        if !start.is_multiple_of(ALIGNMENT) {
             return None;
         }
         self.bytes.get(start..start.checked_add(span.len.get() as usize)?)
@@ -304,7 +304,7 @@ impl<'m> Op<'m> {
             }
             KernelId::Depthwise => {
                 let window = window()?;
-                if output.channels.checked_rem(input.channels) != Some(0) {
+                if !output.channels.is_multiple_of(input.channels) {
                     return Err(OpProblem::Shape);
                 }
                 let count = product(&[window.kernel[0], window.kernel[1], output.channels]);
@@ -468,7 +468,10 @@ fn conv<'m>(
     clamp: Clamp,
 ) -> Result<Conv<'m>, OpProblem> {
     let groups = usize::from(record.groups.get());
-    if groups == 0 || input.channels % groups != 0 || output.channels % groups != 0 {
+    if groups == 0
+        || !input.channels.is_multiple_of(groups)
+        || !output.channels.is_multiple_of(groups)
+    {
         return Err(OpProblem::Shape);
     }
     let per_channel = product(&[window.kernel[0], window.kernel[1], input.channels / groups]);
