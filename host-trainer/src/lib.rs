@@ -1,4 +1,6 @@
 //! Trains sparse neural networks, exports them as fixed-point models and runs them on
 //! microcontrollers.
 
+pub mod data;
 pub mod export;
+pub mod import;

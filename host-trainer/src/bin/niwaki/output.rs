@@ -1,0 +1,55 @@
+//! What commands print: a table for people or JSON for programs.
+
+use std::io::{self, Write};
+
+use comfy_table::{ContentArrangement, LineStyle, Table, presets};
+use serde::Serialize;
+
+/// Form of the results on standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// Tables and text
+    Table,
+    /// One JSON value, nothing else
+    Json,
+}
+
+/// Width of tables that go to a file or a pipe.
+const WIDTH_NO_TERMINAL: u16 = 100;
+
+/// An empty table with a header.
+pub(crate) fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()))
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
+    if !table.is_tty() {
+        table.set_width(WIDTH_NO_TERMINAL);
+    }
+    table
+}
+
+/// Prints lines of text.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    unless_closed(writeln!(io::stdout().lock(), "{text}"))
+}
+
+/// Prints a table.
+pub(crate) fn print_table(table: &Table) -> anyhow::Result<()> {
+    print(&table.trim_fmt())
+}
+
+/// Prints a result as JSON.
+pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(value)?;
+    print(&text)
+}
+
+/// A reader that has seen enough (`| head`) is no error.
+fn unless_closed(result: io::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}
