@@ -32,6 +32,8 @@
 extern crate std;
 
 pub mod kernels;
+#[cfg(feature = "link")]
+pub mod link;
 pub mod model;
 mod session;
 

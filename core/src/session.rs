@@ -154,10 +154,15 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
         if input.len() != tensor.len() {
             return Err(RunError::InputLength { expected: tensor.len(), found: input.len() });
         }
-        let slots = self.arena.get_mut(tensor.range()).ok_or(RunError::ModelChanged)?;
-        copy(input, slots);
-        self.next = 0;
+        copy(input, self.input_mut());
         Ok(())
+    }
+
+    /// The input's memory in the arena, to be filled in place, and makes [`step`](Self::step) begin
+    /// with the first operator. A run may overwrite it: fill all of it before every run.
+    pub fn input_mut(&mut self) -> &mut [i8] {
+        self.next = 0;
+        self.arena.get_mut(self.model.input().range()).unwrap_or(&mut [])
     }
 
     /// Executes the next operator. `false` when it was the last or there is none left.

@@ -1,6 +1,11 @@
 //! Trains sparse neural networks, exports them as fixed-point models and runs them on
 //! microcontrollers.
+//!
+//! Data flows one way: [`data`] -> [`net`] -> [`sparse`] -> [`export`] -> a blob, which
+//! `niwaki-core` runs here and on a device. [`target`] measures and checks blobs on devices.
 
 pub mod data;
 pub mod export;
 pub mod import;
+#[cfg(unix)]
+pub mod target;

@@ -93,10 +93,29 @@ impl<'m> Model<'m> {
         Ok(model)
     }
 
+    /// As [`new`](Self::new), for a model at the beginning of a longer region of memory, such as a
+    /// partition of the flash.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn from_region(region: &'m [u8]) -> Result<Self, ModelError> {
+        let len = match Header::ref_from_prefix(region) {
+            Ok((header, _)) if header.magic == MAGIC => header.total_len.get() as usize,
+            _ => region.len(),
+        };
+        Self::new(region.get(..len).unwrap_or(region))
+    }
+
     /// Size of the blob in bytes.
     #[expect(clippy::len_without_is_empty, reason = "a checked model has bytes")]
     pub fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// The blob.
+    pub fn as_bytes(&self) -> &'m [u8] {
+        self.bytes
     }
 
     /// Bytes of arena that a [`Session`](crate::Session) needs: exact, planned by the exporter.

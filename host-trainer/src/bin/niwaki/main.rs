@@ -1,7 +1,9 @@
 //! The `niwaki` command.
 
 mod data;
+mod doctor;
 mod output;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -24,12 +26,18 @@ struct Cli {
 enum Command {
     /// Look at data sets
     Data(data::DataArgs),
+    /// Compare a target's outputs with this computer's, byte by byte
+    Validate(validate::ValidateArgs),
+    /// Say what is installed, what is missing and how to get it
+    Doctor,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Command::Data(args) => data::run(args, cli.format),
+        Command::Validate(args) => validate::run(args, cli.format),
+        Command::Doctor => doctor::run(cli.format),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,217 @@
+//! The loop that answers the host.
+
+use embedded_io::{Read, Write};
+use niwaki_core::link::{
+    CHUNK, CounterUnit, DeviceError, Frame, Info, MAX_FRAME, ModelInfo, Receiver, Request,
+    Response, encode,
+};
+use niwaki_core::{ALL_KERNELS, Model, RunError, Session};
+
+use crate::memory::Memory;
+use crate::stack;
+
+/// What a board says about itself.
+#[derive(Debug, Clone, Copy)]
+pub struct About {
+    /// Its name.
+    pub board: &'static str,
+    /// Its processor core, such as `cortex-m4`.
+    pub core: &'static str,
+    /// What its counter counts.
+    pub counter: CounterUnit,
+}
+
+/// What the agent needs of a board.
+pub trait Board {
+    /// The line to the host.
+    type Serial: Read + Write;
+
+    /// What the board says about itself.
+    fn about(&self) -> About;
+
+    /// The line to the host.
+    fn serial(&mut self) -> &mut Self::Serial;
+
+    /// A count that only goes up, in the unit that [`About::counter`] names.
+    fn counter(&mut self) -> u64;
+}
+
+/// Answers the host, for ever.
+pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
+    let Memory { model: region, arena } = memory;
+    let about = board.about();
+    defmt::info!(
+        "{=str} ({=str}): model region {=usize} bytes, arena {=usize} bytes",
+        about.board,
+        about.core,
+        region.len(),
+        arena.len()
+    );
+    let info = Info {
+        board: about.board,
+        core: about.core,
+        counter: about.counter,
+        kernels: ALL_KERNELS,
+        arena_available: count(arena.len()),
+        model_region: count(region.len()),
+        stack_high_water: 0,
+        model: Err(DeviceError::NoModel),
+    };
+    let session = Model::from_region(region)
+        .map_err(|error| {
+            defmt::warn!("no model: {}", error);
+            DeviceError::NoModel
+        })
+        .and_then(|model| Session::new(model, arena).map_err(refusal));
+    let mut device = Device { info, session, ran: false };
+    match &device.session {
+        Ok(session) => {
+            let model = ModelInfo {
+                id: session.model().id(),
+                arena: count(session.model().arena_len()),
+                input_len: count(session.model().input().len()),
+                output_len: count(session.model().output().len()),
+                operators: session.model().op_count() as u16,
+            };
+            defmt::info!("model {=[u8; 8]:02x}, {=u32} bytes of arena", model.id, model.arena);
+            device.info.model = Ok(model);
+        }
+        Err(error) => device.info.model = Err(*error),
+    }
+
+    let mut receiver = Receiver::new();
+    let mut buffer = [0; MAX_FRAME];
+    loop {
+        let received = loop {
+            let mut byte = [0];
+            // A line error loses bytes; the checksum finds the frame they are missing from.
+            if matches!(board.serial().read(&mut byte), Ok(1))
+                && let Some(received) = receiver.push(byte[0])
+            {
+                break received;
+            }
+        };
+        let sequence = received.as_ref().map_or(0, |frame| frame.sequence);
+        let mut reply = |board: &mut B, response: Response<'_>| {
+            let frame = encode(sequence, &response, &mut buffer).unwrap_or_default();
+            let serial = board.serial();
+            if serial.write_all(frame).and_then(|()| serial.flush()).is_err() {
+                defmt::warn!("the line refused a response");
+            }
+        };
+        let response = match received.and_then(|frame: Frame<'_>| frame.message::<Request<'_>>()) {
+            Ok(request) => device.answer(request, &mut board, &mut reply),
+            Err(error) => {
+                defmt::warn!("request dropped: {}", error);
+                Err(DeviceError::Frame(error))
+            }
+        };
+        reply(&mut board, response.unwrap_or_else(Response::Error));
+    }
+}
+
+struct Device<'m, 'a> {
+    info: Info<'static>,
+    session: Result<Session<'m, 'a>, DeviceError>,
+    /// Whether the output belongs to the input that was loaded last.
+    ran: bool,
+}
+
+impl Device<'_, '_> {
+    /// Carries out one request. Responses before the last go to `reply`.
+    fn answer<B: Board>(
+        &mut self,
+        request: Request<'_>,
+        board: &mut B,
+        reply: &mut impl FnMut(&mut B, Response<'_>),
+    ) -> Result<Response<'_>, DeviceError> {
+        let session = self.session.as_mut().map_err(|error| *error);
+        match request {
+            Request::Version => Ok(Response::Version {
+                firmware: env!("CARGO_PKG_NAME"),
+                version: env!("CARGO_PKG_VERSION"),
+            }),
+            Request::Info => Ok(Response::Info(self.info)),
+            Request::Load { offset, bytes } => {
+                self.ran = false;
+                let input = session?.input_mut();
+                let len = count(input.len());
+                let slots = input
+                    .get_mut(offset as usize..)
+                    .and_then(|rest| rest.get_mut(..bytes.len()))
+                    .ok_or(DeviceError::Range { len })?;
+                for (slot, byte) in slots.iter_mut().zip(bytes) {
+                    *slot = byte.cast_signed();
+                }
+                Ok(Response::Done)
+            }
+            Request::Run => {
+                let session = session?;
+                let (result, stack) = stack::measure(|| {
+                    let before = board.counter();
+                    while session.step()? {}
+                    Ok(board.counter() - before)
+                });
+                self.info.stack_high_water = self.info.stack_high_water.max(count(stack));
+                let count = result.map_err(refusal)?;
+                self.ran = true;
+                Ok(Response::Ran { count })
+            }
+            Request::Profile => {
+                let session = session?;
+                let mut total = 0;
+                let mut more = session.model().op_count() > 0;
+                let mut index = 0;
+                while more {
+                    let before = board.counter();
+                    more = session.step().map_err(refusal)?;
+                    let count = board.counter() - before;
+                    total += count;
+                    reply(board, Response::Layer { index, count });
+                    index += 1;
+                }
+                self.ran = true;
+                Ok(Response::Ran { count: total })
+            }
+            Request::ReadOutput { offset, len } => {
+                let output = session?.output();
+                if !self.ran {
+                    return Err(DeviceError::NotRun);
+                }
+                let range = DeviceError::Range { len: count(output.len()) };
+                if len as usize > CHUNK {
+                    return Err(range);
+                }
+                let values = output
+                    .get(offset as usize..)
+                    .and_then(|rest| rest.get(..len as usize))
+                    .ok_or(range)?;
+                Ok(Response::Output(as_bytes(values)))
+            }
+        }
+    }
+}
+
+fn refusal(error: RunError) -> DeviceError {
+    match error {
+        RunError::ArenaTooSmall { expected, found } => {
+            DeviceError::ArenaTooSmall { needed: count(expected), available: count(found) }
+        }
+        RunError::MissingKernels(kernels) => DeviceError::MissingKernels { kernels },
+        other => {
+            defmt::error!("cannot run: {}", other);
+            DeviceError::NoModel
+        }
+    }
+}
+
+/// A size as the protocol sends it. Nothing on these devices is as large as 4 GiB.
+fn count(size: usize) -> u32 {
+    u32::try_from(size).unwrap_or(u32::MAX)
+}
+
+fn as_bytes(values: &[i8]) -> &[u8] {
+    // SAFETY: `i8` and `u8` have the same size and alignment, and every bit pattern of one is a value
+    // of the other.
+    unsafe { core::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
+}

@@ -1,0 +1,184 @@
+//! `niwaki validate`: compares a target's outputs with this computer's.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use niwaki::data::{Dataset, LoadOptions, Split, load};
+use niwaki::target::{Firmware, Samples, Target, Validation, validate};
+use niwaki_core::Model;
+use zerocopy::IntoBytes;
+
+use crate::output::{self, Format};
+
+/// Arguments of `niwaki validate`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Runs the model on the target and on this computer and compares every output byte. The exit code is not 0
+when a byte differs. Instructions are those that the emulator executes; they are not clock cycles.
+
+Examples:
+  niwaki validate model.niwaki --target qemu-cortex-m4 --data digits
+  niwaki validate model.niwaki --target qemu-cortex-m4 --data fashion-mnist --limit 1000 --format json
+  niwaki validate model.niwaki --target host --data digits")]
+pub(crate) struct ValidateArgs {
+    /// The model, as `niwaki export` wrote it
+    model: PathBuf,
+    /// Where to run it: a board under boards/, or `host`
+    #[arg(long, default_value = "qemu-cortex-m4")]
+    target: String,
+    /// Data set: digits, fashion-mnist, mnist, or the path of a folder or file
+    #[arg(long, default_value = "digits")]
+    data: String,
+    /// Split of the data set that the inputs come from
+    #[arg(long, value_enum, default_value_t = Split::Test)]
+    split: Split,
+    /// Use only the first N samples of the split
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Use this ELF file of the board's firmware instead of building it
+    #[arg(long, value_name = "ELF")]
+    firmware: Option<PathBuf>,
+    #[command(flatten)]
+    options: LoadOptions,
+}
+
+/// Runs `niwaki validate`.
+pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
+    let target = Target::find(&args.target)?;
+    let blob = aligned(
+        &std::fs::read(&args.model)
+            .with_context(|| format!("reading the model {}", args.model.display()))?,
+    );
+    let model = Model::new(blob.as_bytes())
+        .with_context(|| format!("{} is refused", args.model.display()))?;
+    let dataset = load(&args.data, &args.options)?;
+    let (inputs, labels) = samples(&model, &dataset, args)?;
+    let firmware = firmware(&target, args)?;
+
+    let bar = bar(inputs.len() as u64);
+    bar.set_message(target.name().to_owned());
+    let samples = Samples { inputs: &inputs, labels: Some(&labels) };
+    let found = validate(&target, firmware.as_ref(), &model, samples, &|| bar.inc(1))?;
+    bar.finish_and_clear();
+
+    match format {
+        Format::Json => output::print_json(&found)?,
+        Format::Table => {
+            output::print(facts(&found))?;
+            output::print(layers(&found))?;
+        }
+    }
+    match found.first_mismatch {
+        None => Ok(()),
+        Some(sample) => bail!(
+            "{} output bytes of {} differ from the host's, first in sample {sample} of the split",
+            found.mismatched_bytes,
+            target.name()
+        ),
+    }
+}
+
+/// Quantised inputs and classes of the samples asked for.
+fn samples(
+    model: &Model<'_>,
+    dataset: &Dataset,
+    args: &ValidateArgs,
+) -> Result<(Vec<Vec<i8>>, Vec<usize>)> {
+    let len = model.input().len();
+    ensure!(
+        dataset.sample_len() == len,
+        "the model takes {len} values, a sample of {} has {}: was the model trained on other data?",
+        dataset.name,
+        dataset.sample_len()
+    );
+    let mut indices = dataset.indices(args.split);
+    indices.truncate(args.limit.unwrap_or(usize::MAX));
+    ensure!(
+        !indices.is_empty(),
+        "no samples: the {} split of {} is empty",
+        args.split,
+        dataset.name
+    );
+    let inputs = indices
+        .iter()
+        .map(|&index| {
+            let mut input = vec![0; len];
+            model.quantise_input(&dataset.raw(index), &mut input);
+            input
+        })
+        .collect();
+    let labels = indices.iter().map(|&index| dataset.labels[index] as usize).collect();
+    Ok((inputs, labels))
+}
+
+fn firmware(target: &Target, args: &ValidateArgs) -> Result<Option<Firmware>> {
+    let Target::Board(board) = target else {
+        ensure!(args.firmware.is_none(), "--firmware: the target `host` runs no firmware");
+        return Ok(None);
+    };
+    if let Some(elf) = &args.firmware {
+        return Ok(Some(Firmware::open(elf)?));
+    }
+    let spinner = ProgressBar::new_spinner();
+    spinner.enable_steady_tick(std::time::Duration::from_millis(100));
+    spinner.set_message(format!("building the firmware of {}", board.name));
+    let firmware = Firmware::build(board, &|line| {
+        spinner.set_message(format!("building the firmware of {}: {}", board.name, line.trim()));
+    });
+    spinner.finish_and_clear();
+    Ok(Some(firmware?))
+}
+
+fn bar(len: u64) -> ProgressBar {
+    let style = "{msg} [{bar:30}] {pos}/{len} samples, {eta} left";
+    let bar = ProgressBar::new(len);
+    match ProgressStyle::with_template(style) {
+        Ok(style) => bar.with_style(style.progress_chars("=> ")),
+        Err(_) => bar,
+    }
+}
+
+/// The bytes at the alignment that a model needs.
+fn aligned(bytes: &[u8]) -> Vec<u32> {
+    let mut words = vec![0; bytes.len().div_ceil(size_of::<u32>())];
+    words.as_mut_bytes()[..bytes.len()].copy_from_slice(bytes);
+    words
+}
+
+fn facts(found: &Validation) -> comfy_table::Table {
+    let mut table = output::table(["validation", &found.target]);
+    let mut row = |name: &str, value: Option<String>| {
+        table.add_row([name.to_owned(), value.unwrap_or_else(|| "-".to_owned())]);
+    };
+    let percent = |share: Option<f64>| share.map(|share| format!("{:.2} %", 100.0 * share));
+    let bytes = |count: u64| format!("{count} bytes");
+    row("samples", Some(found.samples.to_string()));
+    row("mismatched bytes", Some(found.mismatched_bytes.to_string()));
+    row("accuracy, host", percent(found.accuracy_host));
+    row("accuracy, target", percent(found.accuracy_target));
+    row(
+        "instructions per inference",
+        found.instructions_per_inference.map(|count| count.to_string()),
+    );
+    row("model", Some(bytes(found.model_bytes as u64)));
+    row("code of the firmware", found.code_bytes.map(bytes));
+    row("arena", Some(bytes(found.arena_bytes as u64)));
+    row("stack of an inference", found.stack_bytes.map(|count| bytes(count.into())));
+    table
+}
+
+fn layers(found: &Validation) -> comfy_table::Table {
+    let mut table = output::table(["", "layer", "kernel", "instructions"]);
+    for (index, layer) in found.layers.iter().enumerate() {
+        let count = layer.instructions.map_or_else(|| "-".to_owned(), |count| count.to_string());
+        table.add_row([index.to_string(), layer.name.clone(), layer.kernel.to_owned(), count]);
+    }
+    for column in [0, 3] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(comfy_table::CellAlignment::Right);
+        }
+    }
+    table
+}

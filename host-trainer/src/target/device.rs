@@ -1,0 +1,131 @@
+//! A board that runs the agent with a model.
+
+use niwaki_core::Model;
+
+use super::emulator::Emulator;
+use super::link::{About, Link, LinkError};
+use super::{Board, Firmware, Log, TargetError};
+
+/// A board that runs the agent with a model. Dropping it ends the emulator.
+#[derive(Debug)]
+pub struct Device {
+    board: String,
+    about: About,
+    firmware: Firmware,
+    link: Link<Emulator>,
+    output_len: usize,
+}
+
+/// One inference on a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// What the model gave.
+    pub output: Vec<i8>,
+    /// Units of the device's counter that it took: instructions on an emulator.
+    pub count: u64,
+}
+
+impl Device {
+    /// Starts `board` with `firmware` and the model `bytes`, and waits until it has accepted the model.
+    ///
+    /// # Errors
+    ///
+    /// When the model is refused by the host or the device or does not fit, when the emulator is
+    /// missing, or when the device does not answer.
+    pub fn start(
+        board: &Board,
+        firmware: &Firmware,
+        model: &Model<'_>,
+    ) -> Result<Self, TargetError> {
+        let bytes = model.as_bytes();
+        let region = firmware.model_region.end.saturating_sub(firmware.model_region.start);
+        if bytes.len() as u64 > region {
+            return Err(TargetError::ModelTooLarge {
+                board: board.name.clone(),
+                model: bytes.len(),
+                region,
+            });
+        }
+        let emulator = Emulator::start(board, &firmware.elf, bytes, firmware.model_region.start)?;
+        let board = board.name.clone();
+        let mut link = Link::new(emulator).map_err(|source| TargetError::Device {
+            board: board.clone(),
+            source,
+            log: Log::default(),
+        })?;
+        let about = link.about();
+        let about = explain(&board, firmware, &mut link, about)?;
+        let held = about.model.map_err(LinkError::from);
+        let held = explain(&board, firmware, &mut link, held)?;
+        if held.id != model.id() {
+            let hex = |id: [u8; 8]| id.iter().map(|byte| format!("{byte:02x}")).collect();
+            return Err(TargetError::OtherModel {
+                board,
+                found: hex(held.id),
+                expected: hex(model.id()),
+            });
+        }
+        let output_len = held.output_len as usize;
+        Ok(Self { board, about, firmware: firmware.clone(), link, output_len })
+    }
+
+    /// What the device tells about itself.
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// Runs the model once.
+    ///
+    /// # Errors
+    ///
+    /// When `input` has a wrong length or the device fails.
+    pub fn run(&mut self, input: &[i8]) -> Result<Ran, TargetError> {
+        let mut output = vec![0; self.output_len];
+        let count = self.link.run(input, &mut output);
+        let count = self.explain(count)?;
+        Ok(Ran { output, count })
+    }
+
+    /// Runs the model once, operator by operator, and returns the counter's units of each.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn profile(&mut self, input: &[i8]) -> Result<Vec<u64>, TargetError> {
+        let counts = self.link.profile(input);
+        self.explain(counts)
+    }
+
+    /// The greatest number of bytes of stack that a run has taken.
+    ///
+    /// # Errors
+    ///
+    /// When the device fails.
+    pub fn stack_bytes(&mut self) -> Result<u32, TargetError> {
+        let bytes = self.link.stack_high_water();
+        self.explain(bytes)
+    }
+
+    /// What the device has logged.
+    pub fn log(&mut self) -> Vec<String> {
+        self.firmware.decode_log(&self.link.line_mut().log())
+    }
+
+    fn explain<R>(&mut self, result: Result<R, LinkError>) -> Result<R, TargetError> {
+        explain(&self.board, &self.firmware, &mut self.link, result)
+    }
+}
+
+/// Adds to an error what the device logged.
+fn explain<R>(
+    board: &str,
+    firmware: &Firmware,
+    link: &mut Link<Emulator>,
+    result: Result<R, LinkError>,
+) -> Result<R, TargetError> {
+    result.map_err(|source| {
+        let emulator = link.line_mut();
+        let log = Log { device: firmware.decode_log(&emulator.log()), emulator: emulator.output() };
+        TargetError::Device { board: board.to_owned(), source, log }
+    })
+}

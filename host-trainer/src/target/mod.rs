@@ -1,0 +1,205 @@
+//! Where models run: emulated boards, real boards and this computer itself.
+//!
+//! A [`Target`] names a place. [`Firmware`] is the agent built for a board; [`Device`] is a board that
+//! runs it with a model, reached over a serial line by the messages of [`niwaki_core::link`].
+//! [`validate`] compares a device's outputs with this computer's, byte by byte.
+//!
+//! An emulator counts executed *instructions*. They are exact and repeatable, but they are not clock
+//! cycles.
+
+mod device;
+mod emulator;
+mod firmware;
+mod link;
+mod validate;
+
+pub use device::{Device, Ran};
+pub use firmware::Firmware;
+pub use link::{Link, LinkError};
+pub use niwaki_toolchain::{Board, boards, checkout, tools};
+pub use validate::{LayerCost, Samples, Validation, validate};
+
+use std::fmt;
+use std::path::PathBuf;
+
+use niwaki_core::{ModelError, RunError};
+
+/// A place to run models.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// This computer, which runs the same core as a device does.
+    Host,
+    /// A board.
+    Board(Board),
+}
+
+impl Target {
+    /// Every target of the checkout.
+    ///
+    /// # Errors
+    ///
+    /// When there is no checkout, or a board's description is damaged.
+    pub fn all() -> Result<Vec<Self>, TargetError> {
+        let boards =
+            checkout().and_then(|folder| boards(&folder)).map_err(TargetError::Checkout)?;
+        Ok(std::iter::once(Self::Host).chain(boards.into_iter().map(Self::Board)).collect())
+    }
+
+    /// The target called `name`, such as `qemu-cortex-m4` or `host`.
+    ///
+    /// # Errors
+    ///
+    /// When there is none; the error lists those that there are.
+    pub fn find(name: &str) -> Result<Self, TargetError> {
+        if name == Self::Host.name() {
+            return Ok(Self::Host);
+        }
+        let all = Self::all()?;
+        all.iter().find(|target| target.name() == name).cloned().ok_or_else(|| {
+            let known = all.iter().map(|target| target.name().to_owned()).collect();
+            TargetError::Unknown { name: name.to_owned(), known }
+        })
+    }
+
+    /// What `--target` calls it.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Host => "host",
+            Self::Board(board) => &board.about.target,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a target cannot be used, or a run on it failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TargetError {
+    /// The boards' crates cannot be found or read.
+    #[error("cannot read the boards: {0:#}")]
+    Checkout(#[source] anyhow::Error),
+    /// There is no target of this name.
+    #[error("there is no target '{name}'; there are: {}", known.join(", "))]
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// The firmware cannot be built.
+    #[error("cannot build the firmware of {board}: {source:#}")]
+    Build {
+        /// The board.
+        board: String,
+        /// Why.
+        source: anyhow::Error,
+    },
+    /// The firmware's ELF file is not what a board's crate builds.
+    #[error("{}: not the firmware of a board: {problem}", path.display())]
+    Elf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Boards without an emulator need a probe or a serial port.
+    #[error("{board} is not emulated")]
+    NotEmulated {
+        /// The board.
+        board: String,
+    },
+    /// The emulator is not installed.
+    #[error("{program} is not installed: {get}")]
+    NoEmulator {
+        /// Its program.
+        program: String,
+        /// The command that installs it.
+        get: String,
+    },
+    /// A file or process failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The bytes are not a model.
+    #[error("the model is refused: {0}")]
+    Model(#[from] ModelError),
+    /// The model does not fit the board's model region.
+    #[error("the model has {model} bytes, the model region of {board} has {region}")]
+    ModelTooLarge {
+        /// The board.
+        board: String,
+        /// Size of the model.
+        model: usize,
+        /// Size of the region.
+        region: u64,
+    },
+    /// The host cannot run the model, or an input has a wrong length.
+    #[error("the model does not run: {0}")]
+    Run(#[from] RunError),
+    /// The conversation with the device failed.
+    #[error("{board}: {source}{log}")]
+    Device {
+        /// The board.
+        board: String,
+        /// What happened.
+        source: LinkError,
+        /// What the device logged and the emulator printed.
+        log: Log,
+    },
+    /// The device holds another model than the one that was sent.
+    #[error("{board}: holds model {found}, expected {expected}")]
+    OtherModel {
+        /// The board.
+        board: String,
+        /// Id of the model that the device reports.
+        found: String,
+        /// Id of the model that was to run.
+        expected: String,
+    },
+}
+
+impl TargetError {
+    fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
+
+/// What a device logged and its emulator printed; shown beneath an error.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Log {
+    /// Lines of the device's log.
+    pub device: Vec<String>,
+    /// What the emulator printed.
+    pub emulator: String,
+}
+
+impl fmt::Display for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// Lines shown of a long log: its end tells what happened.
+        const SHOWN: usize = 20;
+        let hidden = self.device.len().saturating_sub(SHOWN);
+        if !self.device.is_empty() {
+            write!(f, "\nlog of the device:")?;
+        }
+        if hidden > 0 {
+            write!(f, "\n  ... {hidden} lines before")?;
+        }
+        for line in self.device.iter().skip(hidden) {
+            write!(f, "\n  {line}")?;
+        }
+        if !self.emulator.is_empty() {
+            write!(f, "\noutput of the emulator:\n  {}", self.emulator.replace('\n', "\n  "))?;
+        }
+        Ok(())
+    }
+}

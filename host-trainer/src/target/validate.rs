@@ -1,0 +1,203 @@
+//! Compares a target's outputs with this computer's, byte by byte.
+
+use niwaki_core::{Model, Session};
+use serde::Serialize;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{Device, Firmware, Ran, Target, TargetError};
+
+/// Inputs to compare on.
+#[derive(Debug, Clone, Copy)]
+pub struct Samples<'a> {
+    /// Quantised inputs, each of the model's input length.
+    pub inputs: &'a [Vec<i8>],
+    /// The class of each, where the task is classification.
+    pub labels: Option<&'a [usize]>,
+}
+
+/// What [`validate`] found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Validation {
+    /// Name of the target.
+    pub target: String,
+    /// Inputs that were compared.
+    pub samples: usize,
+    /// Output bytes that differ between host and target, over all samples.
+    pub mismatched_bytes: usize,
+    /// The first sample with a byte that differs.
+    pub first_mismatch: Option<usize>,
+    /// Share of samples whose largest output on the host is their label's.
+    pub accuracy_host: Option<f64>,
+    /// The same on the target.
+    pub accuracy_target: Option<f64>,
+    /// Mean number of executed instructions of an inference (cycles, on a board with a cycle counter);
+    /// none on the host.
+    pub instructions_per_inference: Option<u64>,
+    /// Size of the model in flash.
+    pub model_bytes: usize,
+    /// Size of the firmware in flash, without the model; none on the host.
+    pub code_bytes: Option<u64>,
+    /// Memory for the model's tensors.
+    pub arena_bytes: usize,
+    /// Most stack that an inference took; none on the host.
+    pub stack_bytes: Option<u32>,
+    /// The operators in order of execution.
+    pub layers: Vec<LayerCost>,
+}
+
+/// One operator of a [`Validation`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LayerCost {
+    /// Name of the layer that it stands for.
+    pub name: String,
+    /// The kernel that computes it.
+    pub kernel: &'static str,
+    /// Executed instructions on the first sample; none on the host.
+    pub instructions: Option<u64>,
+}
+
+/// Runs `model` on every sample on the host and on `target` and compares every output byte. `done` is
+/// called after each sample. A board's `firmware` is built where none is given.
+///
+/// On [`Target::Host`] the second run is one on this computer too, in an arena full of noise and operator
+/// by operator: the result may depend on neither.
+///
+/// # Errors
+///
+/// When the target cannot be used or an input has a wrong length.
+pub fn validate(
+    target: &Target,
+    firmware: Option<&Firmware>,
+    model: &Model<'_>,
+    samples: Samples<'_>,
+    done: &dyn Fn(),
+) -> Result<Validation, TargetError> {
+    let built = match (target, firmware) {
+        (Target::Board(board), None) => Some(Firmware::build(board, &|_| {})?),
+        _ => None,
+    };
+    let firmware = firmware.or(built.as_ref());
+    let mut runner = Runner::start(target, firmware, model)?;
+    let mut arena = arena(model);
+    let mut session: Session<'_, '_> = Session::new(*model, values(&mut arena))?;
+    let mut found = Found::default();
+    for (index, input) in samples.inputs.iter().enumerate() {
+        let expected = session.run(input)?;
+        let label = samples.labels.and_then(|labels| labels.get(index)).copied();
+        found.add(index, expected, &runner.run(input)?, label);
+        done();
+    }
+    let (costs, stack_bytes) = match (&mut runner, samples.inputs.first()) {
+        (Runner::Device(device), Some(input)) => {
+            (device.profile(input)?, Some(device.stack_bytes()?))
+        }
+        _ => (Vec::new(), None),
+    };
+    let layers = (0..model.op_count())
+        .map(|index| LayerCost {
+            name: model.op_name(index).to_owned(),
+            kernel: model.kernel(index).map_or("unknown", |kernel| kernel.name()),
+            instructions: costs.get(index).copied(),
+        })
+        .collect();
+    let count = samples.inputs.len();
+    let mean = |total: u64| (count > 0).then(|| total / count as u64);
+    let share =
+        |right: usize| (samples.labels.is_some() && count > 0).then(|| right as f64 / count as f64);
+    Ok(Validation {
+        target: target.name().to_owned(),
+        samples: count,
+        mismatched_bytes: found.mismatched_bytes,
+        first_mismatch: found.first_mismatch,
+        accuracy_host: share(found.right_on_host),
+        accuracy_target: share(found.right_on_target),
+        instructions_per_inference: firmware.and_then(|_| mean(found.instructions)),
+        model_bytes: model.as_bytes().len(),
+        code_bytes: firmware.map(|firmware| firmware.code_bytes),
+        arena_bytes: model.arena_len(),
+        stack_bytes,
+        layers,
+    })
+}
+
+/// Sums over the samples.
+#[derive(Default)]
+struct Found {
+    mismatched_bytes: usize,
+    first_mismatch: Option<usize>,
+    right_on_host: usize,
+    right_on_target: usize,
+    instructions: u64,
+}
+
+impl Found {
+    fn add(&mut self, index: usize, expected: &[i8], ran: &Ran, label: Option<usize>) {
+        let differing = differing(expected, &ran.output);
+        self.mismatched_bytes += differing;
+        if differing > 0 {
+            self.first_mismatch.get_or_insert(index);
+        }
+        self.right_on_host += usize::from(label.is_some() && largest(expected) == label);
+        self.right_on_target += usize::from(label.is_some() && largest(&ran.output) == label);
+        self.instructions += ran.count;
+    }
+}
+
+/// Where the compared run happens.
+enum Runner<'m> {
+    Device(Box<Device>),
+    Host { model: Model<'m>, arena: Vec<i32> },
+}
+
+impl<'m> Runner<'m> {
+    fn start(
+        target: &Target,
+        firmware: Option<&Firmware>,
+        model: &Model<'m>,
+    ) -> Result<Self, TargetError> {
+        match (target, firmware) {
+            (Target::Board(board), Some(firmware)) => {
+                Ok(Self::Device(Box::new(Device::start(board, firmware, model)?)))
+            }
+            _ => Ok(Self::Host { model: *model, arena: arena(model) }),
+        }
+    }
+
+    fn run(&mut self, input: &[i8]) -> Result<Ran, TargetError> {
+        match self {
+            Self::Device(device) => device.run(input),
+            Self::Host { model, arena } => {
+                arena.fill(NOISE);
+                let mut session: Session<'_, '_> = Session::new(*model, values(arena))?;
+                session.set_input(input)?;
+                while session.step()? {}
+                Ok(Ran { output: session.output().to_vec(), count: 0 })
+            }
+        }
+    }
+}
+
+/// What the arena holds before a run on the host.
+const NOISE: i32 = 0x5ac3_a53c;
+
+/// Memory for the model's tensors, aligned as sessions need it.
+fn arena(model: &Model<'_>) -> Vec<i32> {
+    vec![0; model.arena_len().div_ceil(size_of::<i32>())]
+}
+
+fn values(arena: &mut [i32]) -> &mut [i8] {
+    // Cannot fail: `i8` needs no alignment and divides every length.
+    <[i8]>::mut_from_bytes(arena.as_mut_bytes()).unwrap_or_default()
+}
+
+/// Index of the first of the largest values.
+fn largest(scores: &[i8]) -> Option<usize> {
+    let best = scores.iter().max()?;
+    scores.iter().position(|score| score == best)
+}
+
+/// Bytes that differ, those that only one side has included.
+fn differing(expected: &[i8], found: &[i8]) -> usize {
+    let common = expected.iter().zip(found).filter(|(a, b)| a != b).count();
+    common + expected.len().abs_diff(found.len())
+}

@@ -1,0 +1,106 @@
+//! Emulated boards give the host's bytes, and say what went wrong when something does.
+
+use niwaki::target::{Board, Device, Firmware, Samples, Target, TargetError, validate};
+use niwaki_core::Model;
+use niwaki_tests::networks;
+
+/// Every board of the checkout that has an emulator, with its firmware.
+fn boards() -> Vec<(Board, Firmware)> {
+    let boards: Vec<_> = Target::all()
+        .unwrap()
+        .into_iter()
+        .filter_map(|target| match target {
+            Target::Board(board) if board.about.emulator.is_some() => {
+                let firmware = Firmware::build(&board, &|line| eprintln!("{line}")).unwrap();
+                Some((board, firmware))
+            }
+            _ => None,
+        })
+        .collect();
+    assert!(!boards.is_empty());
+    boards
+}
+
+#[test]
+fn every_board_gives_the_bytes_of_the_host() {
+    let blob = networks::residual(1);
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let inputs = networks::inputs(2, 20, model.input().len());
+    let samples = Samples { inputs: &inputs, labels: None };
+    for (board, firmware) in boards() {
+        let target = Target::Board(board);
+        let found = validate(&target, Some(&firmware), &model, samples, &|| {}).unwrap();
+        assert_eq!((found.samples, found.mismatched_bytes), (20, 0), "{target}");
+        assert_eq!(found.layers.len(), model.op_count());
+        let sum: u64 = found.layers.iter().filter_map(|layer| layer.instructions).sum();
+        let whole = found.instructions_per_inference.unwrap();
+        assert!(sum.abs_diff(whole) < whole / 50, "{target}: layers {sum}, whole {whole}");
+        assert!(found.stack_bytes.is_some_and(|bytes| (64..8192).contains(&bytes)), "{found:?}");
+        assert!(
+            found.code_bytes.is_some_and(|bytes| (4096..262_144).contains(&bytes)),
+            "{found:?}"
+        );
+        eprintln!("{target}: {whole} instructions, {found:#?}");
+    }
+}
+
+#[test]
+fn counts_are_exact_from_run_to_run() {
+    let blob = networks::residual(3);
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let input = &networks::inputs(4, 1, model.input().len())[0];
+    let (board, firmware) = boards().remove(0);
+    let mut counts = Vec::new();
+    for _ in 0..2 {
+        let mut device = Device::start(&board, &firmware, &model).unwrap();
+        for _ in 0..3 {
+            counts.push(device.run(input).unwrap().count);
+        }
+    }
+    // The counter goes in steps of 40, and a run does not begin on a step.
+    let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+    assert!(most - least <= 80, "{counts:?}");
+}
+
+#[test]
+fn a_wrong_input_is_refused_and_the_device_lives_on() {
+    let blob = networks::residual(5);
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let (board, firmware) = boards().remove(0);
+    let mut device = Device::start(&board, &firmware, &model).unwrap();
+    let long = vec![0; model.input().len() + 1];
+    let error = device.run(&long).unwrap_err().to_string();
+    assert!(error.contains("784 values"), "{error}");
+    let input = &networks::inputs(6, 1, model.input().len())[0];
+    assert_eq!(device.run(input).unwrap().output.len(), 10);
+    assert!(device.log().iter().any(|line| line.contains("model")), "{:?}", device.log());
+}
+
+#[test]
+fn a_missing_emulator_names_its_package() {
+    let blob = networks::residual(7);
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let (mut board, firmware) = boards().remove(0);
+    board.about.emulator = Some(vec!["qemu-system-arm-of-nowhere".into()]);
+    let error = Device::start(&board, &firmware, &model).unwrap_err();
+    assert!(matches!(error, TargetError::NoEmulator { .. }));
+    assert!(error.to_string().contains("apt-get install"), "{error}");
+}
+
+#[test]
+fn an_emulator_that_ends_shows_what_it_printed() {
+    let blob = networks::residual(8);
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let (mut board, firmware) = boards().remove(0);
+    if let Some(machine) = board.about.emulator.as_mut().and_then(|command| command.last_mut()) {
+        *machine = "no-such-machine".into();
+    }
+    let error = Device::start(&board, &firmware, &model).unwrap_err().to_string();
+    assert!(error.contains("emulator ended") && error.contains("no-such-machine"), "{error}");
+}
+
+#[test]
+fn an_unknown_target_lists_the_known() {
+    let error = Target::find("qemu-abacus").unwrap_err().to_string();
+    assert!(error.contains("qemu-cortex-m4") && error.contains("host"), "{error}");
+}
