@@ -2,7 +2,7 @@ use super::rescale::limit;
 use crate::model::Add;
 
 /// Spare bits of the common scale, as in TFLite.
-const SPARE_BITS: u32 = 20;
+pub(super) const SPARE_BITS: u32 = 20;
 
 /// Adds `b` to the first summand, which stands in `y`.
 pub fn add(op: &Add, b: &[i8], y: &mut [i8]) {

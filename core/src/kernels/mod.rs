@@ -7,8 +7,12 @@
 
 mod add;
 mod conv;
+mod copy;
 mod depthwise;
+mod elementwise;
+pub mod fixed;
 mod lookup;
+mod mean;
 mod pool;
 mod rescale;
 mod softmax;
@@ -16,8 +20,11 @@ pub mod sparse;
 
 pub use add::add;
 pub use conv::conv;
+pub use copy::copy;
 pub use depthwise::depthwise;
+pub use elementwise::elementwise;
 pub use lookup::lookup;
+pub use mean::mean;
 pub use pool::{avg_pool, max_pool};
 pub use rescale::Rescale;
 pub use softmax::softmax;
@@ -78,6 +85,14 @@ kernel_ids! {
     Softmax = 8, "softmax";
     /// Tabulated function of one value.
     Lookup = 9, "lookup";
+    /// Copy of a block.
+    Copy = 10, "copy";
+    /// Mean over whole axes.
+    Mean = 11, "mean";
+    /// Product, of a tensor or a constant.
+    Mul = 12, "multiply";
+    /// Sum with a constant or with a tensor that repeats along an axis.
+    AddBroadcast = 13, "add broadcast";
 }
 
 impl KernelId {
