@@ -595,11 +595,15 @@ impl<'a> Importer<'a> {
             return inconsistent("a kernel without elements");
         }
         let spread = |axis: usize| (kernel[axis] - 1).saturating_mul(dilation[axis]) + 1;
+        let kernel_spread = [spread(0), spread(1)];
+        if dilation != [1, 1] && kernel_spread.iter().any(|&size| size > 255) {
+            return unsupported(format!("kernel {kernel:?} with dilation {dilation:?}"));
+        }
         Ok(Geometry {
             padding,
             stride: [stride_h, stride_w],
             dilation,
-            kernel: [spread(0), spread(1)],
+            kernel: kernel_spread,
             activation,
         })
     }
@@ -780,7 +784,7 @@ impl<'a> Importer<'a> {
         }
         let shape = &self.file.tensors[op.y].shape;
         let axis = axis(options.axis().into(), shape.len())?;
-        let strides = strides(shape);
+        let to = strides(shape);
         let mut at = 0;
         for &input in &op.source.inputs {
             let Some(input) = input else { return inconsistent("an input is missing") };
@@ -792,8 +796,8 @@ impl<'a> Importer<'a> {
             if part.len() != shape.len() || others(part) != others(shape) {
                 return inconsistent(format!("it joins {part:?} into {shape:?}"));
             }
-            let axes = axes(part, &strides(part), &strides);
-            self.block(Io { x: input, ..op }, axes, 0, at * strides[axis], None)?;
+            let axes = axes(part, &strides(part), &to);
+            self.block(Io { x: input, ..op }, axes, 0, at * to[axis], None)?;
             at += part[axis];
         }
         match at == shape[axis] {
@@ -805,7 +809,7 @@ impl<'a> Importer<'a> {
     /// A node that copies the elements at `begin`, `begin + step`, … of `op.x` to all of `op.y`.
     fn cut(&mut self, op: Io<'_>, begin: &[usize], step: &[usize], counts: &[usize]) -> Result<()> {
         let (x, y) = (&self.file.tensors[op.x], &self.file.tensors[op.y]);
-        let strides = strides(&x.shape);
+        let from = strides(&x.shape);
         let inside = x.shape.iter().zip(begin).zip(step.iter().zip(counts)).all(
             |((&len, &begin), (&step, &count))| {
                 count > 0
@@ -821,9 +825,8 @@ impl<'a> Importer<'a> {
                 x.shape, y.shape
             ));
         }
-        let first = begin.iter().zip(&strides).map(|(begin, stride)| begin * stride).sum();
-        let steps: Vec<usize> =
-            strides.iter().zip(step).map(|(stride, step)| stride * step).collect();
+        let first = begin.iter().zip(&from).map(|(begin, stride)| begin * stride).sum();
+        let steps: Vec<usize> = from.iter().zip(step).map(|(stride, step)| stride * step).collect();
         let axes = axes(counts, &steps, &strides(counts));
         self.block(op, axes, first, 0, None)
     }
@@ -1123,7 +1126,7 @@ impl<'a> Importer<'a> {
             reduced[axis(at, rank)?] = 1;
         }
         let count = shape.iter().product::<usize>() / reduced.iter().product::<usize>().max(1);
-        if self.file.tensors[op.y].len() * count != self.file.tensors[op.x].len() {
+        if count == 0 || self.file.tensors[op.y].len() * count != self.file.tensors[op.x].len() {
             return inconsistent(format!("over {axes:?} of {shape:?}"));
         }
         let (shape, reduced) = (shape_of(shape), shape_of(&reduced));
