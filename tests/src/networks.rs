@@ -33,6 +33,17 @@ pub fn residual(seed: u64) -> Aligned {
     net.export(output)
 }
 
+/// One sparse linear layer from 784 inputs to 10 outputs: next to no work for its input's size.
+///
+/// # Panics
+///
+/// When the exporter refuses it.
+pub fn classifier(seed: u64) -> Aligned {
+    let mut net = Builder::new(seed, [28, 28, 1]);
+    let output = net.linear("scores", net.input, 10, 0.05);
+    net.export(output)
+}
+
 /// `count` random inputs of `len` values.
 pub fn inputs(seed: u64, count: usize, len: usize) -> Vec<Vec<i8>> {
     let mut rng = Pcg64::seed_from_u64(seed);

@@ -3,6 +3,7 @@
 use core::convert::Infallible;
 use core::ptr::without_provenance_mut;
 
+use cortex_m::asm;
 use embedded_io::{ErrorType, Read, Write};
 
 /// Registers, as words from the base address.
@@ -16,6 +17,10 @@ const STATE_RECEIVE_FULL: u32 = 1 << 1;
 const CONTROL_ENABLE_BOTH: u32 = 0b11;
 /// The smallest that the device allows. The emulator sends at once whatever it is.
 const DIVISOR_MIN: u32 = 16;
+
+/// Instructions between two looks for a byte. An access to a device register stops the emulator's
+/// translated code and takes its global lock, which it needs itself to fetch the next byte.
+const POLL_PAUSE: u32 = 2000;
 
 /// A serial port.
 #[derive(Debug)]
@@ -54,7 +59,9 @@ impl ErrorType for Uart {
 impl Read for Uart {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Infallible> {
         let Some(slot) = buffer.first_mut() else { return Ok(0) };
-        while self.read_register(STATE) & STATE_RECEIVE_FULL == 0 {}
+        while self.read_register(STATE) & STATE_RECEIVE_FULL == 0 {
+            asm::delay(POLL_PAUSE);
+        }
         *slot = self.read_register(DATA) as u8;
         Ok(1)
     }

@@ -42,13 +42,22 @@ pub fn verify(stream: &[u8], channels: usize, positions: usize) -> Option<()> {
     (rest.len() < ALIGNMENT && rest.iter().all(|&byte| byte == 0)).then_some(())
 }
 
+/// Number of entries.
+pub fn entries(stream: &[u8], channels: usize) -> usize {
+    count(stream, channels, |_| true)
+}
+
 /// Number of entries whose weight is not zero.
 pub fn nonzeros(stream: &[u8], channels: usize) -> usize {
+    count(stream, channels, |entry| entry[1] != 0)
+}
+
+fn count(stream: &[u8], channels: usize, counts: impl Fn(&Entry) -> bool) -> usize {
     let mut rest = stream;
     let mut count = 0usize;
     for _ in 0..channels {
         let Some((entries, behind)) = split_channel(rest) else { break };
-        count = count.wrapping_add(entries.iter().filter(|entry| entry[1] != 0).count());
+        count = count.wrapping_add(entries.iter().filter(|entry| counts(entry)).count());
         rest = behind;
     }
     count

@@ -457,7 +457,7 @@ impl<'m> Op<'m> {
             }
             KernelId::Depthwise => {
                 let window = window()?;
-                if output.channels % input.channels != 0 {
+                if output.channels.checked_rem(input.channels) != Some(0) {
                     return Err(OpProblem::Shape);
                 }
                 let count = product(&[window.kernel[0], window.kernel[1], output.channels]);

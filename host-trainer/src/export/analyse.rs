@@ -5,7 +5,7 @@ use niwaki_core::kernels::sparse;
 use niwaki_core::model::{Op, Tensor, Weights};
 use serde::Serialize;
 
-use crate::target::cost::{Core, CostModel};
+use crate::target::cost::{Core, CostModel, Workload};
 
 /// A model, layer by layer.
 #[derive(Clone, Debug, Serialize)]
@@ -107,7 +107,9 @@ pub fn analyse(model: &Model<'_>, core: Core) -> Analysis {
                 arena: [output.range().start, output.range().end],
                 live: [index, last],
                 scratch_bytes: op.scratch().len,
-                instructions: costs.instructions(op),
+                instructions: model
+                    .kernel(index)
+                    .map_or(0.0, |kernel| costs.instructions(&Workload::of(op, kernel))),
             }
         })
         .collect();

@@ -13,6 +13,7 @@ use zerocopy::IntoBytes;
 
 use super::graph::{Constant, Function, Graph, Node, Operator, TensorId, Weighted};
 use super::plan::{Plan, plan};
+use crate::target::cost::{Core, CostModel, Workload};
 
 /// A blob and how it came about.
 #[derive(Clone, Debug)]
@@ -41,11 +42,29 @@ pub struct Layer {
 /// When the graph does not fit the format, naming the node: a dimension above 65,535, a window above
 /// 255, a network without nodes.
 pub fn write(graph: &Graph) -> Result<Exported> {
+    write_with(graph, KernelChoice::Cheapest(Core::CortexM4))
+}
+
+/// How a layer's kernel is chosen among those that can execute it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelChoice {
+    /// The one that the cost model of a core predicts to be fastest.
+    Cheapest(Core),
+    /// This one wherever it can execute the layer, else the fastest on a Cortex-M4.
+    Only(KernelId),
+}
+
+/// As [`write`], with a rule for choosing kernels.
+///
+/// # Errors
+///
+/// As [`write`].
+pub fn write_with(graph: &Graph, choice: KernelChoice) -> Result<Exported> {
     ensure!(!graph.nodes.is_empty(), "the network has no operators: there is nothing to export");
     let chosen: Vec<Chosen> = graph
         .nodes
         .iter()
-        .map(|node| choose(graph, node).with_context(|| format!("layer `{}`", node.name)))
+        .map(|node| choose(graph, node, choice).with_context(|| format!("layer `{}`", node.name)))
         .collect::<Result<_>>()?;
     let scratch: Vec<usize> = chosen.iter().map(|chosen| chosen.scratch_len).collect();
     let plan = plan(graph, &scratch);
@@ -64,7 +83,7 @@ struct Chosen {
     scratch_len: usize,
 }
 
-fn choose(graph: &Graph, node: &Node) -> Result<Chosen> {
+fn choose(graph: &Graph, node: &Node, choice: KernelChoice) -> Result<Chosen> {
     let mut chosen =
         Chosen { kernel: KernelId::Softmax, constants: vec![], weights: vec![], scratch_len: 0 };
     match &node.operator {
@@ -77,20 +96,27 @@ fn choose(graph: &Graph, node: &Node) -> Result<Chosen> {
                 weights.iter().map(|&w| i32::from(w)).sum()
             };
             chosen.constants = channel_records(graph, node, weighted, sum);
-            let nonzeros = weighted.weights.iter().filter(|&&w| w != 0).count();
-            let is_sparse = sparse_is_cheaper(nonzeros, weighted.weights.len());
-            let linear = matches!(node.operator, Operator::Linear { .. });
-            chosen.kernel = match (linear, is_sparse) {
-                (false, false) => KernelId::ConvDense,
-                (false, true) => KernelId::ConvSparse,
-                (true, false) => KernelId::LinearDense,
-                (true, true) => KernelId::LinearSparse,
+            let candidates = match node.operator {
+                Operator::Linear { .. } => [KernelId::LinearDense, KernelId::LinearSparse],
+                _ => [KernelId::ConvDense, KernelId::ConvSparse],
             };
-            chosen.weights = if is_sparse {
-                sparse_stream(&weighted.weights, per_channel)?
-            } else {
-                weighted.weights.as_bytes().to_vec()
-            };
+            let mut cheapest: Option<(f64, KernelId, Vec<u8>)> = None;
+            for kernel in candidates {
+                if let KernelChoice::Only(only) = choice
+                    && candidates.contains(&only)
+                    && kernel != only
+                {
+                    continue;
+                }
+                let (weights, entries) = pack(kernel, weighted, per_channel)?;
+                let cost = cost(graph, node, choice, kernel, per_channel, entries);
+                if cheapest.as_ref().is_none_or(|(least, ..)| cost < *least) {
+                    cheapest = Some((cost, kernel, weights));
+                }
+            }
+            if let Some((_, kernel, weights)) = cheapest {
+                (chosen.kernel, chosen.weights) = (kernel, weights);
+            }
         }
         Operator::Depthwise { weighted, .. } => {
             let channels = graph.tensor(node.output).shape[2];
@@ -233,10 +259,39 @@ fn channel_records(
     records.as_bytes().to_vec()
 }
 
-/// Whether executing the nonzero weights alone costs less than executing all.
-fn sparse_is_cheaper(nonzeros: usize, weights: usize) -> bool {
-    // Portable kernels: about 3 instructions per dense weight and 6 per entry.
-    nonzeros * 2 < weights
+/// Predicted instructions of a node with one of its kernels.
+fn cost(
+    graph: &Graph,
+    node: &Node,
+    choice: KernelChoice,
+    kernel: KernelId,
+    weights_per_channel: usize,
+    entries: usize,
+) -> f64 {
+    let core = match choice {
+        KernelChoice::Cheapest(core) => core,
+        KernelChoice::Only(_) => Core::CortexM4,
+    };
+    let input = graph.tensor(node.inputs[0]).shape;
+    let window = match &node.operator {
+        Operator::Conv { window, .. } => window.kernel,
+        _ => [input[0], input[1]],
+    };
+    let output = graph.tensor(node.output).shape;
+    let work = Workload { kernel, input, output, window, weights_per_channel, entries };
+    CostModel::of(core).instructions(&work)
+}
+
+/// The weights in the order in which `kernel` reads them, and the number of sparse entries.
+fn pack(kernel: KernelId, weighted: &Weighted, per_channel: usize) -> Result<(Vec<u8>, usize)> {
+    match kernel {
+        KernelId::ConvSparse | KernelId::LinearSparse => {
+            let stream = sparse_stream(&weighted.weights, per_channel)?;
+            let entries = sparse::entries(&stream, weighted.weights.len() / per_channel);
+            Ok((stream, entries))
+        }
+        _ => Ok((weighted.weights.as_bytes().to_vec(), 0)),
+    }
 }
 
 /// The stream that [`sparse`] describes.

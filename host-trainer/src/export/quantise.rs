@@ -14,6 +14,7 @@ use niwaki_core::model::{Clamp, Window};
 use super::graph::{Graph, Node, Operator, Quantisation, TensorId, TensorInfo, Weighted};
 use crate::net::quant::{Affine, weight_scale};
 use crate::net::shape::{self, Op, Source};
+use crate::net::spec::Task;
 use crate::net::units::{RangeRule, Unit, units};
 use crate::net::{Params, Trained};
 
@@ -48,7 +49,10 @@ pub fn quantise(trained: &Trained) -> Result<Graph> {
         nodes: builder.nodes,
         input: TensorId(0),
         output: result.tensor,
-        labels: trained.data.label_names.clone(),
+        labels: match network.task {
+            Task::Classify => trained.data.label_names.clone(),
+            Task::Reconstruct => Vec::new(),
+        },
         normalisation: normalisation.mean.iter().zip(&normalisation.std).map(to_stored).collect(),
         tensors: builder.tensors,
     })
@@ -97,7 +101,9 @@ impl<'a> Builder<'a> {
     /// The quantisation of an activation whose range training observed.
     fn observed(&self, layer: &str) -> Result<Quantisation> {
         let range = self.values(&format!("{layer}.range")).with_context(|| {
-            format!("the range of `{layer}` is needed: train with at least one quantisation-aware epoch")
+            format!(
+                "the range of `{layer}` is needed: train with at least one quantisation-aware epoch"
+            )
         })?;
         let &[min, max] = range else {
             bail!("`{layer}.range` holds {} values, expected 2", range.len());
@@ -106,12 +112,7 @@ impl<'a> Builder<'a> {
         Ok(Quantisation { scale, zero_point: zero_point as i8 })
     }
 
-    fn tensor(
-        &mut self,
-        name: &str,
-        shape: shape::Shape,
-        quantisation: Quantisation,
-    ) -> TensorId {
+    fn tensor(&mut self, name: &str, shape: shape::Shape, quantisation: Quantisation) -> TensorId {
         let tensor = TensorInfo { name: name.to_owned(), shape, quantisation, view_of: None };
         self.tensors.push(tensor);
         TensorId(self.tensors.len() - 1)
@@ -222,9 +223,8 @@ impl<'a> Builder<'a> {
                 false => self.tensor(&format!("{name}.{index}"), shape, quantisation),
             };
             let scales = [self.quantisation(sum), self.quantisation(input.tensor)];
-            let operator =
-                Operator::add(scales, quantisation, if last { clamp } else { whole })
-                    .context("the scales of the sum are too far apart")?;
+            let operator = Operator::add(scales, quantisation, if last { clamp } else { whole })
+                .context("the scales of the sum are too far apart")?;
             self.nodes.push(Node {
                 name: name.to_owned(),
                 inputs: vec![sum, input.tensor],
@@ -315,7 +315,8 @@ impl Folded {
             steps.clamp(-127.0, 127.0) as i8
         });
         let bias = self.bias.iter().zip(&scales);
-        let bias = bias.map(|(&bias, scale)| (f64::from(bias) / (input_scale * scale)).round() as i32);
+        let bias =
+            bias.map(|(&bias, scale)| (f64::from(bias) / (input_scale * scale)).round() as i32);
         let rescale = scales.iter().map(|scale| {
             Rescale::quantise(input_scale * scale / f64::from(output.scale))
                 .context("the scales of input, weights and output are too far apart")
@@ -367,9 +368,7 @@ fn core_window(window: &shape::Window) -> Window {
 fn clamp(act: Option<Op>, quantisation: Quantisation) -> Clamp {
     match act {
         Some(Op::Relu) => Clamp { min: quantisation.zero_point, max: i8::MAX },
-        Some(Op::Relu6) => {
-            Clamp { min: quantisation.zero_point, max: quantisation.quantise(6.0) }
-        }
+        Some(Op::Relu6) => Clamp { min: quantisation.zero_point, max: quantisation.quantise(6.0) },
         _ => Clamp { min: i8::MIN, max: i8::MAX },
     }
 }

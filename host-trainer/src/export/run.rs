@@ -96,6 +96,17 @@ pub fn quantised_inputs(model: &Model<'_>, data: &Dataset, samples: &[usize]) ->
     Ok(inputs)
 }
 
+/// How well `outputs` reconstruct `inputs`: the mean squared error in real units.
+pub fn mean_squared_error(model: &Model<'_>, inputs: &[i8], outputs: &[i8]) -> f64 {
+    let real = |tensor: niwaki_core::model::Tensor, stored: i8| {
+        f64::from(tensor.scale) * f64::from(i32::from(stored) - i32::from(tensor.zero_point))
+    };
+    let squares = inputs.iter().zip(outputs).map(|(&input, &output)| {
+        (real(model.output(), output) - real(model.input(), input)).powi(2)
+    });
+    squares.sum::<f64>() / inputs.len().max(1) as f64
+}
+
 /// Index of the largest score, the first where several are equal.
 pub fn top1(scores: &[i8]) -> usize {
     let largest = scores.iter().max();

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -16,7 +16,9 @@ use super::{Board, TargetError, tools};
 const LOOK: Duration = Duration::from_millis(200);
 const LINE_FULL: Duration = Duration::from_secs(10);
 
-const LOG_FILE: &str = "log.defmt";
+/// Where the log goes depends on QEMU's version: to its standard output up to 7.2, to the device given
+/// for it later.
+const LOG_FILES: [&str; 2] = ["stdout.defmt", "log.defmt"];
 const OUTPUT_FILE: &str = "output.txt";
 
 /// A running emulator. It is the line to the board's serial port, and ends when dropped.
@@ -44,24 +46,26 @@ impl Emulator {
         let model_file = folder.path().join("model.niwaki");
         std::fs::write(&model_file, model)
             .map_err(TargetError::io(format!("writing {}", model_file.display())))?;
-        let output = File::create(folder.path().join(OUTPUT_FILE))
-            .map_err(TargetError::io("making a file for the emulator's output"))?;
-        // One socket is the emulator's standard input and output: the board's serial line.
+        let create = |name: &str| {
+            File::create(folder.path().join(name))
+                .map_err(TargetError::io("making a file for the emulator's output"))
+        };
+        let (log, output) = (create(LOG_FILES[0])?, create(OUTPUT_FILE)?);
+        // The emulator's standard input is a socket, and that is the board's serial line.
         let (serial, end) = UnixStream::pair().map_err(TargetError::io("making a socket"))?;
         let set = serial.set_read_timeout(Some(LOOK));
         set.and_then(|()| serial.set_write_timeout(Some(LINE_FULL)))
             .map_err(TargetError::io("setting up a socket"))?;
-        let other = end.try_clone().map_err(TargetError::io("copying a socket"))?;
 
         let mut command = Command::new(program);
         command
             .args(machine)
             .args(["-display", "none", "-monitor", "none", "-nodefaults"])
-            .args(["-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial"])
+            .args(["-chardev", "socket,id=serial,fd=0", "-serial", "chardev:serial"])
             // One instruction takes one nanosecond of the board's time, whatever the host does.
             .args(["-icount", "shift=0"])
             .arg("-chardev")
-            .arg(format!("file,id=log,path={}", quoted(&folder.path().join(LOG_FILE))))
+            .arg(format!("file,id=log,path={}", quoted(&folder.path().join(LOG_FILES[1]))))
             .args(["-semihosting-config", "enable=on,target=native,chardev=log"])
             .arg("-kernel")
             .arg(elf)
@@ -71,7 +75,7 @@ impl Emulator {
                 quoted(&model_file)
             ))
             .stdin(Stdio::from(OwnedFd::from(end)))
-            .stdout(Stdio::from(OwnedFd::from(other)))
+            .stdout(Stdio::from(log))
             .stderr(Stdio::from(output));
         let child = command.spawn().map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => TargetError::NoEmulator {
@@ -85,7 +89,8 @@ impl Emulator {
 
     /// What the board wrote to its log, in defmt's encoding.
     pub(crate) fn log(&self) -> Vec<u8> {
-        std::fs::read(self.folder.path().join(LOG_FILE)).unwrap_or_default()
+        let read = |name| std::fs::read(self.folder.path().join(name)).unwrap_or_default();
+        LOG_FILES.iter().flat_map(read).collect()
     }
 
     /// What the emulator itself printed.
@@ -94,30 +99,37 @@ impl Emulator {
         String::from_utf8_lossy(&bytes).trim_end().to_owned()
     }
 
-    fn ended(status: ExitStatus) -> io::Error {
-        io::Error::new(io::ErrorKind::UnexpectedEof, format!("the emulator ended ({status})"))
+    /// In place of an error of the line, where the reason for it is that the emulator has ended.
+    fn or_ended(&mut self, error: io::Error) -> io::Error {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof, WouldBlock};
+        let status = match error.kind() {
+            // The other end is closed: the emulator ends or has ended.
+            BrokenPipe | ConnectionReset | UnexpectedEof => self.child.wait().map(Some),
+            WouldBlock => self.child.try_wait(),
+            _ => Ok(None),
+        };
+        match status {
+            Ok(None) => error,
+            Ok(Some(status)) => {
+                io::Error::new(UnexpectedEof, format!("the emulator ended ({status})"))
+            }
+            Err(error) => error,
+        }
     }
 }
 
 impl Read for Emulator {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.serial.read(buffer) {
-            // The other end was closed: wait for the exit status, which tells more.
-            Ok(0) if !buffer.is_empty() => Err(Self::ended(self.child.wait()?)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                match self.child.try_wait()? {
-                    Some(status) => Err(Self::ended(status)),
-                    None => Err(error),
-                }
-            }
-            result => result,
+            Ok(0) if !buffer.is_empty() => Err(self.or_ended(io::ErrorKind::UnexpectedEof.into())),
+            result => result.map_err(|error| self.or_ended(error)),
         }
     }
 }
 
 impl Write for Emulator {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.serial.write(bytes)
+        self.serial.write(bytes).map_err(|error| self.or_ended(error))
     }
 
     fn flush(&mut self) -> io::Result<()> {

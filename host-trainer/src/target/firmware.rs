@@ -1,7 +1,9 @@
 //! The agent's firmware for a board: built on demand, and what its ELF file tells.
 
+use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use niwaki_toolchain::firmware::{Build, build, target_folder};
 use niwaki_toolchain::{Toolchain, checkout};
@@ -20,7 +22,6 @@ pub struct Firmware {
     pub model_region: Range<u64>,
     /// Addresses of the arena.
     pub arena: Range<u64>,
-    bytes: Vec<u8>,
 }
 
 impl Firmware {
@@ -61,29 +62,33 @@ impl Firmware {
         let arena = symbol("_arena_start")?..symbol("_arena_end")?;
         let code_bytes =
             file.sections().filter(|section| in_flash(section)).map(|s| s.size()).sum();
-        Ok(Self { elf: path.to_path_buf(), code_bytes, model_region, arena, bytes })
+        Ok(Self { elf: path.to_path_buf(), code_bytes, model_region, arena })
     }
 
-    /// Lines of a log that the firmware wrote in defmt's encoding.
+    /// Lines of a log that the firmware wrote in defmt's encoding, which `defmt-print` reads.
+    ///
+    /// The tool is called rather than its decoder linked: that crate switches `serde_json` to numbers of
+    /// arbitrary precision for the whole program, which breaks tagged enums with numbers in them.
     pub(crate) fn decode_log(&self, log: &[u8]) -> Vec<String> {
-        let Ok(Some(table)) = defmt_decoder::Table::parse(&self.bytes) else {
-            return vec!["(the firmware has no table to decode its log with)".to_owned()];
-        };
-        let mut decoder = table.new_stream_decoder();
-        decoder.received(log);
-        let mut lines = Vec::new();
-        loop {
-            match decoder.decode() {
-                Ok(frame) => lines.push(frame.display(false).to_string()),
-                Err(defmt_decoder::DecodeError::UnexpectedEof) => return lines,
-                Err(defmt_decoder::DecodeError::Malformed) => {
-                    lines.push("(malformed)".to_owned());
-                    // Without frames that end with a mark there is no way to find the next one.
-                    if !table.encoding().can_recover() {
-                        return lines;
-                    }
-                }
+        if log.is_empty() {
+            return Vec::new();
+        }
+        let decoded = tempfile::NamedTempFile::new().and_then(|mut file| {
+            file.write_all(log)?;
+            Command::new("defmt-print")
+                .args(["--log-format", "{L} {s}", "-e"])
+                .arg(&self.elf)
+                .stdin(file.reopen()?)
+                .output()
+        });
+        match decoded {
+            Ok(output) => {
+                String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
             }
+            Err(_) => vec![format!(
+                "({} bytes in defmt's encoding; `cargo install defmt-print` shows them)",
+                log.len()
+            )],
         }
     }
 }

@@ -7,6 +7,8 @@
 //! An emulator counts executed *instructions*. They are exact and repeatable, but they are not clock
 //! cycles.
 
+pub mod calibrate;
+pub mod cost;
 mod device;
 mod emulator;
 mod firmware;

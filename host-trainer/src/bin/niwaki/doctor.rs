@@ -46,7 +46,7 @@ pub(crate) fn run(format: Format) -> Result<()> {
                 };
                 table.add_row([&tool.name, tool.needed_for, found, get]);
             }
-            output::print(table)?;
+            output::print_table(&table)?;
         }
     }
     match tools.iter().filter(|tool| tool.required && tool.found.is_none()).count() {

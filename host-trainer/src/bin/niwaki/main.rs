@@ -1,8 +1,13 @@
 //! The `niwaki` command.
 
+mod analyze;
+mod calibrate;
 mod data;
 mod doctor;
+mod eval;
+mod export;
 mod output;
+mod train;
 mod validate;
 
 use std::process::ExitCode;
@@ -26,8 +31,18 @@ struct Cli {
 enum Command {
     /// Look at data sets
     Data(data::DataArgs),
+    /// Train a sparse network
+    Train(train::TrainArgs),
+    /// Turn a trained network into a model for devices
+    Export(export::ExportArgs),
+    /// Show what a model holds and costs, layer by layer
+    Analyze(analyze::AnalyzeArgs),
+    /// Measure a model's accuracy on this computer
+    Eval(eval::EvalArgs),
     /// Compare a target's outputs with this computer's, byte by byte
     Validate(validate::ValidateArgs),
+    /// Fit the cost model of a core to measurements
+    Calibrate(calibrate::CalibrateArgs),
     /// Say what is installed, what is missing and how to get it
     Doctor,
 }
@@ -36,6 +51,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Command::Data(args) => data::run(args, cli.format),
+        Command::Train(args) => train::run(args, cli.format),
+        Command::Export(args) => export::run(args, cli.format),
+        Command::Analyze(args) => analyze::run(args, cli.format),
+        Command::Eval(args) => eval::run(args, cli.format),
+        Command::Calibrate(args) => calibrate::run(args, cli.format),
         Command::Validate(args) => validate::run(args, cli.format),
         Command::Doctor => doctor::run(cli.format),
     };

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use comfy_table::{ContentArrangement, LineStyle, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 /// Form of the results on standard output.
@@ -28,6 +29,15 @@ pub(crate) fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
         table.set_width(WIDTH_NO_TERMINAL);
     }
     table
+}
+
+/// A progress bar over `len` things, on standard error.
+pub(crate) fn bar(len: u64, things: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(len);
+    match ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {prefix}, {eta} left") {
+        Ok(style) => bar.with_style(style.progress_chars("=> ")).with_prefix(things),
+        Err(_) => bar,
+    }
 }
 
 /// Prints lines of text.

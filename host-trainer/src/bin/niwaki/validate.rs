@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use niwaki::data::{Dataset, LoadOptions, Split, load};
 use niwaki::target::{Firmware, Samples, Target, Validation, validate};
 use niwaki_core::Model;
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
     let (inputs, labels) = samples(&model, &dataset, args)?;
     let firmware = firmware(&target, args)?;
 
-    let bar = bar(inputs.len() as u64);
+    let bar = output::bar(inputs.len() as u64, "samples");
     bar.set_message(target.name().to_owned());
     let samples = Samples { inputs: &inputs, labels: Some(&labels) };
     let found = validate(&target, firmware.as_ref(), &model, samples, &|| bar.inc(1))?;
@@ -66,8 +66,8 @@ pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
     match format {
         Format::Json => output::print_json(&found)?,
         Format::Table => {
-            output::print(facts(&found))?;
-            output::print(layers(&found))?;
+            output::print_table(&facts(&found))?;
+            output::print_table(&layers(&found))?;
         }
     }
     match found.first_mismatch {
@@ -129,15 +129,6 @@ fn firmware(target: &Target, args: &ValidateArgs) -> Result<Option<Firmware>> {
     });
     spinner.finish_and_clear();
     Ok(Some(firmware?))
-}
-
-fn bar(len: u64) -> ProgressBar {
-    let style = "{msg} [{bar:30}] {pos}/{len} samples, {eta} left";
-    let bar = ProgressBar::new(len);
-    match ProgressStyle::with_template(style) {
-        Ok(style) => bar.with_style(style.progress_chars("=> ")),
-        Err(_) => bar,
-    }
 }
 
 /// The bytes at the alignment that a model needs.

@@ -1,0 +1,12 @@
+//! Niwaki's agent on the MPS2 AN500.
+#![no_std]
+#![no_main]
+
+use niwaki_mps2::{Uart, run};
+
+#[cortex_m_rt::entry]
+fn main() -> ! {
+    // SAFETY: AN500 has a CMSDK APB UART there, and only this function runs.
+    let uart = unsafe { Uart::new(0x4000_4000) };
+    run(env!("CARGO_PKG_NAME"), "cortex-m7", uart)
+}

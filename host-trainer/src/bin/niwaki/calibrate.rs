@@ -1,0 +1,65 @@
+//! `niwaki calibrate`: fits the cost model of a core to measurements on its emulated board.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use niwaki::target::{Firmware, Target, calibrate};
+
+use crate::output::{self, Format};
+
+/// Arguments of `niwaki calibrate`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Measures random layers of every kernel on the emulated board, fits the cost model and stores it in the
+checkout, from where the next build takes it.
+
+Example:
+  niwaki calibrate --target qemu-cortex-m4")]
+pub(crate) struct CalibrateArgs {
+    /// The emulated board to measure on
+    #[arg(long, default_value = "qemu-cortex-m4")]
+    target: String,
+    /// File to write [default: the core's file under host-trainer/src/target/cost]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Runs `niwaki calibrate`.
+pub(crate) fn run(args: &CalibrateArgs, format: Format) -> Result<()> {
+    let Target::Board(board) = Target::find(&args.target)? else {
+        bail!("--target host: only an emulated board counts instructions");
+    };
+    let firmware = Firmware::build(&board, &|line| eprintln!("{}", line.trim()))?;
+    let bar = output::bar(calibrate::measurement_count() as u64, "layers");
+    let measurements = calibrate::measure(&board, &firmware, &|| bar.inc(1))?;
+    bar.finish_and_clear();
+    let command = format!("niwaki calibrate --target {}", args.target);
+    let model = calibrate::model(&measurements, command, calibrate::measured_with(&board)?);
+    let path = match &args.output {
+        Some(path) => path.clone(),
+        None => niwaki::target::checkout()?
+            .join("host-trainer/src/target/cost")
+            .join(format!("{}.json", board.about.core)),
+    };
+    let text = serde_json::to_string_pretty(&model)? + "\n";
+    std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    eprintln!("wrote {}", path.display());
+    match format {
+        Format::Json => output::print_json(&model),
+        Format::Table => {
+            let mut table = output::table(["kernel", "worst error", "instructions per term"]);
+            for (kernel, coefficients) in &model.kernels {
+                let error = model.worst_error.get(kernel).copied().unwrap_or_default();
+                let terms: Vec<String> =
+                    coefficients.iter().map(|(term, value)| format!("{term}: {value}")).collect();
+                table.add_row([
+                    kernel.clone(),
+                    format!("{:.1} %", 100.0 * error),
+                    terms.join(", "),
+                ]);
+            }
+            output::print_table(&table)
+        }
+    }
+}

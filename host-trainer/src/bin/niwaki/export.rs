@@ -1,0 +1,67 @@
+//! `niwaki export`: from a training run to a model for devices.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use niwaki::export::{self, AlignedVec, Card, hexadecimal};
+use niwaki::net::Trained;
+use niwaki::target::cost::Core;
+use niwaki_core::Model;
+
+use crate::output::{self, Format};
+use crate::{analyze, output::print_table};
+
+/// Arguments of `niwaki export`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Folds batch norms and input normalisation, quantises to int8, chooses a kernel for each layer by its
+predicted cost, plans the arena and writes a .niwaki file.
+
+Examples:
+  niwaki export runs/digits
+  niwaki export runs/digits -o model.niwaki
+  niwaki export runs/digits --rust firmware/src/model   # a Rust module for firmware that links it")]
+pub(crate) struct ExportArgs {
+    /// Folder of a complete training run
+    run: PathBuf,
+    /// File to write [default: model.niwaki in the run's folder]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Also write a Rust module with the model and its sizes into this folder
+    #[arg(long, value_name = "DIR")]
+    rust: Option<PathBuf>,
+    /// Core that kernels are chosen for
+    #[arg(long, value_enum, default_value_t = Core::CortexM4)]
+    target: Core,
+}
+
+/// Runs `niwaki export`.
+pub(crate) fn run(args: &ExportArgs, format: Format) -> Result<()> {
+    let trained = Trained::load(&args.run)?;
+    let graph = export::quantise(&trained)
+        .with_context(|| format!("quantising the network of {}", args.run.display()))?;
+    let exported = export::write_with(&graph, export::KernelChoice::Cheapest(args.target))?;
+    let blob = AlignedVec::new(&exported.bytes);
+    let model = Model::new(blob.as_bytes()).context("the written model is refused")?;
+
+    let path = args.output.clone().unwrap_or_else(|| args.run.join("model.niwaki"));
+    export::write_model(&path, &exported.bytes)?;
+    let card = Card {
+        model_id: hexadecimal(&model.id()),
+        run: args.run.canonicalize().unwrap_or_else(|_| args.run.clone()),
+        data: trained.data.clone(),
+        accuracy_float: trained.summary.accuracy_float,
+    };
+    card.save(&path)?;
+    eprintln!("wrote {}", path.display());
+    if let Some(folder) = &args.rust {
+        let module = export::write_rust_module(&model, &exported.bytes, folder)?;
+        eprintln!("wrote {}", module.display());
+    }
+    let analysis = export::analyse(&model, args.target);
+    match format {
+        Format::Json => output::print_json(&analysis),
+        Format::Table => print_table(&analyze::totals(&analysis)),
+    }
+}

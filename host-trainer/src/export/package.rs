@@ -1,0 +1,78 @@
+//! A `.niwaki` file and the card beside it.
+//!
+//! The card (`NAME.niwaki.json`) says where the model comes from and how good the network was in
+//! floating point. Nothing needs it to run the model.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use niwaki_core::Model;
+use serde::{Deserialize, Serialize};
+
+use super::AlignedVec;
+use crate::net::trained::write_atomically;
+use crate::net::{Accuracy, DataInfo};
+
+/// Where a model comes from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Card {
+    /// Id of the model that the card belongs to, in hexadecimal.
+    pub model_id: String,
+    /// Folder of the run that it was trained in.
+    pub run: PathBuf,
+    /// Data that it was trained on.
+    pub data: DataInfo,
+    /// Accuracy of the float network.
+    pub accuracy_float: Accuracy,
+}
+
+/// Path of the card beside a model.
+pub fn card_path(model: &Path) -> PathBuf {
+    let mut name = model.as_os_str().to_owned();
+    name.push(".json");
+    PathBuf::from(name)
+}
+
+impl Card {
+    /// Writes the card beside the model.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn save(&self, model: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        write_atomically(&card_path(model), text.as_bytes())
+    }
+
+    /// The card beside a model, when there is one and it belongs to the model.
+    pub fn find(path: &Path, model: &Model<'_>) -> Option<Self> {
+        let text = std::fs::read_to_string(card_path(path)).ok()?;
+        let card: Self = serde_json::from_str(&text).ok()?;
+        (card.model_id == hexadecimal(&model.id())).then_some(card)
+    }
+}
+
+/// Bytes in hexadecimal.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads the bytes of a model at the alignment that [`Model::new`] needs.
+///
+/// # Errors
+///
+/// When the file cannot be read.
+pub fn read_model(path: &Path) -> Result<AlignedVec> {
+    let bytes =
+        std::fs::read(path).with_context(|| format!("reading the model {}", path.display()))?;
+    Ok(AlignedVec::new(&bytes))
+}
+
+/// Writes the bytes of a model; a reader sees the old file or the new one.
+///
+/// # Errors
+///
+/// When the file cannot be written.
+pub fn write_model(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomically(path, bytes)
+}

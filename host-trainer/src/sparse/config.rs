@@ -1,0 +1,142 @@
+//! Settings of a training run.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Method, decoupled::Decoupled, mask::Distribution, optimiser::Rule};
+use crate::data::Augment;
+
+/// Everything that decides the result of a training run, beside network and data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Method of sparse training.
+    pub method: Method,
+    /// Share of the weights that is nonzero in the end, see [`super::mask`].
+    pub density: f64,
+    /// How that share is divided among the layers.
+    pub distribution: Distribution,
+    /// Passes over the training split.
+    pub epochs: usize,
+    /// Epochs at the end that simulate int8 arithmetic.
+    pub qat_epochs: usize,
+    /// Samples per step.
+    pub batch: usize,
+    /// Parts of a batch that are computed separately, in parallel on a CPU. Batch norm takes its
+    /// statistics from a part, so this number is a setting and does not follow the machine.
+    pub shards: usize,
+    /// Update rule.
+    pub optimiser: Rule,
+    /// Largest learning rate; it follows half a cosine after a linear warm-up.
+    pub learning_rate: f64,
+    /// Epochs of warm-up.
+    pub warmup: f64,
+    /// Weight decay; biases and batch norm are not decayed.
+    pub weight_decay: f64,
+    /// Share of the target probability that is spread over all classes.
+    pub label_smoothing: f64,
+    /// Random changes of training samples.
+    pub augment: Option<Augment>,
+    /// Seed of everything random.
+    pub seed: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let optimiser = Rule::default();
+        Self {
+            method: Method::Decoupled(Decoupled::default()),
+            density: 0.1,
+            distribution: Distribution::default(),
+            epochs: 12,
+            qat_epochs: 2,
+            batch: 128,
+            shards: 4,
+            optimiser,
+            learning_rate: optimiser.learning_rate(),
+            warmup: 0.5,
+            weight_decay: optimiser.weight_decay(),
+            label_smoothing: 0.0,
+            augment: None,
+            seed: 0,
+        }
+    }
+}
+
+impl Config {
+    /// Epochs of quantisation-aware training that suit a number of epochs: a fifth, at most two.
+    pub fn qat_epochs_for(epochs: usize) -> usize {
+        (epochs / 5).min(2)
+    }
+
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// Names the setting, what was expected and what was found.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let share = |name: &str, value: f64| {
+            anyhow::ensure!(
+                (0.0..=1.0).contains(&value),
+                "{name} must be between 0 and 1, found {value}"
+            );
+            Ok(())
+        };
+        let positive = |name: &str, value: f64| {
+            anyhow::ensure!(
+                value > 0.0 && value.is_finite(),
+                "{name} must be positive, found {value}"
+            );
+            Ok(())
+        };
+        share("density", self.density)?;
+        share("label smoothing", self.label_smoothing)?;
+        positive("density", self.density)?;
+        positive("learning rate", self.learning_rate)?;
+        anyhow::ensure!(
+            self.weight_decay >= 0.0 && self.weight_decay.is_finite(),
+            "weight decay must not be negative, found {}",
+            self.weight_decay
+        );
+        anyhow::ensure!(
+            self.warmup >= 0.0 && self.warmup.is_finite(),
+            "warm-up must not be negative, found {}",
+            self.warmup
+        );
+        anyhow::ensure!(self.epochs > 0, "the number of epochs must not be 0");
+        anyhow::ensure!(self.batch > 0 && self.shards > 0, "batch and shards must not be 0");
+        anyhow::ensure!(
+            self.qat_epochs <= self.epochs,
+            "{} quantisation-aware epochs do not fit into {} epochs",
+            self.qat_epochs,
+            self.epochs
+        );
+        // The float network must be finished before int8 is simulated.
+        let float = 1.0 - self.qat_epochs as f64 / self.epochs as f64;
+        let needed = match &self.method {
+            Method::Dense | Method::Static => 0.0,
+            Method::Gmp(gmp) => {
+                share("gmp start", gmp.start)?;
+                anyhow::ensure!(gmp.start <= gmp.end, "gmp must not end before it starts");
+                gmp.end
+            }
+            Method::Decoupled(decoupled) => {
+                share("dense part", decoupled.dense_until)?;
+                anyhow::ensure!(
+                    decoupled.dense_until < decoupled.until,
+                    "the redundant units must live longer ({}) than the dense part of the training ({})",
+                    decoupled.until,
+                    decoupled.dense_until
+                );
+                positive("distillation temperature", decoupled.temperature)?;
+                decoupled.until
+            }
+        };
+        anyhow::ensure!(
+            needed <= float,
+            "{} is complete after {:.0} % of the training, but quantisation-aware epochs start after {:.0} %",
+            self.method.name(),
+            100.0 * needed,
+            100.0 * float
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,310 @@
+//! The network in training: values, masks, statistics and optimiser state, in memory and on disk.
+
+use std::path::Path;
+
+use anyhow::Context;
+use burn::tensor::{Device, Tensor};
+use rand::RngExt;
+use rand_distr::StandardNormal;
+use rand_pcg::Pcg64;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Config,
+    mask::{Budget, Distribution, Mask},
+    method::{MaskKind, Renewal},
+};
+use crate::net::{
+    Dropped, Params,
+    module::{Network, Ranges, Stats, tensor, values},
+    shape::{Op, ParamSpec, Role},
+    trained::CHECKPOINT_FILE,
+};
+
+/// Purposes of random numbers: each has its own sequence, so that none shifts another.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Purpose {
+    Weights = 1,
+    Masks = 2,
+    Order = 3,
+}
+
+/// Random numbers that depend on nothing but seed, purpose and a count such as the epoch.
+pub(super) fn rng(seed: u64, purpose: Purpose, count: usize) -> Pcg64 {
+    Pcg64::new((u128::from(seed) << 64) | count as u128, purpose as u128)
+}
+
+/// A network in training.
+pub(super) struct State {
+    pub(super) net: Network,
+    pub(super) device: Device,
+    /// Every parameter, flat, without autodiff.
+    pub(super) values: Vec<Tensor<1>>,
+    /// Mask of every parameter that has one, as numbers on the device.
+    pub(super) masks: Vec<Option<Tensor<1>>>,
+    /// State of the optimiser by parameter.
+    pub(super) slots: Vec<Vec<Tensor<1>>>,
+    /// Running statistics of the backbone, by batch norm.
+    pub(super) backbone: Vec<Stats>,
+    /// Running statistics of the whole network.
+    pub(super) whole: Vec<Stats>,
+    /// Ranges of activations.
+    pub(super) ranges: Ranges,
+    pub(super) progress: Progress,
+}
+
+/// What a checkpoint knows beside tensors.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Progress {
+    /// Complete epochs.
+    pub(super) epochs: usize,
+    /// Seconds in all, of earlier sessions too.
+    pub(super) seconds: f64,
+    /// Seconds of training steps.
+    pub(super) training_seconds: f64,
+    /// Samples that training steps have seen.
+    pub(super) samples: usize,
+    /// What dropping redundant units did.
+    pub(super) dropped: Option<Dropped>,
+}
+
+impl State {
+    /// A new network with random weights.
+    pub(super) fn new(net: Network, config: &Config, device: &Device) -> Self {
+        let mut rng = rng(config.seed, Purpose::Weights, 0);
+        let values: Vec<Tensor<1>> = net
+            .params
+            .iter()
+            .map(|param| {
+                // He et al., ICCV 2015, for layers before a ReLU; the last layer starts smaller.
+                let last = !net.graph.layers[param.layer + 1..]
+                    .iter()
+                    .any(|node| !matches!(node.op, Op::Softmax));
+                let gain = if last { 1.0 } else { 2.0 };
+                let values: Vec<f32> = match param.role {
+                    Role::Weight => {
+                        let scale = (gain / param.fan_in() as f32).sqrt();
+                        (0..param.len())
+                            .map(|_| scale * rng.sample::<f32, _>(StandardNormal))
+                            .collect()
+                    }
+                    Role::Gamma => vec![1.0; param.len()],
+                    Role::Bias | Role::Beta => vec![0.0; param.len()],
+                };
+                tensor(&values, device)
+            })
+            .collect();
+        let slots =
+            values.iter().map(|value| vec![value.zeros_like(); config.optimiser.slots()]).collect();
+        let stats: Vec<Stats> = net
+            .norms()
+            .iter()
+            .map(|&layer| {
+                let channels = net.graph.layers[layer].output[2];
+                Stats {
+                    mean: Tensor::zeros([channels], device),
+                    var: Tensor::ones([channels], device),
+                }
+            })
+            .collect();
+        Self {
+            masks: vec![None; values.len()],
+            values,
+            slots,
+            backbone: stats.clone(),
+            whole: stats,
+            ranges: vec![None; net.slots()],
+            progress: Progress::default(),
+            net,
+            device: device.clone(),
+        }
+    }
+
+    /// Values of the backbone: everything with redundant weights set to zero.
+    pub(super) fn backbone_values(&self) -> Vec<Tensor<1>> {
+        let values = self.values.iter().zip(&self.masks);
+        values
+            .map(|(value, mask)| match mask {
+                Some(mask) => value.clone() * mask.clone(),
+                None => value.clone(),
+            })
+            .collect()
+    }
+
+    /// Values of the whole network with redundant weights scaled by `gamma`.
+    pub(super) fn whole_values(&self, gamma: f64) -> Vec<Tensor<1>> {
+        let values = self.values.iter().zip(&self.masks);
+        values
+            .map(|(value, mask)| match mask {
+                Some(mask) => value.clone() * blend(mask, gamma),
+                None => value.clone(),
+            })
+            .collect()
+    }
+
+    /// Draws new masks.
+    pub(super) fn renew_masks(
+        &mut self,
+        renewal: Renewal,
+        config: &Config,
+        step: usize,
+    ) -> anyhow::Result<()> {
+        let budget =
+            Budget::new(&self.net.graph, &self.net.params, renewal.density, config.distribution)?;
+        let masks = match renewal.kind {
+            MaskKind::Random => budget.random(&mut rng(config.seed, Purpose::Masks, step)),
+            MaskKind::Magnitude => {
+                let scores: Vec<Vec<f32>> = budget
+                    .layers
+                    .iter()
+                    .map(|layer| values(&self.values[layer.param].clone().abs()))
+                    .collect();
+                budget.top(&scores, config.distribution == Distribution::Global)
+            }
+        };
+        self.masks = vec![None; self.values.len()];
+        for (layer, mask) in budget.layers.iter().zip(&masks) {
+            self.set_mask(layer.param, mask);
+        }
+        Ok(())
+    }
+
+    fn set_mask(&mut self, param: usize, mask: &Mask) {
+        self.masks[param] = Some(tensor(&mask.to_values(), &self.device));
+    }
+
+    /// Sets redundant weights and their optimiser state to zero.
+    pub(super) fn drop_redundant(&mut self) {
+        for (index, mask) in self.masks.iter().enumerate() {
+            if let Some(mask) = mask {
+                self.values[index] = self.values[index].clone() * mask.clone();
+                for slot in &mut self.slots[index] {
+                    *slot = slot.clone() * mask.clone();
+                }
+            }
+        }
+    }
+
+    /// Largest magnitude of a redundant weight.
+    pub(super) fn largest_redundant(&self) -> f32 {
+        let values = self.values.iter().zip(&self.masks);
+        values
+            .filter_map(|(value, mask)| Some((value, mask.as_ref()?)))
+            .map(|(value, mask)| {
+                let redundant = value.clone() * blend_redundant(mask);
+                redundant.abs().max().into_scalar::<f32>()
+            })
+            .fold(0.0, f32::max)
+    }
+
+    /// Nonzero weights by layer.
+    pub(super) fn nonzeros(&self) -> Vec<(usize, usize)> {
+        let kept = |index: usize| {
+            self.masks[index].as_ref().map_or(self.net.params[index].len(), |mask| {
+                Mask::from_values(&values(mask)).count()
+            })
+        };
+        let params = self.net.params.iter().enumerate();
+        params
+            .filter(|(_, param)| param.role == Role::Weight)
+            .map(|(index, param)| (param.layer, kept(index)))
+            .collect()
+    }
+
+    /// Everything as named tensors: the network's own names, and more under `whole/` and
+    /// `optimiser/`.
+    fn to_params(&self) -> Params {
+        let mut params = Params::default();
+        for (index, spec) in self.net.params.iter().enumerate() {
+            params.insert(&spec.name, &spec.shape, values(&self.values[index]));
+            if let (Some(name), Some(mask)) = (mask_name(spec), &self.masks[index]) {
+                params.insert(name, &spec.shape, values(mask));
+            }
+            for (number, slot) in self.slots[index].iter().enumerate() {
+                params.insert(slot_name(&spec.name, number), &spec.shape, values(slot));
+            }
+        }
+        for (prefix, stats) in [("", &self.backbone), ("whole/", &self.whole)] {
+            for (&layer, stats) in self.net.norms().iter().zip(stats) {
+                let node = &self.net.graph.layers[layer];
+                for (suffix, tensor) in [("mean", &stats.mean), ("var", &stats.var)] {
+                    let name = format!("{prefix}{}.{suffix}", node.name);
+                    params.insert(name, &[node.output[2]], values(tensor));
+                }
+            }
+        }
+        for (slot, range) in self.ranges.iter().enumerate() {
+            if let Some(range) = range {
+                params.insert(format!("{}.range", self.net.slot_name(slot)), &[2], range.to_vec());
+            }
+        }
+        params
+    }
+
+    /// Writes a checkpoint; the one before stays until the new one is complete.
+    pub(super) fn save(&self, run: &Path) -> anyhow::Result<()> {
+        let note = serde_json::to_string(&self.progress)?;
+        self.to_params().save(&run.join(CHECKPOINT_FILE), &note)
+    }
+
+    /// Continues from a checkpoint.
+    pub(super) fn restore(&mut self, run: &Path) -> anyhow::Result<()> {
+        let path = run.join(CHECKPOINT_FILE);
+        let (params, note) = Params::load(&path)?;
+        self.read(&params, &note).with_context(|| {
+            format!("{} does not belong to the network and settings of this run", path.display())
+        })
+    }
+
+    fn read(&mut self, params: &Params, note: &str) -> anyhow::Result<()> {
+        let device = &self.device;
+        for (index, spec) in self.net.params.iter().enumerate() {
+            let get =
+                |name: &str| Ok::<_, anyhow::Error>(tensor(params.get(name, &spec.shape)?, device));
+            self.values[index] = get(&spec.name)?;
+            let mask = mask_name(spec).filter(|name| params.find(name).is_some());
+            self.masks[index] = mask.map(|name| get(&name)).transpose()?;
+            for (number, slot) in self.slots[index].iter_mut().enumerate() {
+                *slot = get(&slot_name(&spec.name, number))?;
+            }
+        }
+        for (prefix, stats) in [("", &mut self.backbone), ("whole/", &mut self.whole)] {
+            for (&layer, stats) in self.net.norms().iter().zip(stats) {
+                let node = &self.net.graph.layers[layer];
+                let get = |suffix: &str| {
+                    let name = format!("{prefix}{}.{suffix}", node.name);
+                    Ok::<_, anyhow::Error>(tensor(params.get(&name, &[node.output[2]])?, device))
+                };
+                *stats = Stats { mean: get("mean")?, var: get("var")? };
+            }
+        }
+        for slot in 0..self.net.slots() {
+            let name = format!("{}.range", self.net.slot_name(slot));
+            self.ranges[slot] = match params.find(&name) {
+                Some(_) => Some(params.get(&name, &[2])?.try_into()?),
+                None => None,
+            };
+        }
+        self.progress = serde_json::from_str(note).context("the note in the file is damaged")?;
+        Ok(())
+    }
+}
+
+/// Name of the mask of a parameter that may have one.
+fn mask_name(param: &ParamSpec) -> Option<String> {
+    Some(format!("{}.mask", param.name.strip_suffix(".weight")?))
+}
+
+fn slot_name(param: &str, number: usize) -> String {
+    format!("optimiser/{param}/{number}")
+}
+
+/// 1 in the backbone, `redundant` elsewhere.
+pub(super) fn blend(mask: &Tensor<1>, redundant: f64) -> Tensor<1> {
+    mask.clone() * (1.0 - redundant) + redundant
+}
+
+/// 0 in the backbone, 1 elsewhere.
+fn blend_redundant(mask: &Tensor<1>) -> Tensor<1> {
+    mask.clone().neg() + 1.0
+}

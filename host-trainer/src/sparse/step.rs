@@ -1,0 +1,278 @@
+//! One training step: loss and gradients of a batch, computed in parts.
+//!
+//! The parts of a batch run in parallel, each with its own autodiff graph, and are summed in a fixed
+//! order: the result depends on their number, but not on the number of threads.
+
+use burn::tensor::{Tensor, TensorData, activation};
+use rayon::prelude::*;
+
+use super::{
+    Config, Method,
+    decoupled::Decoupled,
+    evaluate::{correct, input},
+    method::Phase,
+    state::{State, blend},
+};
+use crate::{
+    data::{AugmentKey, Dataset},
+    net::{
+        module::{Norms, Pass, Stats, values},
+        spec::Task,
+    },
+};
+
+/// What a batch teaches.
+pub(super) struct Lesson {
+    /// Gradient of every parameter of the backbone path; the only path, unless both are trained.
+    pub(super) backbone: Vec<Tensor<1>>,
+    /// Gradient of every masked parameter of the whole network's path.
+    pub(super) whole: Vec<Option<Tensor<1>>>,
+    /// Batch statistics of the two paths.
+    pub(super) stats: [Vec<Stats>; 2],
+    /// Observed ranges.
+    pub(super) ranges: Vec<(usize, [f32; 2])>,
+    /// Mean loss.
+    pub(super) loss: f64,
+    /// Correct classifications of the backbone, or its summed error.
+    pub(super) merit: f64,
+}
+
+/// Computes loss and gradients of the samples with these indices.
+pub(super) fn learn(
+    state: &State,
+    data: &Dataset,
+    config: &Config,
+    phase: Phase,
+    quantise: bool,
+    indices: &[usize],
+    epoch: usize,
+) -> Lesson {
+    let backbone = match phase {
+        Phase::Dense => state.values.clone(),
+        Phase::Both { .. } | Phase::Masked => state.backbone_values(),
+    };
+    let whole = match phase {
+        Phase::Both { gamma, .. } => Some(state.whole_values(gamma)),
+        Phase::Dense | Phase::Masked => None,
+    };
+    let part = indices.len().div_ceil(config.shards);
+    let parts: Vec<Lesson> = indices
+        .par_chunks(part)
+        .map(|chunk| {
+            let share = chunk.len() as f64 / indices.len() as f64;
+            let part = Part { state, data, config, quantise, epoch, share };
+            part.learn(&backbone, whole.as_deref(), chunk)
+        })
+        .collect();
+    parts.into_iter().reduce(Lesson::add).expect("a batch has samples")
+}
+
+impl Lesson {
+    fn add(self, other: Self) -> Self {
+        let stats = |a: Vec<Stats>, b: Vec<Stats>| {
+            let pairs = a.into_iter().zip(b);
+            pairs.map(|(a, b)| Stats { mean: a.mean + b.mean, var: a.var + b.var }).collect()
+        };
+        let ([b1, w1], [b2, w2]) = (self.stats, other.stats);
+        Self {
+            backbone: self.backbone.into_iter().zip(other.backbone).map(|(a, b)| a + b).collect(),
+            whole: self
+                .whole
+                .into_iter()
+                .zip(other.whole)
+                .map(|(a, b)| a.zip(b).map(|(a, b)| a + b))
+                .collect(),
+            stats: [stats(b1, b2), stats(w1, w2)],
+            ranges: self
+                .ranges
+                .into_iter()
+                .zip(other.ranges)
+                .map(|((slot, a), (_, b))| (slot, [a[0].min(b[0]), a[1].max(b[1])]))
+                .collect(),
+            loss: self.loss + other.loss,
+            merit: self.merit + other.merit,
+        }
+    }
+}
+
+/// What all samples of a part have in common.
+struct Part<'a> {
+    state: &'a State,
+    data: &'a Dataset,
+    config: &'a Config,
+    quantise: bool,
+    epoch: usize,
+    /// Share of the part in the batch.
+    share: f64,
+}
+
+impl Part<'_> {
+    fn learn(
+        &self,
+        backbone: &[Tensor<1>],
+        whole: Option<&[Tensor<1>]>,
+        indices: &[usize],
+    ) -> Lesson {
+        let state = self.state;
+        let key = AugmentKey { seed: self.config.seed, epoch: self.epoch as u64 };
+        let augment = self.config.augment.as_ref().map(|augment| (augment, key));
+        let batch = input(self.data, indices, augment, &state.device);
+        let target = self.target(indices, &batch);
+
+        let leaf = |value: &Tensor<1>| value.clone().autodiff().require_grad();
+        let leaves: Vec<Tensor<1>> = backbone.iter().map(leaf).collect();
+        let pass = Pass {
+            norms: if self.quantise { Norms::Running(&state.backbone) } else { Norms::Batch },
+            quantise: self.quantise.then_some(&state.ranges),
+            observe: self.quantise,
+        };
+        let output = state.net.forward(&leaves, batch.clone(), &pass);
+        let mut loss = self.loss(output.logits.clone(), &target);
+        let mut stats = [output.stats, Vec::new()];
+
+        // Parameters without redundant weights are the same in both paths.
+        let mut whole_leaves: Vec<Option<Tensor<1>>> = vec![None; leaves.len()];
+        if let Some(whole) = whole {
+            for (index, mask) in state.masks.iter().enumerate() {
+                whole_leaves[index] = mask.as_ref().map(|_| leaf(&whole[index]));
+            }
+            let all: Vec<Tensor<1>> = whole_leaves
+                .iter()
+                .zip(&leaves)
+                .map(|(whole, shared)| whole.as_ref().unwrap_or(shared).clone())
+                .collect();
+            let teacher = state.net.forward(&all, batch, &pass);
+            loss = loss + self.loss(teacher.logits.clone(), &target);
+            if let Method::Decoupled(settings) = &self.config.method
+                && settings.distil > 0.0
+            {
+                loss = loss + self.distil(teacher.logits, output.logits.clone(), settings);
+            }
+            stats[1] = teacher.stats;
+        }
+
+        let mut gradients = (loss.clone() * self.share).backward();
+        let mut gradient = |leaf: &Tensor<1>| {
+            leaf.grad_remove(&mut gradients).unwrap_or_else(|| leaf.clone().inner().zeros_like())
+        };
+        let share = |stats: Vec<Stats>| {
+            // Shares of the mean and of the mean square add up over the parts.
+            let share = |Stats { mean, var }: Stats| Stats {
+                var: (var + mean.clone() * mean.clone()) * self.share,
+                mean: mean * self.share,
+            };
+            stats.into_iter().map(share).collect()
+        };
+        Lesson {
+            backbone: leaves.iter().map(&mut gradient).collect(),
+            whole: whole_leaves.iter().map(|leaf| leaf.as_ref().map(&mut gradient)).collect(),
+            stats: stats.map(share),
+            ranges: output
+                .observed
+                .into_iter()
+                .map(|(slot, low, high)| (slot, [low.into_scalar(), high.into_scalar()]))
+                .collect(),
+            loss: f64::from(loss.into_scalar::<f32>()) * self.share,
+            merit: self.merit(&output.logits.inner(), &target, indices),
+        }
+    }
+
+    /// Class probabilities to reach, or for reconstruction the input.
+    fn target(&self, indices: &[usize], batch: &Tensor<4>) -> Tensor<2> {
+        let samples = indices.len();
+        if self.state.net.graph.task == Task::Reconstruct {
+            return batch.clone().reshape([samples as i32, -1]);
+        }
+        let classes = self.data.classes();
+        let smooth = self.config.label_smoothing as f32;
+        let mut target = vec![smooth / classes as f32; samples * classes];
+        for (row, &index) in indices.iter().enumerate() {
+            target[row * classes + self.data.labels[index] as usize] += 1.0 - smooth;
+        }
+        Tensor::from_data(TensorData::new(target, [samples, classes]), &self.state.device)
+    }
+
+    fn loss(&self, logits: Tensor<2>, target: &Tensor<2>) -> Tensor<1> {
+        match self.state.net.graph.task {
+            Task::Classify => {
+                let samples = logits.dims()[0] as f32;
+                (activation::log_softmax(logits, 1) * target.clone()).sum() / -samples
+            }
+            Task::Reconstruct => (logits - target.clone()).square().mean(),
+        }
+    }
+
+    /// Distance of the backbone from the whole network, which gets no gradient from it
+    /// (Hinton et al., 2015).
+    fn distil(&self, teacher: Tensor<2>, student: Tensor<2>, settings: &Decoupled) -> Tensor<1> {
+        let teacher = teacher.inner();
+        match self.state.net.graph.task {
+            Task::Classify => {
+                let (t, samples) = (settings.temperature, student.dims()[0] as f64);
+                let goal = activation::log_softmax(teacher / t, 1);
+                let log = activation::log_softmax(student / t, 1);
+                ((goal.clone() - log) * goal.exp()).sum() * (settings.distil * t * t / samples)
+            }
+            Task::Reconstruct => (student - teacher).square().mean() * settings.distil,
+        }
+    }
+
+    fn merit(&self, logits: &Tensor<2>, target: &Tensor<2>, indices: &[usize]) -> f64 {
+        match self.state.net.graph.task {
+            Task::Classify => correct(&values(logits), &self.data.labels, indices) as f64,
+            Task::Reconstruct => {
+                let error = (logits.clone() - target.clone()).square().mean();
+                f64::from(error.into_scalar::<f32>()) * indices.len() as f64
+            }
+        }
+    }
+}
+
+/// Applies what a batch taught: one update of every parameter and of the running statistics.
+pub(super) fn apply(
+    state: &mut State,
+    lesson: Lesson,
+    config: &Config,
+    phase: Phase,
+    rate: f64,
+    step: usize,
+) {
+    for (index, (gradient, whole)) in lesson.backbone.into_iter().zip(lesson.whole).enumerate() {
+        let mask = state.masks[index].clone();
+        let gradient = match (&mask, phase) {
+            (Some(mask), Phase::Both { gamma, .. }) => {
+                let gradient = gradient * mask.clone();
+                match whole {
+                    Some(whole) => gradient + whole * blend(mask, gamma),
+                    None => gradient,
+                }
+            }
+            (Some(mask), Phase::Masked) => gradient * mask.clone(),
+            _ => gradient,
+        };
+        let decay = match state.net.params[index].role {
+            crate::net::shape::Role::Weight => config.weight_decay,
+            _ => 0.0,
+        };
+        let value = state.values[index].clone();
+        let slots = &mut state.slots[index];
+        let value = config.optimiser.update(value, gradient, slots, rate, decay, step + 1);
+        state.values[index] = match (&mask, phase) {
+            (Some(mask), Phase::Both { shrink, .. }) => value * blend(mask, shrink),
+            _ => value,
+        };
+    }
+    let [backbone, whole] = lesson.stats;
+    follow(&mut state.backbone, backbone);
+    follow(&mut state.whole, whole);
+}
+
+/// Moves running statistics a tenth of the way towards those of a batch.
+fn follow(running: &mut [Stats], batch: Vec<Stats>) {
+    const RATE: f32 = 0.1;
+    for (running, Stats { mean, var: square }) in running.iter_mut().zip(batch) {
+        let var = (square - mean.clone() * mean.clone()).clamp_min(0.0);
+        running.mean = running.mean.clone() * (1.0 - RATE) + mean * RATE;
+        running.var = running.var.clone() * (1.0 - RATE) + var * RATE;
+    }
+}

@@ -1,0 +1,401 @@
+//! The training loop.
+
+use std::{fs::OpenOptions, io::Write, path::Path, time::Instant};
+
+use anyhow::{Context, ensure};
+use burn::tensor::Device;
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Config,
+    evaluate::{accuracy, argmax, calibrate, follow_ranges, logits, merit},
+    method::{Clock, Phase},
+    optimiser::cosine,
+    state::{Purpose, State, rng},
+    step::{apply, learn},
+};
+use crate::{
+    data::{Dataset, Split},
+    net::{
+        Dropped, Graph, RunFile, Summary,
+        module::Network,
+        trained::{CHECKPOINT_FILE, METRICS_FILE, write_atomically},
+    },
+};
+
+/// One line of `metrics.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpochRow {
+    /// Epoch, counted from 1.
+    pub epoch: usize,
+    /// Mean loss of the training steps.
+    pub loss: f64,
+    /// Figure of merit of the backbone in the training steps.
+    pub train: f64,
+    /// The same on the validation split.
+    pub val: Option<f64>,
+    /// The same on the test split; only evaluated here where there is no validation split.
+    pub test: Option<f64>,
+    /// Nonzero weights / all weights.
+    pub density: f64,
+    /// Factor of redundant weights in the last step, where there are any.
+    pub gamma: Option<f64>,
+    /// Learning rate of the last step.
+    pub learning_rate: f64,
+    /// Whether int8 arithmetic was simulated, in training and in these figures.
+    pub quantised: bool,
+    /// Training samples per second.
+    pub images_per_s: f64,
+    /// Seconds since the start, over all sessions.
+    pub seconds: f64,
+}
+
+/// What a training tells while it runs.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// An epoch begins that has this many steps.
+    Begin {
+        /// Epoch, counted from 1.
+        epoch: usize,
+        /// Steps of an epoch.
+        steps: usize,
+    },
+    /// A step is done.
+    Step {
+        /// Loss of the step.
+        loss: f64,
+        /// Figure of merit of the step.
+        merit: f64,
+        /// Samples per second of this epoch.
+        images_per_s: f64,
+    },
+    /// An epoch is complete and saved.
+    Epoch(&'a EpochRow),
+    /// Something that a reader of the log should know.
+    Note(String),
+}
+
+/// Whether to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on.
+    Continue,
+    /// Stop now; an epoch that is not complete is lost.
+    Stop,
+}
+
+/// How a training ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// All epochs are done.
+    Complete(Box<Summary>),
+    /// It was stopped after this many complete epochs and can be resumed.
+    Stopped(usize),
+}
+
+/// Starts a run: writes its settings into a folder, which is emptied of an earlier run.
+///
+/// # Errors
+/// When the settings are impossible or the folder cannot be written.
+pub fn create(run: &Path, file: &RunFile, config: &Config) -> anyhow::Result<()> {
+    config.check()?;
+    Graph::new(&file.net)?;
+    std::fs::create_dir_all(run)
+        .with_context(|| format!("creating the folder {}", run.display()))?;
+    for old in [CHECKPOINT_FILE, METRICS_FILE] {
+        match std::fs::remove_file(run.join(old)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {}", run.join(old).display()));
+            }
+            _ => {}
+        }
+    }
+    file.save(run)
+}
+
+/// Trains the run in a folder from its last complete epoch to the end.
+///
+/// The result depends only on settings, data and device, not on where it was interrupted: order,
+/// augmentation and masks are functions of seed and epoch, everything else is in the checkpoint.
+///
+/// # Errors
+/// When settings, data and checkpoint do not fit each other, or a file cannot be written.
+pub fn train(
+    run: &Path,
+    data: &Dataset,
+    device: &Device,
+    observe: &mut dyn FnMut(Event<'_>) -> Flow,
+) -> anyhow::Result<Outcome> {
+    let mut file = RunFile::load(run)?;
+    let config: Config = serde_json::from_value(file.config.clone())
+        .with_context(|| format!("in the settings of the run in {}", run.display()))?;
+    config.check()?;
+    if let Some(summary) = file.summary {
+        return Ok(Outcome::Complete(Box::new(summary)));
+    }
+    let graph = Graph::new(&file.net)?;
+    ensure!(
+        graph.input == data.shape,
+        "the run was made for samples of {:?}, the data has {:?}",
+        graph.input,
+        data.shape
+    );
+    let mut state = State::new(Network::new(graph), &config, device);
+    if run.join(CHECKPOINT_FILE).exists() {
+        state.restore(run)?;
+    }
+    trim_metrics(run, state.progress.epochs)?;
+
+    let samples = data.indices(Split::Train);
+    ensure!(!samples.is_empty(), "the training split is empty");
+    let mut session = Session::new(state, &config, data, samples);
+    while session.state.progress.epochs < config.epochs {
+        let started = Instant::now();
+        let Some(mut row) = session.epoch(observe)? else {
+            return Ok(Outcome::Stopped(session.state.progress.epochs));
+        };
+        let state = &mut session.state;
+        state.progress.epochs += 1;
+        state.progress.seconds += started.elapsed().as_secs_f64();
+        row.seconds = state.progress.seconds;
+        if state.progress.epochs == config.epochs && config.qat_epochs == 0 {
+            calibrate(state, data);
+        }
+        // In this order, a crash in between leaves a line too many, which resuming removes.
+        append_metrics(run, &row)?;
+        state.save(run)?;
+        let flow = observe(Event::Epoch(&row));
+        if flow == Flow::Stop && state.progress.epochs < config.epochs {
+            return Ok(Outcome::Stopped(state.progress.epochs));
+        }
+    }
+    let summary = session.summary();
+    file.summary = Some(summary.clone());
+    file.save(run)?;
+    Ok(Outcome::Complete(Box::new(summary)))
+}
+
+struct Session<'a> {
+    state: State,
+    config: &'a Config,
+    data: &'a Dataset,
+    samples: Vec<usize>,
+    batch: usize,
+    steps_per_epoch: usize,
+}
+
+impl<'a> Session<'a> {
+    fn new(state: State, config: &'a Config, data: &'a Dataset, samples: Vec<usize>) -> Self {
+        // The rest of an epoch that does not fill a batch is left out: samples are shuffled, so it
+        // is a different rest every time.
+        let batch = config.batch.min(samples.len());
+        let steps_per_epoch = samples.len() / batch;
+        Self { state, config, data, samples, batch, steps_per_epoch }
+    }
+
+    fn clock(&self, step: usize) -> Clock {
+        Clock { step, steps: self.steps_per_epoch * self.config.epochs }
+    }
+
+    /// Trains one epoch; `None` if it was stopped.
+    fn epoch(
+        &mut self,
+        observe: &mut dyn FnMut(Event<'_>) -> Flow,
+    ) -> anyhow::Result<Option<EpochRow>> {
+        let config = self.config;
+        let epoch = self.state.progress.epochs;
+        let quantised = epoch + config.qat_epochs >= config.epochs;
+        let mut order = self.samples.clone();
+        order.shuffle(&mut rng(config.seed, Purpose::Order, epoch));
+        observe(Event::Begin { epoch: epoch + 1, steps: self.steps_per_epoch });
+
+        let started = Instant::now();
+        let (mut loss, mut merit_sum, mut gamma, mut rate) = (0.0, 0.0, None, 0.0);
+        for (position, indices) in order.chunks_exact(self.batch).enumerate() {
+            let step = epoch * self.steps_per_epoch + position;
+            let phase = self.prepare(step, observe)?;
+            if quantised && step == (config.epochs - config.qat_epochs) * self.steps_per_epoch {
+                calibrate(&mut self.state, self.data);
+            }
+            let state = &mut self.state;
+            let warmup = (config.warmup * self.steps_per_epoch as f64) as usize;
+            rate =
+                config.learning_rate * cosine(step, warmup, self.steps_per_epoch * config.epochs);
+            let lesson = learn(state, self.data, config, phase, quantised, indices, epoch);
+            let merit = lesson.merit / indices.len() as f64;
+            ensure!(
+                lesson.loss.is_finite(),
+                "the loss is {} in step {step}: the training diverged; try a smaller --lr than {}",
+                lesson.loss,
+                config.learning_rate
+            );
+            loss += lesson.loss;
+            merit_sum += merit;
+            gamma = match phase {
+                Phase::Both { gamma, .. } => Some(gamma),
+                _ => None,
+            };
+            let step_loss = lesson.loss;
+            follow_ranges(&mut state.ranges, &lesson.ranges);
+            apply(state, lesson, config, phase, rate, step);
+            let images_per_s =
+                ((position + 1) * self.batch) as f64 / started.elapsed().as_secs_f64();
+            let event = Event::Step { loss: step_loss, merit, images_per_s };
+            if observe(event) == Flow::Stop {
+                return Ok(None);
+            }
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        let trained = self.steps_per_epoch * self.batch;
+        self.state.progress.training_seconds += seconds;
+        self.state.progress.samples += trained;
+
+        let ranges = self.state.ranges.clone();
+        let quantise = quantised.then_some(&ranges);
+        let val = merit(&self.state, quantise, self.data, Split::Val);
+        let test = match val {
+            Some(_) => None,
+            None => merit(&self.state, quantise, self.data, Split::Test),
+        };
+        let steps = self.steps_per_epoch as f64;
+        Ok(Some(EpochRow {
+            epoch: epoch + 1,
+            loss: loss / steps,
+            train: merit_sum / steps,
+            val,
+            test,
+            density: self.density(),
+            gamma,
+            learning_rate: rate,
+            quantised,
+            images_per_s: trained as f64 / seconds,
+            seconds: 0.0,
+        }))
+    }
+
+    /// Changes of masks and paths that are due before a step; tells the phase of the step.
+    fn prepare(
+        &mut self,
+        step: usize,
+        observe: &mut dyn FnMut(Event<'_>) -> Flow,
+    ) -> anyhow::Result<Phase> {
+        let method = &self.config.method;
+        let phase = method.phase(self.clock(step));
+        let before = step.checked_sub(1).map(|step| method.phase(self.clock(step)));
+        if let Some(renewal) = method.renewal(self.clock(step), self.config.density) {
+            self.state.renew_masks(renewal, self.config, step)?;
+        }
+        match (before, phase) {
+            (None | Some(Phase::Dense), Phase::Both { .. }) => {
+                self.state.whole = self.state.backbone.clone();
+            }
+            (Some(Phase::Both { gamma, .. }), Phase::Masked) => {
+                let dropped = self.check_drop(step, gamma);
+                observe(Event::Note(format!(
+                    "dropped the redundant units: {} of {} predictions changed (largest redundant \
+                     weight {:.1e}, last factor {:.1e})",
+                    dropped.changed, dropped.samples, dropped.largest, dropped.last_gamma
+                )));
+                ensure!(
+                    dropped.changed == 0,
+                    "dropping the redundant units changed {} of {} predictions; increase `decay` or `until`",
+                    dropped.changed,
+                    dropped.samples
+                );
+                self.state.progress.dropped = Some(dropped);
+                self.state.drop_redundant();
+            }
+            (_, Phase::Masked) => {
+                // Masks may have been renewed.
+                if method.renewal(self.clock(step), self.config.density).is_some() {
+                    self.state.drop_redundant();
+                }
+            }
+            _ => {}
+        }
+        Ok(phase)
+    }
+
+    /// Compares the float network with and without its redundant units on the test split (or on
+    /// what there is instead).
+    fn check_drop(&self, step: usize, gamma: f64) -> Dropped {
+        let state = &self.state;
+        let indices = [Split::Test, Split::Val, Split::Train]
+            .map(|split| self.data.indices(split))
+            .into_iter()
+            .find(|indices| !indices.is_empty())
+            .unwrap_or_default();
+        let with = logits(state, &state.whole_values(gamma), None, self.data, &indices);
+        let without = logits(state, &state.backbone_values(), None, self.data, &indices);
+        let width = (with.len() / indices.len().max(1)).max(1);
+        let rows = with.chunks(width).zip(without.chunks(width));
+        Dropped {
+            step,
+            largest: state.largest_redundant(),
+            last_gamma: gamma,
+            samples: indices.len(),
+            changed: rows.filter(|(a, b)| argmax(a) != argmax(b)).count(),
+        }
+    }
+
+    fn density(&self) -> f64 {
+        let kept: usize = self.state.nonzeros().iter().map(|(_, count)| count).sum();
+        kept as f64 / self.weights() as f64
+    }
+
+    fn weights(&self) -> usize {
+        let layers = &self.state.net.graph.layers;
+        let shapes = layers.iter().filter_map(|node| node.op.weight_shape());
+        shapes.map(|shape| shape.iter().product::<usize>()).sum()
+    }
+
+    fn summary(&self) -> Summary {
+        let state = &self.state;
+        let graph = &state.net.graph;
+        let kept = state.nonzeros();
+        let nonzeros: usize = kept.iter().map(|(_, count)| count).sum();
+        let of_layer = |layer: usize| {
+            kept.iter().find(|(index, _)| *index == layer).map_or(0, |(_, count)| *count)
+        };
+        let progress = &state.progress;
+        Summary {
+            accuracy_float: accuracy(state, None, self.data),
+            accuracy_int8_simulated: accuracy(state, Some(&state.ranges), self.data),
+            density: nonzeros as f64 / self.weights() as f64,
+            nonzeros,
+            weights: self.weights(),
+            macs: graph.sparse_macs(of_layer),
+            macs_dense: (0..graph.layers.len()).map(|layer| graph.macs(layer)).sum(),
+            dropped: progress.dropped,
+            epochs: progress.epochs,
+            images_per_s: progress.samples as f64 / progress.training_seconds.max(1e-9),
+            seconds: progress.seconds,
+        }
+    }
+}
+
+fn append_metrics(run: &Path, row: &EpochRow) -> anyhow::Result<()> {
+    let path = run.join(METRICS_FILE);
+    let line = serde_json::to_string(row)? + "\n";
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(line.as_bytes()))
+        .with_context(|| format!("writing {}", path.display()))
+}
+
+/// Removes lines of epochs that the checkpoint does not know, and half a line at the end.
+fn trim_metrics(run: &Path, epochs: usize) -> anyhow::Result<()> {
+    let path = run.join(METRICS_FILE);
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        return Ok(());
+    };
+    let keep: String = text
+        .lines()
+        .filter(|line| serde_json::from_str::<EpochRow>(line).is_ok_and(|row| row.epoch <= epochs))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    write_atomically(&path, keep.as_bytes())
+}

@@ -1,0 +1,109 @@
+//! Building, measuring and running firmware.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use niwaki_toolchain::firmware::{Build, build, target_folder};
+use niwaki_toolchain::{Board, Toolchain};
+use object::{Object, ObjectSection, ObjectSymbol, SectionFlags, elf};
+
+use crate::Context;
+use crate::steps::call;
+
+#[derive(Debug, Args)]
+pub(crate) struct QemuArgs {
+    /// The model to put into the board's model region
+    model: PathBuf,
+    /// The board, as its crate under boards/ is called
+    #[arg(long, default_value = "mps2-an386")]
+    board: String,
+}
+
+/// Builds the agent for `board`.
+pub(crate) fn agent(context: &Context, board: &Board) -> Result<PathBuf> {
+    program(context, &board.folder, &board.about.triple, &[])
+}
+
+/// Builds the program of the standalone crate in `folder`.
+pub(crate) fn program(
+    context: &Context,
+    folder: &Path,
+    triple: &str,
+    features: &[&str],
+) -> Result<PathBuf> {
+    let toolchain = Toolchain::find(triple)?;
+    let options = Build { features, ..Build::default() };
+    build(&toolchain, folder, &target_folder(&context.checkout), options, &|_| {})
+}
+
+/// Runs a board's firmware by hand.
+pub(crate) fn qemu(context: &Context, args: &QemuArgs) -> Result<()> {
+    let names = || context.boards.iter().map(|board| board.name.as_str()).collect::<Vec<_>>();
+    let board =
+        context.boards.iter().find(|board| board.name == args.board).with_context(|| {
+            format!("no board '{}'; there are: {}", args.board, names().join(", "))
+        })?;
+    let Some((program, machine)) =
+        board.about.emulator.as_ref().and_then(|command| command.split_first())
+    else {
+        bail!("{} is not emulated", board.name);
+    };
+    let elf = agent(context, board)?;
+    let bytes = std::fs::read(&elf)?;
+    let address = object::File::parse(&*bytes)?
+        .symbols()
+        .find(|symbol| symbol.name() == Ok("_model_start"))
+        .context("the firmware has no symbol '_model_start'")?
+        .address();
+    eprintln!("ctrl-a x ends the emulator");
+    call(
+        Command::new(program)
+            .args(machine)
+            .args(["-nographic", "-icount", "shift=0"])
+            .args(["-semihosting-config", "enable=on,target=native", "-kernel"])
+            .arg(&elf)
+            .arg("-device")
+            .arg(format!("loader,file={},addr={address:#x},force-raw=on", args.model.display())),
+    )
+}
+
+/// Prints what each firmware takes.
+pub(crate) fn sizes(context: &Context) -> Result<()> {
+    println!("{:<24} {:>10} {:>10}", "firmware", "flash", "RAM");
+    let row = |name: &str, elf: &Path| -> Result<()> {
+        let (flash, ram) = size(elf)?;
+        println!("{name:<24} {flash:>10} {ram:>10}");
+        Ok(())
+    };
+    for board in &context.boards {
+        row(&board.name, &agent(context, board)?)?;
+    }
+    row("bare, with its model", &bare(context, &[])?)
+}
+
+/// Builds the core-only example.
+pub(crate) fn bare(context: &Context, features: &[&str]) -> Result<PathBuf> {
+    program(context, &context.bare(), "thumbv7em-none-eabihf", features)
+}
+
+/// Bytes of flash and of RAM for variables that an ELF file asks for.
+fn size(path: &Path) -> Result<(u64, u64)> {
+    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let file = object::File::parse(&*bytes)?;
+    let (mut flash, mut ram) = (0, 0);
+    for section in file.sections() {
+        let SectionFlags::Elf { sh_type, sh_flags } = section.flags() else { continue };
+        if sh_flags & elf::SHF_ALLOC != elf::SHF_ALLOC {
+            continue;
+        }
+        if sh_type == elf::SHT_PROGBITS {
+            flash += section.size();
+        }
+        if sh_flags & elf::SHF_WRITE == elf::SHF_WRITE {
+            ram += section.size();
+        }
+    }
+    Ok((flash, ram))
+}
