@@ -6,7 +6,7 @@ use core::ops::Range;
 use crate::kernels::sparse::Block;
 use crate::kernels::{self, ALL_KERNELS, KernelId};
 use crate::model::layout::ALIGNMENT;
-use crate::model::{Model, Op, OpProblem, Weights};
+use crate::model::{Model, Op, OpProblem, OperandSource, Weights};
 
 /// Bytes at the alignment that a model needs: for `static` data from `include_bytes!`.
 #[derive(Clone, Copy, Debug)]
@@ -280,6 +280,33 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
                 self.bring_to_output(&op)?;
                 let y = self.arena.get_mut(lookup.output.range()).ok_or(RunError::ModelChanged)?;
                 kernels::lookup(lookup, y);
+                Ok(())
+            }
+            Op::Copy(block) if const { linked(KERNELS, &[KernelId::Copy]) } => {
+                self.unary(&op, |x, y, _| kernels::copy(block, x, y))
+            }
+            Op::Mean(mean) if const { linked(KERNELS, &[KernelId::Mean]) } => {
+                self.unary(&op, |x, y, _| kernels::mean(mean, x, y))
+            }
+            Op::Elementwise(elementwise)
+                if const { linked(KERNELS, &[KernelId::Mul, KernelId::AddBroadcast]) } =>
+            {
+                self.bring_to_output(&op)?;
+                match elementwise.operand.source {
+                    OperandSource::Constant(constant) => {
+                        let y = self.arena.get_mut(elementwise.output.range());
+                        let y = y.ok_or(RunError::ModelChanged)?;
+                        kernels::elementwise(elementwise, constant, y);
+                    }
+                    OperandSource::Tensor(operand) => {
+                        let ranges = [operand.range(), elementwise.output.range()];
+                        let [b, y] = self
+                            .arena
+                            .get_disjoint_mut(ranges)
+                            .map_err(|_| RunError::ModelChanged)?;
+                        kernels::elementwise(elementwise, b, y);
+                    }
+                }
                 Ok(())
             }
             _ => Err(RunError::ModelChanged),

@@ -6,6 +6,7 @@
 
 pub mod data;
 pub mod export;
+pub mod import;
 pub mod net;
 pub mod sparse;
 #[cfg(unix)]

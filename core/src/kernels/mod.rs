@@ -12,6 +12,7 @@ mod conv;
 mod conv_sparse;
 #[cfg(any(niwaki_dsp, test))]
 mod conv_sparse_dsp;
+mod copy;
 pub mod depthwise;
 #[cfg(any(niwaki_dsp, test))]
 mod depthwise_asm;
@@ -19,10 +20,13 @@ mod depthwise_asm;
 mod depthwise_dsp;
 #[cfg(any(niwaki_dsp, test))]
 mod dsp;
+mod elementwise;
+pub mod fixed;
 mod linear_sparse;
 #[cfg(any(niwaki_dsp, test))]
 mod linear_sparse_dsp;
 mod lookup;
+mod mean;
 #[cfg(any(test, feature = "pack"))]
 pub mod pack_sparse;
 pub mod packed;
@@ -44,9 +48,12 @@ pub mod sparse;
 pub use add::add;
 pub use conv::conv;
 pub use conv_sparse::conv_sparse;
+pub use copy::copy;
 pub use depthwise::depthwise;
+pub use elementwise::elementwise;
 pub use linear_sparse::linear_sparse;
 pub use lookup::lookup;
+pub use mean::mean;
 pub use pool::{avg_pool, max_pool};
 pub use rescale::Rescale;
 pub use softmax::softmax;
@@ -119,6 +126,14 @@ kernel_ids! {
     ConvPacked = 16, "conv packed";
     /// Linear operator, every weight, packed for dual multiplies.
     LinearPacked = 17, "linear packed";
+    /// Copy of a block.
+    Copy = 18, "copy";
+    /// Mean over whole axes.
+    Mean = 19, "mean";
+    /// Product, of a tensor or a constant.
+    Mul = 20, "multiply";
+    /// Sum with a constant or with a tensor that repeats along an axis.
+    AddBroadcast = 21, "add broadcast";
 }
 
 impl KernelId {

@@ -95,7 +95,7 @@ pub(super) fn limit(value: i32, clamp: Clamp) -> i8 {
 /// `SaturatingRoundingDoublingHighMul`, whose truncating division of `a * b + nudge` also sends ties
 /// up.
 #[inline(always)]
-pub(super) const fn high_multiply(a: i32, b: i32) -> i32 {
+pub const fn high_multiply(a: i32, b: i32) -> i32 {
     let product = (a as i64 * b as i64 + (1 << 30)) >> 31;
     // Only MIN * MIN reaches 2^31.
     if product > i32::MAX as i64 { i32::MAX } else { product as i32 }
@@ -103,7 +103,7 @@ pub(super) const fn high_multiply(a: i32, b: i32) -> i32 {
 
 /// `x / 2^shift` rounded to nearest, ties away from zero (gemmlowp's `RoundingDivideByPOT`).
 #[inline(always)]
-pub(super) const fn rounding_shift_right(x: i32, shift: u32) -> i32 {
+pub const fn rounding_shift_right(x: i32, shift: u32) -> i32 {
     let mask = (1i32.wrapping_shl(shift)).wrapping_sub(1);
     let threshold = (mask >> 1).wrapping_add((x < 0) as i32);
     (x >> (shift & 31)).wrapping_add(((x & mask) > threshold) as i32)

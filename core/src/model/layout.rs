@@ -185,6 +185,78 @@ pub struct SoftmaxRecord {
     pub diff_min: I32,
 }
 
+/// Constants of a copy: for each index below `counts`, the element of the input at `source` goes to
+/// the element of the output at `destination`.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct CopyRecord {
+    /// Elements along each of three axes.
+    pub counts: [U16; 3],
+    /// Whether the whole output becomes `fill` first: 0 or 1.
+    pub has_fill: u8,
+    /// Value of the elements of the output that no other element is copied to.
+    pub fill: i8,
+    /// Where the elements come from.
+    pub source: PlaceRecord,
+    /// Where they go.
+    pub destination: PlaceRecord,
+}
+
+/// Elements of a tensor: the first, and the distance to the next along each of three axes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct PlaceRecord {
+    /// First element.
+    pub first: U32,
+    /// Distances, not zero.
+    pub strides: [U32; 3],
+}
+
+/// Constants of a mean: rescale of the sum.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct MeanRecord {
+    /// Multiplier with 31 fractional bits, which divides by the number of elements too.
+    pub multiplier: I32,
+    /// Shift, as in [`ChannelRecord`].
+    pub shift: I32,
+}
+
+/// The second operand of an elementwise operator.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct OperandRecord {
+    /// Height, width and channels of a constant, which stands in the operator's weights; zeros where
+    /// the second operand is a tensor.
+    pub dimensions: [U16; 3],
+    /// The constant's integer that stands for the real value 0.
+    pub zero_point: i8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// Constants of a product.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct MulRecord {
+    /// Second factor.
+    pub operand: OperandRecord,
+    /// Multiplier of the product, with 31 fractional bits.
+    pub multiplier: I32,
+    /// Shift, as in [`ChannelRecord`].
+    pub shift: I32,
+}
+
+/// Constants of a sum with a repeated or constant summand.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct AddBroadcastRecord {
+    /// Second summand.
+    pub operand: OperandRecord,
+    /// Rescales.
+    pub add: AddRecord,
+}
+
 /// Brings a raw feature to the input's integers: `round(scale * x + offset)`, clamped to int8.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]

@@ -17,7 +17,8 @@ use layout::{
     ALIGNMENT, CHECKSUM, CHECKSUM_START, Header, MAGIC, NormalisationRecord, Span, VERSION,
 };
 pub use op::{
-    Add, Clamp, Conv, Depthwise, Lookup, Op, Pool, Scratch, Softmax, Tensor, Weights, Window,
+    Add, BlockCopy, Clamp, Conv, Depthwise, Elementwise, Function, Lookup, Mean, Op, Operand,
+    OperandSource, Place, Pool, Scratch, Softmax, Tensor, Weights, Window,
 };
 
 use crate::kernels::KernelId;

@@ -6,7 +6,8 @@ use zerocopy::FromBytes;
 
 use super::error::OpProblem;
 use super::layout::{
-    ALIGNMENT, AddRecord, ChannelRecord, OpRecord, SoftmaxRecord, Span, TensorRecord,
+    ALIGNMENT, AddBroadcastRecord, AddRecord, ChannelRecord, CopyRecord, MeanRecord, MulRecord,
+    OpRecord, OperandRecord, PlaceRecord, SoftmaxRecord, Span, TensorRecord,
 };
 use crate::kernels::sparse::{Block, ConvStream, LinearStream, MAX_BIAS};
 use crate::kernels::{self, KernelId, Rescale};
@@ -214,6 +215,152 @@ pub struct Lookup<'m> {
     pub table: &'m [i8; 256],
 }
 
+/// Elements of a tensor: the first, and the distance to the next along each of three axes.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// First element.
+    pub first: usize,
+    /// Distances, not zero.
+    pub strides: [usize; 3],
+}
+
+impl Place {
+    /// Checks that all of `counts` elements lie within `len`.
+    fn decode(record: &PlaceRecord, counts: &[usize; 3], len: usize) -> Option<Self> {
+        let first = record.first.get() as usize;
+        let strides = record.strides.map(|stride| stride.get() as usize);
+        let last = counts.iter().zip(&strides).try_fold(first, |last, (count, &stride)| {
+            last.checked_add(count.checked_sub(1)?.checked_mul(stride)?)
+        })?;
+        (last < len && !strides.contains(&0)).then_some(Self { first, strides })
+    }
+
+    /// First element of a row and column.
+    #[inline(always)]
+    pub(crate) fn at(&self, row: usize, column: usize) -> usize {
+        let row = row.wrapping_mul(self.strides[0]);
+        self.first.wrapping_add(row).wrapping_add(column.wrapping_mul(self.strides[1]))
+    }
+}
+
+/// Copy of a block: padding, concatenation, slices and transposition.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockCopy {
+    /// Tensor read.
+    pub input: Tensor,
+    /// Tensor of which elements are written.
+    pub output: Tensor,
+    /// Elements along each of three axes.
+    pub counts: [usize; 3],
+    /// Where they come from.
+    pub source: Place,
+    /// Where they go.
+    pub destination: Place,
+    /// What the whole output becomes first.
+    pub fill: Option<i8>,
+}
+
+/// Mean over each axis on which the output has one element.
+#[derive(Clone, Copy, Debug)]
+pub struct Mean {
+    /// Tensor read.
+    pub input: Tensor,
+    /// Tensor written.
+    pub output: Tensor,
+    /// Rescale of the sum, which divides by the number of elements too.
+    pub rescale: Rescale,
+    /// Range of outputs.
+    pub clamp: Clamp,
+}
+
+impl Mean {
+    /// Elements that the mean takes together along height, width and channels.
+    pub fn spans(&self) -> [usize; 3] {
+        let (x, y) = (&self.input, &self.output);
+        let span = |input: usize, output: usize| if output == 1 { input } else { 1 };
+        [span(x.height, y.height), span(x.width, y.width), span(x.channels, y.channels)]
+    }
+}
+
+/// What an elementwise operator computes.
+#[derive(Clone, Copy, Debug)]
+pub enum Function {
+    /// Product.
+    Mul(Rescale),
+    /// Sum, as [`Add`].
+    Add {
+        /// Rescale of the inputs, to a common scale.
+        inputs: [Rescale; 2],
+        /// Rescale of the sum.
+        output: Rescale,
+    },
+}
+
+/// The second operand of an elementwise operator.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand<'m> {
+    /// Height, width and channels: each the output's or 1, along which it repeats.
+    pub dimensions: [usize; 3],
+    /// The integer that stands for the real value 0.
+    pub zero_point: i8,
+    /// Where its elements are.
+    pub source: OperandSource<'m>,
+}
+
+/// Where the second operand of an elementwise operator is.
+#[derive(Clone, Copy, Debug)]
+pub enum OperandSource<'m> {
+    /// In the arena.
+    Tensor(Tensor),
+    /// In the blob.
+    Constant(&'m [i8]),
+}
+
+impl<'m> Operand<'m> {
+    fn decode(
+        record: &OpRecord,
+        constants: &OperandRecord,
+        context: Context<'m>,
+        output: &Tensor,
+    ) -> Result<Self, OpProblem> {
+        let dimensions = constants.dimensions.map(|dimension| usize::from(dimension.get()));
+        let operand = if dimensions == [0; 3] {
+            let tensor = context.tensor(record.inputs[1].get())?;
+            Self {
+                dimensions: [tensor.height, tensor.width, tensor.channels],
+                zero_point: tensor.zero_point,
+                source: OperandSource::Tensor(tensor),
+            }
+        } else {
+            let constant = context.dense(record, product(&dimensions))?;
+            Self {
+                dimensions,
+                zero_point: constants.zero_point,
+                source: OperandSource::Constant(constant),
+            }
+        };
+        let fits = |(&dimension, whole)| dimension == 1 || dimension == whole;
+        let whole = [output.height, output.width, output.channels];
+        let fit = operand.dimensions.iter().zip(whole).all(fits);
+        fit.then_some(operand).ok_or(OpProblem::Shape)
+    }
+}
+
+/// An operator on each element of a tensor and an element of a second operand.
+#[derive(Clone, Copy, Debug)]
+pub struct Elementwise<'m> {
+    /// First operand.
+    pub input: Tensor,
+    /// Second operand.
+    pub operand: Operand<'m>,
+    /// Tensor written; may share the memory of the first operand.
+    pub output: Tensor,
+    /// What is computed.
+    pub function: Function,
+    /// Range of outputs.
+    pub clamp: Clamp,
+}
+
 /// An operator of a checked model.
 #[derive(Clone, Copy, Debug)]
 pub enum Op<'m> {
@@ -233,6 +380,12 @@ pub enum Op<'m> {
     Softmax(Softmax),
     /// Tabulated function.
     Lookup(Lookup<'m>),
+    /// Copy of a block.
+    Copy(BlockCopy),
+    /// Mean over whole axes.
+    Mean(Mean),
+    /// Product or sum with a second operand that may be constant or repeat along an axis.
+    Elementwise(Elementwise<'m>),
 }
 
 /// What [`Op::decode`] needs to know about the rest of the blob.
@@ -352,25 +505,12 @@ impl<'m> Op<'m> {
                 if !input.same_shape(&second) || !input.same_shape(&output) {
                     return Err(OpProblem::Shape);
                 }
-                let constants: &AddRecord = context.constants(record)?;
-                let rescale = |multiplier: i32, shift: i32| {
-                    Rescale::new(multiplier, shift)
-                        .filter(|_| shift <= 0)
-                        .ok_or(OpProblem::Quantisation)
-                };
-                let inputs = constants.input_multipliers.iter().zip(&constants.input_shifts);
-                let mut input_rescale = [Rescale::ZERO; 2];
-                for (slot, (multiplier, shift)) in input_rescale.iter_mut().zip(inputs) {
-                    *slot = rescale(multiplier.get(), shift.get())?;
-                }
+                let (input_rescale, output_rescale) = add(context.constants(record)?)?;
                 Self::Add(Add {
                     inputs: [input, second],
                     output,
                     input_rescale,
-                    output_rescale: rescale(
-                        constants.output_multiplier.get(),
-                        constants.output_shift.get(),
-                    )?,
+                    output_rescale,
                     clamp,
                 })
             }
@@ -397,6 +537,60 @@ impl<'m> Op<'m> {
                 let table = context.slice(record.constants).ok_or(OpProblem::Constants)?;
                 let table = <[i8; 256]>::ref_from_bytes(table).map_err(|_| OpProblem::Constants)?;
                 Self::Lookup(Lookup { input, output, table })
+            }
+            KernelId::Copy => {
+                let constants: &CopyRecord = context.constants(record)?;
+                let counts = constants.counts.map(|count| usize::from(count.get()));
+                // Bounds the work too: an element may be written twice, but not for ever.
+                if product(&counts).is_none_or(|elements| elements > output.len()) {
+                    return Err(OpProblem::Shape);
+                }
+                let place = |record, tensor: &Tensor| {
+                    Place::decode(record, &counts, tensor.len()).ok_or(OpProblem::Shape)
+                };
+                Self::Copy(BlockCopy {
+                    input,
+                    output,
+                    counts,
+                    source: place(&constants.source, &input)?,
+                    destination: place(&constants.destination, &output)?,
+                    fill: match constants.has_fill {
+                        0 => None,
+                        1 => Some(constants.fill),
+                        _ => return Err(OpProblem::Constants),
+                    },
+                })
+            }
+            KernelId::Mean => {
+                let dimensions = [
+                    (input.height, output.height),
+                    (input.width, output.width),
+                    (input.channels, output.channels),
+                ];
+                if dimensions.iter().any(|&(input, output)| output != 1 && output != input) {
+                    return Err(OpProblem::Shape);
+                }
+                let constants: &MeanRecord = context.constants(record)?;
+                let rescale = Rescale::new(constants.multiplier.get(), constants.shift.get())
+                    .ok_or(OpProblem::Quantisation)?;
+                Self::Mean(Mean { input, output, rescale, clamp })
+            }
+            KernelId::Mul | KernelId::AddBroadcast => {
+                if !input.same_shape(&output) {
+                    return Err(OpProblem::Shape);
+                }
+                let (operand, function) = if kernel == KernelId::Mul {
+                    let constants: &MulRecord = context.constants(record)?;
+                    let rescale = Rescale::new(constants.multiplier.get(), constants.shift.get())
+                        .ok_or(OpProblem::Quantisation)?;
+                    (&constants.operand, Function::Mul(rescale))
+                } else {
+                    let constants: &AddBroadcastRecord = context.constants(record)?;
+                    let (inputs, output) = add(&constants.add)?;
+                    (&constants.operand, Function::Add { inputs, output })
+                };
+                let operand = Operand::decode(record, operand, context, &output)?;
+                Self::Elementwise(Elementwise { input, operand, output, function, clamp })
             }
         };
         op.check_overlap()?;
@@ -435,6 +629,12 @@ impl<'m> Op<'m> {
             Self::Add(op) => [Some(op.inputs[0]), Some(op.inputs[1])],
             Self::Softmax(op) => [Some(op.input), None],
             Self::Lookup(op) => [Some(op.input), None],
+            Self::Copy(op) => [Some(op.input), None],
+            Self::Mean(op) => [Some(op.input), None],
+            Self::Elementwise(op) => match op.operand.source {
+                OperandSource::Tensor(second) => [Some(op.input), Some(second)],
+                OperandSource::Constant(_) => [Some(op.input), None],
+            },
         }
     }
 
@@ -447,6 +647,9 @@ impl<'m> Op<'m> {
             Self::Add(op) => op.output,
             Self::Softmax(op) => op.output,
             Self::Lookup(op) => op.output,
+            Self::Copy(op) => op.output,
+            Self::Mean(op) => op.output,
+            Self::Elementwise(op) => op.output,
         }
     }
 
@@ -467,7 +670,7 @@ impl<'m> Op<'m> {
         let first_is_sound = first.is_none_or(|tensor| {
             let input = tensor.range();
             let (in_output, in_scratch) = match self {
-                Self::Add(_) | Self::Lookup(_) => (input == output, false),
+                Self::Add(_) | Self::Lookup(_) | Self::Elementwise(_) => (input == output, false),
                 Self::Conv(Conv {
                     input: x,
                     output: y,
@@ -503,6 +706,20 @@ impl Conv<'_> {
         let area = self.window.kernel[0].wrapping_mul(self.window.kernel[1]);
         area.wrapping_mul(self.input.channels.checked_div(self.groups).unwrap_or(0))
     }
+}
+
+/// Rescales of the inputs and of the output of a sum.
+fn add(constants: &AddRecord) -> Result<([Rescale; 2], Rescale), OpProblem> {
+    let rescale = |multiplier: i32, shift: i32| {
+        Rescale::new(multiplier, shift).filter(|_| shift <= 0).ok_or(OpProblem::Quantisation)
+    };
+    let inputs = constants.input_multipliers.iter().zip(&constants.input_shifts);
+    let mut input_rescale = [Rescale::ZERO; 2];
+    for (slot, (multiplier, shift)) in input_rescale.iter_mut().zip(inputs) {
+        *slot = rescale(multiplier.get(), shift.get())?;
+    }
+    let output = rescale(constants.output_multiplier.get(), constants.output_shift.get())?;
+    Ok((input_rescale, output))
 }
 
 fn conv<'m>(

@@ -3,14 +3,15 @@
 use anyhow::{Context, Result, bail, ensure};
 use niwaki_core::kernels::{KernelId, sparse};
 use niwaki_core::model::layout::{
-    ALIGNMENT, AddRecord, ChannelRecord, Header, MAGIC, NormalisationRecord, OpRecord,
-    SoftmaxRecord, Span, TensorRecord, VERSION, WindowRecord,
+    ALIGNMENT, AddBroadcastRecord, AddRecord, ChannelRecord, CopyRecord, Header, MAGIC, MeanRecord,
+    MulRecord, NormalisationRecord, OpRecord, OperandRecord, PlaceRecord, SoftmaxRecord, Span,
+    TensorRecord, VERSION, WindowRecord,
 };
-use niwaki_core::model::{Clamp, Window, checksum};
+use niwaki_core::model::{Clamp, Place, Window, checksum};
 use sha2::{Digest, Sha256};
 use zerocopy::IntoBytes;
 
-use super::graph::{Graph, Node, Operator, TensorId, Weighted};
+use super::graph::{Constant, Function, Graph, Node, Operator, TensorId, Weighted};
 use super::plan::{Plan, plan};
 use crate::target::cost::{Core, CostModel, Workload};
 
@@ -132,12 +133,7 @@ fn choose(graph: &Graph, node: &Node, choice: KernelChoice) -> Result<Chosen> {
         Operator::AvgPool { .. } => chosen.kernel = KernelId::AvgPool,
         Operator::Add { inputs, output, .. } => {
             chosen.kernel = KernelId::Add;
-            let record = AddRecord {
-                input_multipliers: inputs.map(|(multiplier, _)| multiplier.into()),
-                input_shifts: inputs.map(|(_, shift)| shift.into()),
-                output_multiplier: output.0.into(),
-                output_shift: output.1.into(),
-            };
+            let record = add_record(inputs, *output);
             chosen.constants = record.as_bytes().to_vec();
         }
         Operator::Softmax { rescale, diff_min } => {
@@ -153,8 +149,80 @@ fn choose(graph: &Graph, node: &Node, choice: KernelChoice) -> Result<Chosen> {
             chosen.kernel = KernelId::Lookup;
             chosen.constants = table.as_bytes().to_vec();
         }
+        Operator::Copy { counts, source, destination, fill } => {
+            chosen.kernel = KernelId::Copy;
+            let mut record = CopyRecord {
+                counts: Default::default(),
+                has_fill: fill.is_some().into(),
+                fill: fill.unwrap_or(0),
+                source: place_record(source)?,
+                destination: place_record(destination)?,
+            };
+            for (slot, &count) in record.counts.iter_mut().zip(counts) {
+                *slot = dimension(count)?.into();
+            }
+            chosen.constants = record.as_bytes().to_vec();
+        }
+        Operator::Mean { rescale: (multiplier, shift), .. } => {
+            chosen.kernel = KernelId::Mean;
+            let record = MeanRecord { multiplier: (*multiplier).into(), shift: (*shift).into() };
+            chosen.constants = record.as_bytes().to_vec();
+        }
+        Operator::Elementwise { function, constant, .. } => {
+            let operand = operand_record(constant.as_ref())?;
+            if let Some(constant) = constant {
+                chosen.weights = constant.values.as_bytes().to_vec();
+            }
+            (chosen.kernel, chosen.constants) = match function {
+                Function::Mul { rescale: (multiplier, shift) } => {
+                    let (multiplier, shift) = ((*multiplier).into(), (*shift).into());
+                    let record = MulRecord { operand, multiplier, shift };
+                    (KernelId::Mul, record.as_bytes().to_vec())
+                }
+                Function::Add { inputs, output } => {
+                    let record = AddBroadcastRecord { operand, add: add_record(inputs, *output) };
+                    (KernelId::AddBroadcast, record.as_bytes().to_vec())
+                }
+            };
+        }
     }
     Ok(chosen)
+}
+
+fn add_record(inputs: &[(i32, i32); 2], output: (i32, i32)) -> AddRecord {
+    AddRecord {
+        input_multipliers: inputs.map(|(multiplier, _)| multiplier.into()),
+        input_shifts: inputs.map(|(_, shift)| shift.into()),
+        output_multiplier: output.0.into(),
+        output_shift: output.1.into(),
+    }
+}
+
+fn operand_record(constant: Option<&Constant>) -> Result<OperandRecord> {
+    let mut record = OperandRecord {
+        dimensions: Default::default(),
+        zero_point: constant.map_or(0, |constant| constant.zero_point),
+        reserved: 0,
+    };
+    if let Some(constant) = constant {
+        for (slot, &len) in record.dimensions.iter_mut().zip(&constant.shape) {
+            *slot = dimension(len)?.into();
+        }
+    }
+    Ok(record)
+}
+
+fn place_record(place: &Place) -> Result<PlaceRecord> {
+    let mut record =
+        PlaceRecord { first: u32::try_from(place.first)?.into(), strides: Default::default() };
+    for (slot, &stride) in record.strides.iter_mut().zip(&place.strides) {
+        *slot = u32::try_from(stride)?.into();
+    }
+    Ok(record)
+}
+
+fn dimension(value: usize) -> Result<u16> {
+    u16::try_from(value).with_context(|| format!("dimension {value} exceeds 65,535"))
 }
 
 fn check_weighted(weighted: &Weighted, channels: usize) -> Result<()> {
@@ -249,9 +317,6 @@ fn sparse_stream(weights: &[i8], per_channel: usize) -> Result<Vec<u8>> {
 }
 
 fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
-    let dimension = |value: usize| {
-        u16::try_from(value).with_context(|| format!("dimension {value} exceeds 65,535"))
-    };
     let id = |tensor: TensorId| u16::try_from(tensor.0).context("more than 65,535 tensors");
     let tensors: Vec<TensorRecord> = graph
         .tensors
@@ -358,8 +423,12 @@ fn op_record(
         Operator::MaxPool { window, clamp } | Operator::AvgPool { window, clamp } => {
             (Some(window), *clamp, 1)
         }
-        Operator::Add { clamp, .. } => (None, *clamp, 1),
-        Operator::Softmax { .. } | Operator::Lookup { .. } => (None, whole, 1),
+        Operator::Add { clamp, .. }
+        | Operator::Mean { clamp, .. }
+        | Operator::Elementwise { clamp, .. } => (None, *clamp, 1),
+        Operator::Softmax { .. } | Operator::Lookup { .. } | Operator::Copy { .. } => {
+            (None, whole, 1)
+        }
     };
     let inputs = match node.inputs[..] {
         [only] => [only, only],

@@ -1,7 +1,7 @@
 //! A network in integers, before memory is planned and kernels are chosen.
 
 use niwaki_core::kernels::Rescale;
-use niwaki_core::model::{Clamp, Window};
+use niwaki_core::model::{Clamp, Place, Window};
 
 /// Position of a tensor in [`Graph::tensors`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -116,6 +116,62 @@ pub enum Operator {
         /// Output for the inputs -128 to 127.
         table: Box<[i8; 256]>,
     },
+    /// Copy of a block: padding, concatenation, slices and transposition. Several nodes may write
+    /// parts of one output.
+    Copy {
+        /// Elements along each of three axes.
+        counts: [usize; 3],
+        /// Where they come from.
+        source: Place,
+        /// Where they go.
+        destination: Place,
+        /// What the whole output becomes first.
+        fill: Option<i8>,
+    },
+    /// Mean over each axis on which the output has one element.
+    Mean {
+        /// Multiplier and shift of the sum.
+        rescale: (i32, i32),
+        /// Range of outputs.
+        clamp: Clamp,
+    },
+    /// Product or sum of a tensor and a second operand.
+    Elementwise {
+        /// What is computed.
+        function: Function,
+        /// The second operand, when it is not a tensor.
+        constant: Option<Constant>,
+        /// Range of outputs.
+        clamp: Clamp,
+    },
+}
+
+/// What an elementwise operator computes.
+#[derive(Clone, Copy, Debug)]
+pub enum Function {
+    /// Product.
+    Mul {
+        /// Multiplier and shift of the product.
+        rescale: (i32, i32),
+    },
+    /// Sum, as [`Operator::Add`].
+    Add {
+        /// Multiplier and shift that bring each input to the common scale.
+        inputs: [(i32, i32); 2],
+        /// Multiplier and shift that bring the sum to the output's scale.
+        output: (i32, i32),
+    },
+}
+
+/// A constant operand. Each dimension is the output's or 1, along which it repeats.
+#[derive(Clone, Debug)]
+pub struct Constant {
+    /// Height, width, channels.
+    pub shape: [usize; 3],
+    /// The integer that stands for 0.
+    pub zero_point: i8,
+    /// Its elements.
+    pub values: Vec<i8>,
 }
 
 impl Operator {
@@ -164,6 +220,11 @@ impl Operator {
             *entry = output.quantise(function(real));
         }
         Self::Lookup { table }
+    }
+
+    /// Whether the output may take the place of the first input.
+    pub fn works_in_place(&self) -> bool {
+        matches!(self, Self::Add { .. } | Self::Lookup { .. } | Self::Elementwise { .. })
     }
 
     /// Constants of a weighted operator.

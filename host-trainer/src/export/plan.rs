@@ -11,7 +11,7 @@ use niwaki_core::model::layout::ALIGNMENT;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
-use super::graph::{Graph, Operator, TensorId};
+use super::graph::{Graph, TensorId};
 
 /// Bytes of the arena that are needed over a range of steps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ fn blocks(graph: &Graph, scratch: &[usize]) -> Blocks {
     // A tensor may take over the memory of an input that ends where it begins.
     let mut joined: Vec<usize> = (0..graph.tensors.len()).collect();
     for (step, node) in graph.nodes.iter().enumerate() {
-        let in_place = matches!(node.operator, Operator::Add { .. } | Operator::Lookup { .. });
+        let in_place = node.operator.works_in_place();
         let input = graph.memory_of(node.inputs[0]).0;
         let output = graph.memory_of(node.output).0;
         let ends_here = life[input].is_some_and(|(_, last)| last == step);
