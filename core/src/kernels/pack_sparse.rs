@@ -122,53 +122,60 @@ pub fn linear_stream(weights: &[i8], inputs: usize, block: Block) -> Option<Vec<
     Some(stream)
 }
 
-/// The strip and band for a convolution that the cost of its work is least with, of those that need
-/// at most `limit` bytes of working memory. `None` when none needs so little.
-///
-/// `entries` is the number of blocks that an output channel keeps, on average. The cost is the number
-/// of instructions of the Cortex-M kernel, roughly.
+/// How often each part of the sparse convolution's work is done.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Steps {
+    /// Bands of output rows, over all strips of columns.
+    pub bands: f64,
+    /// Tiles of output pixels.
+    pub tiles: f64,
+    /// Input elements that are brought into planes.
+    pub elements: f64,
+    /// Words that are filled with the zero point before.
+    pub filled: f64,
+}
+
+impl Geometry {
+    /// How often each part of the work is done with this layout.
+    pub fn steps(&self) -> Steps {
+        let [output_h, output_w, _] = self.output;
+        let bands = output_w.div_ceil(self.columns) * output_h.div_ceil(self.rows);
+        let span = |axis: usize, count: usize| {
+            ((count - 1) * self.stride[axis] + self.kernel[axis]).min(self.input[axis])
+        };
+        let run = match self.flat {
+            true => ((self.rows - 1) * self.width + self.columns).div_ceil(TILE),
+            false => self.columns.div_ceil(TILE) * self.rows,
+        };
+        let elements = span(0, self.rows) * span(1, self.columns) * self.input[2];
+        Steps {
+            bands: bands as f64,
+            tiles: (bands * run) as f64,
+            elements: (bands * elements) as f64,
+            filled: if self.padded { (bands * self.bytes() / 4) as f64 } else { 0.0 },
+        }
+    }
+}
+
+/// The strip and band for a convolution that cost least, of those that need at most `limit` bytes of
+/// working memory; of equal cost the smaller. `None` when none needs so little.
 pub fn choose_geometry(
     input: &Tensor,
     output: &Tensor,
     window: &Window,
     block: Block,
-    entries: f64,
     limit: usize,
+    cost: impl Fn(&Geometry) -> f64,
 ) -> Option<Geometry> {
-    // An entry and the rest per tile and output channel; an input element laid out.
-    let (entry, tile, element) = match block {
-        Block::One => (14.6, 57.0, 2.3),
-        Block::Two => (16.6, 66.0, 2.4),
-        Block::Four => (29.8, 66.0, 2.0),
-    };
-    // Per band and output channel, and per tile.
-    let (channel, record) = (45.0, 150.0);
-    let largest = Geometry::new(input, output, window, block, 1, 1)?;
-    let [output_h, output_w, outputs] = largest.output;
-    let cost = |g: &Geometry| {
-        let strips = output_w.div_ceil(g.columns) as f64;
-        let bands = output_h.div_ceil(g.rows) as f64;
-        let rows = ((g.rows - 1) * g.stride[0] + g.kernel[0]).min(g.input[0]);
-        let columns = ((g.columns - 1) * g.stride[1] + g.kernel[1]).min(g.input[1]);
-        let run = if g.flat { (g.rows - 1) * g.width + g.columns } else { g.columns };
-        let tiles = run.div_ceil(TILE) * if g.flat { 1 } else { g.rows };
-        let filled = if g.padded { g.bytes() as f64 / 4.0 * 1.5 } else { 0.0 };
-        let laid_out = (rows * columns * g.input[2]) as f64 * element + filled;
-        let computed = (tiles * outputs) as f64 * (entries * entry + tile)
-            + tiles as f64 * record
-            + outputs as f64 * channel;
-        strips * bands * (laid_out + computed)
-    };
+    let smallest = Geometry::new(input, output, window, block, 1, 1)?;
+    let [output_h, output_w, _] = smallest.output;
     (1..TILE)
         .chain((TILE..output_w).step_by(TILE))
         .chain([output_w])
         .flat_map(|columns| (1..=output_h).map(move |rows| (columns, rows)))
         .filter_map(|(columns, rows)| Geometry::new(input, output, window, block, columns, rows))
         .filter(|g| g.scratch_len() <= limit && g.columns <= usize::from(u16::MAX))
-        .min_by(|a, b| {
-            // Of equal cost the smaller.
-            cost(a).total_cmp(&cost(b)).then(a.scratch_len().cmp(&b.scratch_len()))
-        })
+        .min_by(|a, b| cost(a).total_cmp(&cost(b)).then(a.scratch_len().cmp(&b.scratch_len())))
 }
 
 fn write_counts(counts: &[usize], stream: &mut Vec<u8>) {

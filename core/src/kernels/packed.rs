@@ -81,6 +81,16 @@ pub fn pack(
     Some(())
 }
 
+/// Number of weights that are not zero.
+pub fn nonzeros(words: &[u32]) -> usize {
+    let halves = words.iter().flat_map(|&word| [word as i16, (word >> 16) as i16]);
+    let weights = halves.flat_map(|half| {
+        let low = half as i8;
+        [low, (half.wrapping_sub(low.into()) >> 8) as i8]
+    });
+    weights.filter(|&weight| weight != 0).count()
+}
+
 /// Bytes of working memory that [`conv`] needs: a tile of inputs as halves and, where the input's
 /// channels are no multiple of four, one pixel's inputs as bytes.
 pub const fn conv_scratch_len(depth: usize, per_channel: usize) -> usize {

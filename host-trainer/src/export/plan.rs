@@ -28,52 +28,220 @@ impl Block {
     }
 }
 
+/// What a node needs beside its tensors.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needs {
+    /// Bytes of working memory.
+    pub scratch: usize,
+    /// What its first input may share memory with.
+    pub sharing: Sharing,
+}
+
+/// What a node's first input may share memory with, where nothing else needs it afterwards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// Nothing.
+    #[default]
+    None,
+    /// The output, which begins where the input does and is no longer.
+    Output,
+    /// The output, with another amount of working memory.
+    OutputWith {
+        /// Bytes of working memory then.
+        scratch: usize,
+    },
+    /// The working memory, at whose end the input stands.
+    EndOfScratch,
+}
+
 /// Offsets of everything in the arena.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// First byte of each tensor, views included, in the order of [`Graph::tensors`]. Tensors that no
     /// operator touches lie at 0.
     pub tensors: Vec<usize>,
-    /// First byte of each node's working memory.
-    pub scratch: Vec<usize>,
+    /// Each node's working memory.
+    pub scratch: Vec<Range<usize>>,
     /// First and last node that needs each tensor's memory.
     pub live: Vec<Range<usize>>,
     /// Size of the arena in bytes.
     pub arena_len: usize,
-    /// Most bytes that are needed at any one step: no plan can be smaller.
+    /// Most bytes that are needed at any one step: no plan that shares the same memory is smaller.
     pub lower_bound: usize,
 }
 
-/// Plans the arena for a graph whose node `i` needs `scratch[i]` bytes of working memory.
-pub fn plan(graph: &Graph, scratch: &[usize]) -> Plan {
-    assert_eq!(graph.nodes.len(), scratch.len(), "one working memory per node");
-    let (blocks, owner, live) = blocks(graph, scratch);
-    let offsets = smallest(&blocks);
-    prove_disjoint(&blocks, &offsets);
-    let end = |step: usize| {
-        let live = blocks.iter().filter(|b| b.first <= step && step <= b.last);
-        live.map(|b| align(b.len)).sum::<usize>()
-    };
-    let lower_bound = (0..graph.nodes.len()).map(end).max().unwrap_or(0);
-    let tensor_count = graph.tensors.len();
-    Plan {
-        tensors: owner[..tensor_count].iter().map(|b| b.map_or(0, |b| offsets[b])).collect(),
-        scratch: owner[tensor_count..].iter().map(|b| b.map_or(0, |b| offsets[b])).collect(),
-        live,
-        arena_len: height(&blocks, &offsets),
-        lower_bound,
+impl Plan {
+    /// Bytes of the tensors that are needed at a step, shared memory counted once.
+    pub fn live_len(&self, graph: &Graph, step: usize) -> usize {
+        let mut ranges: Vec<Range<usize>> = (0..graph.tensors.len())
+            .filter(|&id| self.live[id].contains(&step))
+            .map(|id| self.tensors[id]..self.tensors[id] + align(graph.tensors[id].len()))
+            .collect();
+        ranges.sort_by_key(|range| range.start);
+        let mut end = 0;
+        let mut len = 0;
+        for range in ranges {
+            len += range.end.saturating_sub(range.start.max(end));
+            end = end.max(range.end);
+        }
+        len
     }
 }
 
-/// The blocks of a graph, for each tensor and then each node the block it uses, and the steps during
-/// which each tensor is live.
-type Blocks = (Vec<Block>, Vec<Option<usize>>, Vec<Range<usize>>);
+/// Plans the arena for a graph whose node `i` needs `needs[i]`.
+pub fn plan(graph: &Graph, needs: &[Needs]) -> Plan {
+    assert_eq!(graph.nodes.len(), needs.len(), "one set of needs per node");
+    // Sharing does not always pay: a layer that works in place may need more working memory.
+    let variants = [[true, true], [true, false], [false, true], [false, false]];
+    let plans = variants.into_iter().map(|allowed| plan_with(graph, needs, allowed));
+    plans.min_by_key(|plan| plan.arena_len).expect("there are variants")
+}
 
-fn blocks(graph: &Graph, scratch: &[usize]) -> Blocks {
+/// A plan in which nodes of the kinds [`Sharing::OutputWith`] and [`Sharing::EndOfScratch`] share
+/// memory, where allowed.
+fn plan_with(graph: &Graph, needs: &[Needs], [output_with, end_of_scratch]: [bool; 2]) -> Plan {
+    let needs: Vec<Needs> = needs
+        .iter()
+        .map(|need| match need.sharing {
+            Sharing::OutputWith { .. } if !output_with => Needs { sharing: Sharing::None, ..*need },
+            Sharing::EndOfScratch if !end_of_scratch => Needs { sharing: Sharing::None, ..*need },
+            _ => *need,
+        })
+        .collect();
+    let layout = Layout::new(graph, &needs);
+    let offsets = smallest(&layout.blocks);
+    prove_disjoint(&layout.blocks, &offsets);
+    let at = |place: &Option<Place>| place.map_or(0, |place| offsets[place.block] + place.inner);
+    let needed = |step: usize| {
+        let live = layout.blocks.iter().filter(|b| b.first <= step && step <= b.last);
+        live.map(|b| align(b.len)).sum::<usize>()
+    };
+    Plan {
+        tensors: layout.tensors.iter().map(at).collect(),
+        scratch: layout.scratch.iter().map(|(place, len)| at(place)..at(place) + len).collect(),
+        live: layout.live.iter().map(|life| life.map_or(0..0, |(a, b)| a..b + 1)).collect(),
+        arena_len: height(&layout.blocks, &offsets),
+        lower_bound: (0..graph.nodes.len()).map(needed).max().unwrap_or(0),
+    }
+}
+
+/// Where something lies: a block, and how far from its beginning.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    block: usize,
+    inner: usize,
+}
+
+/// The blocks of a graph and what lies in them.
+struct Layout {
+    blocks: Vec<Block>,
+    /// Of each tensor, if any node touches it.
+    tensors: Vec<Option<Place>>,
+    /// Of each node's working memory, with its length.
+    scratch: Vec<(Option<Place>, usize)>,
+    /// First and last step of each tensor.
+    live: Vec<Option<(usize, usize)>>,
+}
+
+impl Layout {
+    fn new(graph: &Graph, needs: &[Needs]) -> Self {
+        let live = lives(graph);
+        let mut layout = Self {
+            blocks: Vec::new(),
+            tensors: vec![None; graph.tensors.len()],
+            scratch: Vec::new(),
+            live,
+        };
+        layout.place(graph, graph.input);
+        for (step, (node, need)) in graph.nodes.iter().zip(needs).enumerate() {
+            // Constants aside, what a node reads was written before.
+            node.inputs.iter().for_each(|&input| layout.place(graph, input));
+            let input = graph.memory_of(node.inputs[0]).0;
+            let output = graph.memory_of(node.output).0;
+            let twice = node.inputs[1..].iter().any(|&other| graph.memory_of(other).0 == input);
+            let ends = layout.live[input].is_some_and(|(_, last)| last == step) && !twice;
+            let begins = layout.live[output].is_some_and(|(first, _)| first == step);
+            let (input_len, output_len) = (graph.tensors[input].len(), graph.tensors[output].len());
+            let place = layout.tensors[input];
+            let mut scratch = need.scratch;
+            match (need.sharing, place) {
+                (Sharing::Output, Some(place)) if ends && begins && output_len <= input_len => {
+                    layout.share(output, place);
+                }
+                (Sharing::OutputWith { scratch: other }, Some(place))
+                    if ends && begins && output_len <= input_len =>
+                {
+                    layout.share(output, place);
+                    scratch = other;
+                }
+                (Sharing::EndOfScratch, Some(place))
+                    if ends
+                        && scratch >= input_len
+                        && input_len.is_multiple_of(ALIGNMENT)
+                        && scratch.is_multiple_of(ALIGNMENT) =>
+                {
+                    // Room before the input, for the part of the working memory that it is not.
+                    let missing = (scratch - input_len).saturating_sub(place.inner);
+                    layout.shift(place.block, missing);
+                    let inner = place.inner + missing + input_len - scratch;
+                    layout.place(graph, node.output);
+                    let place = Place { block: place.block, inner };
+                    layout.scratch.push((Some(place), scratch));
+                    continue;
+                }
+                _ => {}
+            }
+            layout.place(graph, node.output);
+            let place = (scratch > 0).then(|| layout.block(scratch, step, step));
+            layout.scratch.push((place, scratch));
+        }
+        for id in 0..graph.tensors.len() {
+            layout.tensors[id] = layout.tensors[graph.memory_of(TensorId(id)).0];
+            layout.live[id] = layout.live[graph.memory_of(TensorId(id)).0];
+        }
+        layout
+    }
+
+    fn block(&mut self, len: usize, first: usize, last: usize) -> Place {
+        self.blocks.push(Block { len, first, last });
+        Place { block: self.blocks.len() - 1, inner: 0 }
+    }
+
+    /// Gives a tensor a block of its own unless it has a place.
+    fn place(&mut self, graph: &Graph, id: TensorId) {
+        let memory = graph.memory_of(id).0;
+        if let (None, Some((first, last))) = (self.tensors[memory], self.live[memory]) {
+            self.tensors[memory] = Some(self.block(graph.tensors[memory].len(), first, last));
+        }
+    }
+
+    /// Puts a tensor where another one begins, which ends when this one is written.
+    fn share(&mut self, tensor: usize, place: Place) {
+        self.tensors[tensor] = Some(place);
+        if let Some((_, last)) = self.live[tensor] {
+            let block = &mut self.blocks[place.block];
+            block.last = block.last.max(last);
+        }
+    }
+
+    /// Moves all that lies in a block behind `room` new bytes.
+    fn shift(&mut self, block: usize, room: usize) {
+        self.blocks[block].len += room;
+        let scratch = self.scratch.iter_mut().filter_map(|(place, _)| place.as_mut());
+        for place in self.tensors.iter_mut().flatten().chain(scratch) {
+            if place.block == block {
+                place.inner += room;
+            }
+        }
+    }
+}
+
+/// First and last step at which each tensor's memory is needed; views count for what they view.
+fn lives(graph: &Graph) -> Vec<Option<(usize, usize)>> {
     let last_step = graph.nodes.len().saturating_sub(1);
-    let mut life: Vec<Option<(usize, usize)>> = vec![None; graph.tensors.len()];
+    let mut lives: Vec<Option<(usize, usize)>> = vec![None; graph.tensors.len()];
     let mut touch = |id: TensorId, step: usize| {
-        let life = &mut life[graph.memory_of(id).0];
+        let life = &mut lives[graph.memory_of(id).0];
         let (first, last) = life.unwrap_or((step, step));
         *life = Some((first.min(step), last.max(step)));
     };
@@ -83,55 +251,7 @@ fn blocks(graph: &Graph, scratch: &[usize]) -> Blocks {
         touch(node.output, step);
     }
     touch(graph.output, last_step);
-
-    // A tensor may take over the memory of an input that ends where it begins.
-    let mut joined: Vec<usize> = (0..graph.tensors.len()).collect();
-    for (step, node) in graph.nodes.iter().enumerate() {
-        let in_place = node.operator.works_in_place();
-        let input = graph.memory_of(node.inputs[0]).0;
-        let output = graph.memory_of(node.output).0;
-        let ends_here = life[input].is_some_and(|(_, last)| last == step);
-        let begins_here = life[output].is_some_and(|(first, _)| first == step);
-        let twice = node.inputs[1..].iter().any(|&other| graph.memory_of(other).0 == input);
-        let same_len = graph.tensors[input].len() == graph.tensors[output].len();
-        if in_place && ends_here && begins_here && !twice && same_len {
-            joined[output] = joined[input];
-        }
-    }
-
-    let mut blocks: Vec<Block> = Vec::new();
-    let mut block_of: Vec<Option<usize>> = vec![None; graph.tensors.len()];
-    for id in 0..graph.tensors.len() {
-        let Some((first, last)) = life[id] else { continue };
-        let root = joined[id];
-        let len = graph.tensors[id].len();
-        match block_of[root] {
-            Some(index) => {
-                let block = &mut blocks[index];
-                block.first = block.first.min(first);
-                block.last = block.last.max(last);
-                block.len = block.len.max(len);
-                block_of[id] = Some(index);
-            }
-            None => {
-                blocks.push(Block { len, first, last });
-                block_of[root] = Some(blocks.len() - 1);
-                block_of[id] = Some(blocks.len() - 1);
-            }
-        }
-    }
-    let mut owner: Vec<Option<usize>> =
-        (0..graph.tensors.len()).map(|id| block_of[graph.memory_of(TensorId(id)).0]).collect();
-    for (step, &len) in scratch.iter().enumerate() {
-        owner.push((len > 0).then(|| {
-            blocks.push(Block { len, first: step, last: step });
-            blocks.len() - 1
-        }));
-    }
-    let live = (0..graph.tensors.len()).map(|id| {
-        life[graph.memory_of(TensorId(id)).0].map_or(0..0, |(first, last)| first..last + 1)
-    });
-    (blocks, owner, live.collect())
+    lives
 }
 
 fn align(len: usize) -> usize {
