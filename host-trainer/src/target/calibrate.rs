@@ -28,7 +28,7 @@ pub struct Measurement {
 }
 
 /// Shapes measured per kernel.
-const SHAPES_PER_KERNEL: usize = 24;
+const SHAPES_PER_KERNEL: usize = 32;
 
 /// Number of measurements that [`measure`] makes.
 pub fn measurement_count() -> usize {
@@ -58,11 +58,11 @@ pub fn measure(board: &Board, firmware: &Firmware, done: &dyn Fn()) -> Result<Ve
                 .with_context(|| format!("a random layer of kernel `{}`", kernel.name()))?;
             let blob = AlignedVec::new(&exported.bytes);
             let model = Model::new(blob.as_bytes())?;
-            let op = model.op(0).context("the model has one operator")?;
+            let op = model.op(model.op_count() - 1).context("the model has an operator")?;
             let input: Vec<i8> = (0..model.input().len()).map(|_| random.random()).collect();
             let mut device = Device::start(board, firmware, &model)?;
             let counts = device.profile(&input)?;
-            let instructions = *counts.first().context("the profile is empty")? as f64;
+            let instructions = *counts.last().context("the profile is empty")? as f64;
             measurements.push(Measurement { kernel, terms: terms(&op), instructions });
             done();
         }
@@ -134,7 +134,7 @@ fn non_negative_least_squares(rows: &[Vec<f64>]) -> Vec<f64> {
     x
 }
 
-/// A network of one random layer that `kernel` can execute.
+/// A network that ends in a random layer which `kernel` can execute.
 pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
     use KernelId::{
         Add, AddBroadcast, AvgPool, ConvBlock2, ConvBlock4, ConvDense, ConvPacked, ConvSparse,
@@ -218,16 +218,31 @@ pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
         quantisation,
         view_of: None,
     };
-    let inputs = match operator {
-        Operator::Add { .. } => vec![TensorId(0), TensorId(0)],
-        _ => vec![TensorId(0)],
+    let node = |name: &str, inputs: Vec<TensorId>, output: TensorId, operator: Operator| Node {
+        name: name.to_owned(),
+        inputs,
+        output,
+        operator,
+    };
+    let (input_id, output_id, between) = (TensorId(0), TensorId(1), TensorId(2));
+    let nodes = match &operator {
+        // Half of the sums work in place: those whose first input nothing else reads.
+        Operator::Add { .. } => {
+            let table = Operator::lookup(quantisation, quantisation, f64::tanh);
+            let first = if random.random_bool(0.5) { between } else { input_id };
+            vec![
+                node("before", vec![input_id], between, table),
+                node("layer", vec![first, input_id], output_id, operator),
+            ]
+        }
+        _ => vec![node("layer", vec![input_id], output_id, operator)],
     };
     Graph {
         name: kernel.name().to_owned(),
-        tensors: vec![tensor("input", input), tensor("output", output)],
-        nodes: vec![Node { name: "layer".to_owned(), inputs, output: TensorId(1), operator }],
-        input: TensorId(0),
-        output: TensorId(1),
+        tensors: vec![tensor("input", input), tensor("output", output), tensor("between", input)],
+        nodes,
+        input: input_id,
+        output: output_id,
         labels: Vec::new(),
         normalisation: Vec::new(),
     }
