@@ -270,7 +270,7 @@ impl Settings {
             (Method::Dense, _) => 1.0,
             (_, density) => density.unwrap_or(base.density),
         };
-        Ok(Config {
+        let config = Config {
             method,
             density,
             distribution: self.distribution.unwrap_or(base.distribution),
@@ -285,7 +285,8 @@ impl Settings {
             label_smoothing: self.label_smoothing.unwrap_or(base.label_smoothing),
             augment: self.augment.clone().or(base.augment),
             seed: self.seed.unwrap_or(base.seed),
-        })
+        };
+        Ok(config.fitted())
     }
 }
 
