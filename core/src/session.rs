@@ -4,7 +4,9 @@ use core::fmt;
 
 use crate::kernels::{self, ALL_KERNELS, KernelId};
 use crate::model::layout::ALIGNMENT;
-use crate::model::{Model, Op, OpProblem, OperandSource};
+use crate::model::{
+    Conv, Depthwise, Model, Op, OpProblem, OperandSource, Pool, Scratch, Tensor, Window,
+};
 
 /// Bytes at the alignment that a model needs: for `static` data from `include_bytes!`.
 #[derive(Clone, Copy, Debug)]
@@ -202,23 +204,33 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
             false
         }
         let op = self.model.decode(index)?;
+        let row = self.model.row_buffer(index, &op.output());
         match &op {
             Op::Conv(conv) if const { linked(KERNELS, &[KernelId::ConvDense, KernelId::ConvSparse]) } => {
-                self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
+                self.windowed(&op, row, |Strip { input, output, window }, x, y, scratch| {
+                    let conv = Conv { input, output, window, ..*conv };
+                    kernels::conv(&conv, x, y, scratch);
+                })
             }
             Op::Linear(conv)
                 if const { linked(KERNELS, &[KernelId::LinearDense, KernelId::LinearSparse]) } =>
             {
                 self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
             }
-            Op::Depthwise(depthwise) if const { linked(KERNELS, &[KernelId::Depthwise]) } => {
-                self.unary(&op, |x, y, scratch| kernels::depthwise(depthwise, x, y, scratch))
-            }
+            Op::Depthwise(depthwise) if const { linked(KERNELS, &[KernelId::Depthwise]) } => self
+                .windowed(&op, row, |Strip { input, output, window }, x, y, scratch| {
+                    let depthwise = Depthwise { input, output, window, ..*depthwise };
+                    kernels::depthwise(&depthwise, x, y, scratch);
+                }),
             Op::MaxPool(pool) if const { linked(KERNELS, &[KernelId::MaxPool]) } => {
-                self.unary(&op, |x, y, _| kernels::max_pool(pool, x, y))
+                self.windowed(&op, row, |Strip { input, output, window }, x, y, _| {
+                    kernels::max_pool(&Pool { input, output, window, ..*pool }, x, y);
+                })
             }
             Op::AvgPool(pool) if const { linked(KERNELS, &[KernelId::AvgPool]) } => {
-                self.unary(&op, |x, y, _| kernels::avg_pool(pool, x, y))
+                self.windowed(&op, row, |Strip { input, output, window }, x, y, _| {
+                    kernels::avg_pool(&Pool { input, output, window, ..*pool }, x, y);
+                })
             }
             Op::Add(add) if const { linked(KERNELS, &[KernelId::Add]) } => {
                 self.bring_to_output(&op)?;
@@ -281,6 +293,38 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
         Ok(())
     }
 
+    /// Runs an operator with a window: at once, or row by row through a buffer when its output takes
+    /// the place of input rows that are used up.
+    fn windowed(
+        &mut self,
+        op: &Op<'_>,
+        row: Option<Scratch>,
+        kernel: impl Fn(Strip, &[i8], &mut [i8], &mut [i8]),
+    ) -> Result<(), RunError> {
+        let ([Some(input), _], Some(window)) = (op.inputs(), op.window()) else {
+            return Err(RunError::ModelChanged);
+        };
+        let output = op.output();
+        let Some(row) = row else {
+            let whole = Strip { input, output, window };
+            return self.unary(op, |x, y, scratch| kernel(whole, x, y, scratch));
+        };
+        let mut target = output.offset..output.offset.wrapping_add(row.len);
+        for index in 0..output.height {
+            let strip = Strip::row(index, input, output, window);
+            let ranges = [strip.input.range(), row.range(), op.scratch().range()];
+            let [x, y, scratch] =
+                self.arena.get_disjoint_mut(ranges).map_err(|_| RunError::ModelChanged)?;
+            kernel(strip, x, y, scratch);
+            let ranges = [row.range(), target.clone()];
+            let [y, target_row] =
+                self.arena.get_disjoint_mut(ranges).map_err(|_| RunError::ModelChanged)?;
+            copy(y, target_row);
+            target = target.end..target.end.wrapping_add(row.len);
+        }
+        Ok(())
+    }
+
     /// Copies the first input to the output, for kernels that work in place, unless it is there.
     fn bring_to_output(&mut self, op: &Op<'_>) -> Result<(), RunError> {
         let input = op.inputs()[0].ok_or(RunError::ModelChanged)?.range();
@@ -291,6 +335,34 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
             copy(x, y);
         }
         Ok(())
+    }
+}
+
+/// A part of an operator with a window: output rows and the input rows that they need.
+#[derive(Clone, Copy)]
+struct Strip {
+    input: Tensor,
+    output: Tensor,
+    window: Window,
+}
+
+impl Strip {
+    /// Row `index` of the output.
+    fn row(index: usize, input: Tensor, output: Tensor, window: Window) -> Self {
+        let [pad, left] = window.pad;
+        let start = index.wrapping_mul(window.stride[0]);
+        let first = start.saturating_sub(pad);
+        let end = start.wrapping_add(window.kernel[0]).saturating_sub(pad).min(input.height);
+        let row_len = input.width.wrapping_mul(input.channels);
+        Self {
+            input: Tensor {
+                offset: input.offset.wrapping_add(first.wrapping_mul(row_len)),
+                height: end.saturating_sub(first),
+                ..input
+            },
+            output: Tensor { height: 1, ..output },
+            window: Window { pad: [pad.saturating_sub(start), left], ..window },
+        }
     }
 }
 

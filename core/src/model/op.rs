@@ -441,6 +441,8 @@ impl<'m> Op<'m> {
         if clamp.min > clamp.max {
             return Err(OpProblem::Clamp);
         }
+        let row = RowBuffer::decode(record, kernel, &output, context.arena_len)?;
+        let record = &row.map_or(*record, |row| row.rest(record));
         let window = || window(record, &input, &output).ok_or(OpProblem::Shape);
         let op = match kernel {
             KernelId::ConvDense | KernelId::ConvSparse => {
@@ -574,7 +576,7 @@ impl<'m> Op<'m> {
                 Self::Elementwise(Elementwise { input, operand, output, function, clamp })
             }
         };
-        op.check_overlap()?;
+        op.check_overlap(row)?;
         Ok(op)
     }
 
@@ -637,19 +639,88 @@ impl<'m> Op<'m> {
         }
     }
 
-    fn check_overlap(&self) -> Result<(), OpProblem> {
+    /// Window of an operator that has one, and with it can be executed row by row.
+    pub(crate) fn window(&self) -> Option<Window> {
+        match self {
+            Self::Conv(op) => Some(op.window),
+            Self::Depthwise(op) => Some(op.window),
+            Self::MaxPool(op) | Self::AvgPool(op) => Some(op.window),
+            _ => None,
+        }
+    }
+
+    fn check_overlap(&self, row: Option<RowBuffer>) -> Result<(), OpProblem> {
         let output = self.output().range();
         let [first, second] = self.inputs();
         let in_place = matches!(self, Self::Add(_) | Self::Lookup(_) | Self::Elementwise(_));
         let first_is_sound = first.is_none_or(|tensor| {
-            disjoint(&tensor.range(), &output) || (in_place && tensor.range() == output)
+            disjoint(&tensor.range(), &output)
+                || (in_place && tensor.range() == output)
+                || (row.is_some() && self.rows_make_way(&tensor))
         });
         let second_is_sound = second.is_none_or(|tensor| disjoint(&tensor.range(), &output));
         let scratch = self.scratch().range();
-        let scratch_is_sound = disjoint(&scratch, &output)
-            && first.is_none_or(|tensor| disjoint(&scratch, &tensor.range()));
+        let row = row.map_or(0..0, |row| row.0.range());
+        let scratch_is_sound = [&scratch, &row].into_iter().all(|scratch| {
+            disjoint(scratch, &output)
+                && first.is_none_or(|tensor| disjoint(scratch, &tensor.range()))
+        });
         let sound = first_is_sound && second_is_sound && scratch_is_sound;
         sound.then_some(()).ok_or(OpProblem::Overlap)
+    }
+
+    /// Whether each row of the output ends before the first input row that later rows need.
+    fn rows_make_way(&self, input: &Tensor) -> bool {
+        let (Some(window), output) = (self.window(), self.output()) else { return false };
+        let input_row = input.width.wrapping_mul(input.channels);
+        let output_row = output.width.wrapping_mul(output.channels);
+        // No overflow: both ends lie in their tensors, and those in the arena.
+        (1..output.height).all(|rows| {
+            let needed = rows.wrapping_mul(window.stride[0]).saturating_sub(window.pad[0]);
+            let needed = input.offset.wrapping_add(needed.wrapping_mul(input_row));
+            output.offset.wrapping_add(rows.wrapping_mul(output_row)) <= needed
+        })
+    }
+}
+
+/// Working memory for one row of the output, in front of the kernel's own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowBuffer(pub(crate) Scratch);
+
+impl RowBuffer {
+    /// The buffer that a record asks for, if it does.
+    pub(super) fn decode(
+        record: &OpRecord,
+        kernel: KernelId,
+        output: &Tensor,
+        arena_len: usize,
+    ) -> Result<Option<Self>, OpProblem> {
+        let windowed = matches!(
+            kernel,
+            KernelId::ConvDense
+                | KernelId::ConvSparse
+                | KernelId::Depthwise
+                | KernelId::MaxPool
+                | KernelId::AvgPool
+        );
+        match record.by_rows {
+            0 => Ok(None),
+            1 if windowed => {
+                let scratch = Scratch::decode(record, arena_len)?;
+                let len = output.width.wrapping_mul(output.channels);
+                let fits = len <= scratch.len;
+                fits.then_some(Some(Self(Scratch { len, ..scratch }))).ok_or(OpProblem::Scratch)
+            }
+            _ => Err(OpProblem::Rows),
+        }
+    }
+
+    /// The record with the working memory that is left for the kernel.
+    fn rest(self, record: &OpRecord) -> OpRecord {
+        let used = self.0.len.next_multiple_of(ALIGNMENT);
+        let rest = (record.scratch.len.get() as usize).saturating_sub(used);
+        let start = if rest == 0 { 0 } else { self.0.offset.wrapping_add(used) };
+        OpRecord { scratch: Span::new(start as u32, rest as u32), ..*record }
     }
 }
 

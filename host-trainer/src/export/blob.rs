@@ -60,6 +60,20 @@ pub enum KernelChoice {
 ///
 /// As [`write`].
 pub fn write_with(graph: &Graph, choice: KernelChoice) -> Result<Exported> {
+    write_within(graph, choice, None)
+}
+
+/// As [`write_with`], for an arena of at most `arena_limit` bytes, where that can be reached by executing
+/// operators row by row. The arena of the result may still be larger: see [`Plan::needed`].
+///
+/// # Errors
+///
+/// As [`write`].
+pub fn write_within(
+    graph: &Graph,
+    choice: KernelChoice,
+    arena_limit: Option<usize>,
+) -> Result<Exported> {
     ensure!(!graph.nodes.is_empty(), "the network has no operators: there is nothing to export");
     let chosen: Vec<Chosen> = graph
         .nodes
@@ -67,7 +81,7 @@ pub fn write_with(graph: &Graph, choice: KernelChoice) -> Result<Exported> {
         .map(|node| choose(graph, node, choice).with_context(|| format!("layer `{}`", node.name)))
         .collect::<Result<_>>()?;
     let scratch: Vec<usize> = chosen.iter().map(|chosen| chosen.scratch_len).collect();
-    let plan = plan(graph, &scratch);
+    let plan = plan(graph, &scratch, arena_limit);
     let bytes = assemble(graph, &plan, &chosen)?;
     let layer =
         |(node, chosen): (&Node, &Chosen)| Layer { name: node.name.clone(), kernel: chosen.kernel };
@@ -348,8 +362,9 @@ fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
             weights: append(&mut bytes, &chosen.weights)?,
             scratch: Span::new(
                 u32::try_from(plan.scratch[index])?,
-                u32::try_from(chosen.scratch_len)?,
+                u32::try_from(plan.rows[index].next_multiple_of(ALIGNMENT) + chosen.scratch_len)?,
             ),
+            by_rows: (plan.rows[index] > 0).into(),
             ..op_record(node, chosen.kernel, id)
                 .with_context(|| format!("layer `{}`", node.name))?
         };

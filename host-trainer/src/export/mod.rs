@@ -13,8 +13,10 @@ mod run;
 mod rust_module;
 
 pub use analyse::{Analysis, LayerAnalysis, analyse};
-pub use blob::{Exported, KernelChoice, Layer, write, write_with};
-pub use graph::{Graph, Node, Operator, Quantisation, TensorId, TensorInfo, Weighted};
+pub use blob::{Exported, KernelChoice, Layer, write, write_with, write_within};
+pub use graph::{
+    Constant, Function, Graph, Node, Operator, Quantisation, TensorId, TensorInfo, Weighted,
+};
 pub use package::{Card, card_path, hexadecimal, read_model, write_model};
 pub use plan::{Plan, plan};
 pub use quantise::quantise;

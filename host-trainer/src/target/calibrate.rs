@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use niwaki_core::Model;
 use niwaki_core::kernels::KernelId;
-use niwaki_core::model::{Clamp, Window};
+use niwaki_core::model::{Clamp, Place, Window};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
 use super::cost::{Coefficients, CostModel, Workload};
 use super::{Board, Device, Firmware};
 use crate::export::{
-    AlignedVec, Graph, KernelChoice, Node, Operator, Quantisation, TensorId, TensorInfo, Weighted,
-    write_with,
+    AlignedVec, Function, Graph, KernelChoice, Node, Operator, Quantisation, TensorId, TensorInfo,
+    Weighted, write_with,
 };
 
 /// A measured operator.
@@ -140,6 +140,7 @@ pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
                 ([size, size, depth], [output_size, output_size, depth])
             }
             KernelId::Softmax => ([1, 1, channels], [1, 1, channels]),
+            KernelId::Mean => ([size, size, depth], [1, 1, depth]),
             _ => ([size, size, depth], [size, size, depth]),
         }
     };
@@ -176,6 +177,21 @@ pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
         }
         KernelId::Softmax => Operator::softmax(0.1, 1.0).expect("the scale is positive"),
         KernelId::Lookup => Operator::lookup(quantisation, quantisation, f64::tanh),
+        KernelId::Copy => {
+            let place = Place { first: 0, strides: [size * depth, depth, 1] };
+            let counts = [size, size, depth];
+            Operator::Copy { counts, source: place, destination: place, fill: None }
+        }
+        KernelId::Mean => Operator::Mean { rescale: (1 << 30, -9), clamp },
+        KernelId::Mul => {
+            let function = Function::Mul { rescale: (1 << 30, -9) };
+            Operator::Elementwise { function, constant: None, clamp }
+        }
+        KernelId::AddBroadcast => {
+            let scale = (1 << 30, 0);
+            let function = Function::Add { inputs: [scale; 2], output: (1 << 30, -18) };
+            Operator::Elementwise { function, constant: None, clamp }
+        }
     };
     let tensor = |name: &str, shape: [usize; 3]| TensorInfo {
         name: name.to_owned(),
@@ -184,7 +200,7 @@ pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
         view_of: None,
     };
     let inputs = match kernel {
-        KernelId::Add => vec![TensorId(0), TensorId(0)],
+        KernelId::Add | KernelId::Mul | KernelId::AddBroadcast => vec![TensorId(0); 2],
         _ => vec![TensorId(0)],
     };
     Graph {

@@ -74,7 +74,13 @@ impl Workload {
                 (depthwise.window.kernel, height * width, 0)
             }
             Op::MaxPool(pool) | Op::AvgPool(pool) => (pool.window.kernel, 0, 0),
-            Op::Add(_) | Op::Softmax(_) | Op::Lookup(_) => ([1, 1], 0, 0),
+            Op::Mean(mean) => {
+                let [height, width, channels] = mean.spans();
+                ([height, width * channels], 0, 0)
+            }
+            Op::Add(_) | Op::Softmax(_) | Op::Lookup(_) | Op::Copy(_) | Op::Elementwise(_) => {
+                ([1, 1], 0, 0)
+            }
         };
         Self {
             kernel,
@@ -120,11 +126,15 @@ impl Workload {
                     ("pixel", pixels),
                 ]);
             }
-            KernelId::MaxPool | KernelId::AvgPool => {
+            KernelId::MaxPool | KernelId::AvgPool | KernelId::Mean => {
                 terms.extend([("element", outputs * area), ("pixel", pixels)]);
             }
             KernelId::Softmax => terms.push(("row", pixels)),
-            KernelId::Add | KernelId::Lookup => {}
+            KernelId::Add
+            | KernelId::Lookup
+            | KernelId::Copy
+            | KernelId::Mul
+            | KernelId::AddBroadcast => {}
         }
         terms
     }
