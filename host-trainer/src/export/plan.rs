@@ -276,37 +276,37 @@ fn height(blocks: &[Block], offsets: &[usize]) -> usize {
 fn smallest(blocks: &[Block], overlaps: &[Overlap], lower_bound: usize) -> Vec<usize> {
     /// Changes of the order that are tried; a plan of 50 blocks takes well below a second.
     const TRIALS: usize = 3_000;
-    let mut best: Option<(usize, Vec<usize>, Vec<usize>)> = None;
-    let mut consider = |order: Vec<usize>| -> usize {
-        let offsets = first_fit(blocks, overlaps, &order);
-        let found = height(blocks, &offsets);
-        // Equal ones are taken too: the search walks over plateaus.
-        if best.as_ref().is_none_or(|(lowest, ..)| found <= *lowest) {
-            best = Some((found, order, offsets));
-        }
-        best.as_ref().map_or(found, |(lowest, ..)| *lowest)
-    };
     let span = |b: &Block| b.last - b.first + 1;
     let keys: [&dyn Fn(&Block) -> usize; 3] = [&|b| b.len, &|b| b.len * span(b), &|b| span(b)];
-    for key in keys {
+    let sorted = keys.into_iter().map(|key| {
         let mut order: Vec<usize> = (0..blocks.len()).collect();
         order.sort_by_key(|&index| std::cmp::Reverse(key(&blocks[index])));
-        consider(order);
-    }
+        order
+    });
+    let attempt = |order: Vec<usize>| {
+        let offsets = first_fit(blocks, overlaps, &order);
+        (height(blocks, &offsets), order, offsets)
+    };
+    let Some(mut best) = sorted.map(attempt).min_by_key(|(found, ..)| *found) else {
+        return Vec::new();
+    };
     let mut random = Pcg64::seed_from_u64(0);
     for _ in 0..TRIALS {
-        let Some((lowest, order, _)) = &best else { break };
-        if *lowest <= lower_bound || order.len() < 2 {
+        if best.0 <= lower_bound || blocks.len() < 2 {
             break;
         }
-        let mut order = order.clone();
+        let mut order = best.1.clone();
         for _ in 0..random.random_range(1..=3usize) {
             let moved = order.remove(random.random_range(0..order.len()));
             order.insert(random.random_range(0..=order.len()), moved);
         }
-        consider(order);
+        let found = attempt(order);
+        // Equal ones are taken too: the search walks over plateaus.
+        if found.0 <= best.0 {
+            best = found;
+        }
     }
-    best.map_or_else(Vec::new, |(_, _, offsets)| offsets)
+    best.2
 }
 
 /// Puts each block, in `order`, as low as the blocks allow that were placed before it.
