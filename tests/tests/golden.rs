@@ -5,7 +5,9 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use niwaki::export::{AlignedVec, Exported, run_all, write};
+use niwaki::export::{AlignedVec, Exported, KernelChoice, run_all, write, write_with};
+use niwaki::target::cost::Core;
+use niwaki_core::kernels::KernelId;
 use niwaki_core::{Model, Session};
 use npyz::npz::NpzArchive;
 
@@ -107,10 +109,12 @@ fn mlperf_tiny_layers() -> Result<()> {
     Ok(())
 }
 
-/// Small models of every operator: `tests/fixtures/make.py` says what they are.
+/// Small models of every operator: `tests/fixtures/make.py` says what they are. `NIWAKI_FIXTURES` names
+/// another folder of such pairs of files.
 #[test]
 fn fixtures() -> Result<()> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let folder = std::env::var_os("NIWAKI_FIXTURES")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures"), PathBuf::from);
     let mut wrong = Vec::new();
     let mut count = 0;
     for entry in std::fs::read_dir(folder)? {
@@ -119,13 +123,31 @@ fn fixtures() -> Result<()> {
             continue;
         }
         count += 1;
-        let exported = import(&path).with_context(|| path.display().to_string())?;
+        let graph = niwaki::import::tflite(&std::fs::read(&path)?, "test")
+            .with_context(|| path.display().to_string())?;
         let mut archive = npz(&path.with_extension("npz"))?;
         let (inputs, golden) = (array(&mut archive, "inputs")?, array(&mut archive, "outputs")?);
-        let found = differences(&run_all(&exported.bytes, &inputs)?, &golden);
-        println!("{}: {found} of {} differ", path.display(), golden.len());
-        if found != 0 {
-            wrong.push(path);
+        let variants = [
+            KernelChoice::Cheapest(Core::CortexM4),
+            KernelChoice::Only(KernelId::ConvDense),
+            KernelChoice::Only(KernelId::ConvSparse),
+            KernelChoice::Only(KernelId::ConvBlock2),
+            KernelChoice::Only(KernelId::ConvBlock4),
+            KernelChoice::Only(KernelId::LinearDense),
+            KernelChoice::Only(KernelId::LinearSparse),
+        ];
+        for choice in variants {
+            let exported = write_with(&graph, choice)?;
+            let found = differences(&run_all(&exported.bytes, &inputs)?, &golden);
+            println!(
+                "{}: {found} of {} differ, arena {}",
+                path.display(),
+                golden.len(),
+                exported.plan.arena_len
+            );
+            if found != 0 {
+                wrong.push((path.clone(), choice));
+            }
         }
     }
     assert!(count > 10, "{count} fixtures");

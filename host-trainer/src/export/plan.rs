@@ -66,7 +66,9 @@ pub struct Plan {
     pub live: Vec<Range<usize>>,
     /// Size of the arena in bytes.
     pub arena_len: usize,
-    /// Most bytes that are needed at any one step: no plan that shares the same memory is smaller.
+    /// Bytes that each node needs: its tensors, its working memory and what is kept for later nodes.
+    pub needed: Vec<usize>,
+    /// The most of these: no plan that shares the same memory is smaller.
     pub lower_bound: usize,
 }
 
@@ -116,12 +118,14 @@ fn plan_with(graph: &Graph, needs: &[Needs], [output_with, end_of_scratch]: [boo
         let live = layout.blocks.iter().filter(|b| b.first <= step && step <= b.last);
         live.map(|b| align(b.len)).sum::<usize>()
     };
+    let needed: Vec<usize> = (0..graph.nodes.len()).map(needed).collect();
     Plan {
         tensors: layout.tensors.iter().map(at).collect(),
         scratch: layout.scratch.iter().map(|(place, len)| at(place)..at(place) + len).collect(),
         live: layout.live.iter().map(|life| life.map_or(0..0, |(a, b)| a..b + 1)).collect(),
         arena_len: height(&layout.blocks, &offsets),
-        lower_bound: (0..graph.nodes.len()).map(needed).max().unwrap_or(0),
+        lower_bound: needed.iter().copied().max().unwrap_or(0),
+        needed,
     }
 }
 

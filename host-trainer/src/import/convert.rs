@@ -125,7 +125,7 @@ impl<'a> Importer<'a> {
             }
             for (&index, name) in indices.iter().zip(names) {
                 let tensor = &self.file.tensors[index];
-                let batch = tensor.shape.len() > 1 && tensor.shape[0] != 1;
+                let batch = what == "input" && tensor.shape.len() > 1 && tensor.shape[0] != 1;
                 if tensor.open || batch {
                     let sample = if tensor.open { "a shape left open" } else { "a batch" };
                     self.problems.push(Problem {

@@ -64,7 +64,7 @@ pub(crate) fn totals(analysis: &Analysis) -> Table {
     table
 }
 
-fn layers(analysis: &Analysis) -> Table {
+pub(crate) fn layers(analysis: &Analysis) -> Table {
     let mut table = output::table([
         "layer",
         "kernel",

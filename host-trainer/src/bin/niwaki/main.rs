@@ -6,6 +6,7 @@ mod data;
 mod doctor;
 mod eval;
 mod export;
+mod import;
 mod output;
 mod train;
 mod validate;
@@ -35,6 +36,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Turn a trained network into a model for devices
     Export(export::ExportArgs),
+    /// Turn a TensorFlow Lite model into a model for devices
+    Import(import::ImportArgs),
     /// Show what a model holds and costs, layer by layer
     Analyze(analyze::AnalyzeArgs),
     /// Measure a model's accuracy on this computer
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Data(args) => data::run(args, cli.format),
         Command::Train(args) => train::run(args, cli.format),
         Command::Export(args) => export::run(args, cli.format),
+        Command::Import(args) => import::run(args, cli.format),
         Command::Analyze(args) => analyze::run(args, cli.format),
         Command::Eval(args) => eval::run(args, cli.format),
         Command::Calibrate(args) => calibrate::run(args, cli.format),

@@ -6,9 +6,9 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
 use niwaki::data::{Dataset, LoadOptions, Split, load};
+use niwaki::export;
 use niwaki::target::{Firmware, Samples, Target, Validation, validate};
 use niwaki_core::Model;
-use zerocopy::IntoBytes;
 
 use crate::output::{self, Format};
 
@@ -47,10 +47,7 @@ pub(crate) struct ValidateArgs {
 /// Runs `niwaki validate`.
 pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
     let target = Target::find(&args.target)?;
-    let blob = aligned(
-        &std::fs::read(&args.model)
-            .with_context(|| format!("reading the model {}", args.model.display()))?,
-    );
+    let blob = export::read_model(&args.model)?;
     let model = Model::new(blob.as_bytes())
         .with_context(|| format!("{} is refused", args.model.display()))?;
     let dataset = load(&args.data, &args.options)?;
@@ -129,13 +126,6 @@ fn firmware(target: &Target, args: &ValidateArgs) -> Result<Option<Firmware>> {
     });
     spinner.finish_and_clear();
     Ok(Some(firmware?))
-}
-
-/// The bytes at the alignment that a model needs.
-fn aligned(bytes: &[u8]) -> Vec<u32> {
-    let mut words = vec![0; bytes.len().div_ceil(size_of::<u32>())];
-    words.as_mut_bytes()[..bytes.len()].copy_from_slice(bytes);
-    words
 }
 
 fn facts(found: &Validation) -> comfy_table::Table {

@@ -1,0 +1,103 @@
+//! Damaged blobs: refused by `Model::new`, or they run to the end.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use niwaki::export::{AlignedVec, KernelChoice, write_with};
+use niwaki::target::cost::Core;
+use niwaki_core::kernels::KernelId;
+use niwaki_core::model::checksum;
+use niwaki_core::model::layout::CHECKSUM_START;
+use niwaki_core::{Model, Session};
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
+
+/// Larger arenas than this are not tried: damage can ask for 4 GiB.
+const ARENA_MAX: usize = 1 << 20;
+
+/// Blobs that hold every operator and every way of executing one.
+fn blobs() -> Vec<Vec<u8>> {
+    let cheapest = KernelChoice::Cheapest(Core::CortexM4);
+    let variants = [
+        ("windows", cheapest),
+        ("windows", KernelChoice::Only(KernelId::ConvSparse)),
+        ("windows", KernelChoice::Only(KernelId::ConvBlock4)),
+        ("windows", KernelChoice::Only(KernelId::ConvDense)),
+        ("depthwises", cheapest),
+        ("pools", cheapest),
+        ("residual", cheapest),
+        ("squeeze_excite", cheapest),
+        ("attention", cheapest),
+        ("constants", cheapest),
+        ("blocks", cheapest),
+        ("perceptron", cheapest),
+        ("perceptron", KernelChoice::Only(KernelId::LinearSparse)),
+        ("perceptron", KernelChoice::Only(KernelId::LinearBlock2)),
+    ];
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let blob = |(name, choice): (&str, KernelChoice)| {
+        let bytes = std::fs::read(folder.join(format!("{name}.tflite"))).unwrap();
+        let graph = niwaki::import::tflite(&bytes, name).unwrap();
+        write_with(&graph, choice).unwrap().bytes
+    };
+    variants.map(blob).to_vec()
+}
+
+/// Runs the model if the bytes are one. The inference of a model must succeed.
+fn run(bytes: &[u8]) -> bool {
+    let blob = AlignedVec::new(bytes);
+    let Ok(model) = Model::new(blob.as_bytes()) else { return false };
+    if model.arena_len() > ARENA_MAX {
+        return true;
+    }
+    let mut arena = AlignedVec::zeroed(model.arena_len());
+    // Refuses kernels that this build does not know.
+    let session: Result<Session<'_, '_>, _> = Session::new(model, arena.as_arena());
+    let Ok(mut session) = session else { return false };
+    let input = vec![77; model.input().len()];
+    session.run(&input).unwrap();
+    assert!((0..model.op_count()).all(|index| model.op_name(index).len() < bytes.len()));
+    true
+}
+
+/// As [`run`], and says which bytes did it when that panics.
+fn run_damaged(bytes: &[u8], damage: &str) -> bool {
+    catch_unwind(AssertUnwindSafe(|| run(bytes))).unwrap_or_else(|_| panic!("{damage}"))
+}
+
+#[test]
+fn truncations_are_refused() {
+    for blob in blobs() {
+        assert!(run(&blob));
+        for len in 0..blob.len() {
+            assert!(!run_damaged(&blob[..len], "cut"), "cut to {len} of {}", blob.len());
+        }
+    }
+}
+
+#[test]
+fn changed_bytes_are_refused_or_run() {
+    const FLIPS: usize = 100_000;
+    let blobs = blobs();
+    let mut random = Pcg64::seed_from_u64(2);
+    let mut ran = 0;
+    for flip in 0..FLIPS {
+        let index = flip % blobs.len();
+        let mut blob = blobs[index].clone();
+        // Tables stand in front: they get half of the damage.
+        let end = if random.random() { blob.len() } else { blob.len().min(1024) };
+        let at = random.random_range(0..end);
+        let old = blob[at];
+        blob[at] =
+            if random.random() { random.random() } else { old ^ (1 << random.random_range(0..8)) };
+        let damage = format!("blob {index}, byte {at}: {old} to {}", blob[at]);
+        if flip / blobs.len() % 2 == 0 {
+            assert!(blob[at] == old || !run_damaged(&blob, &damage), "{damage}: not noticed");
+            continue;
+        }
+        let repaired = checksum(&blob).to_le_bytes();
+        blob[CHECKSUM_START - repaired.len()..CHECKSUM_START].copy_from_slice(&repaired);
+        ran += usize::from(run_damaged(&blob, &damage));
+    }
+    assert!(ran > FLIPS / 10, "{ran} damaged blobs were still models");
+}
