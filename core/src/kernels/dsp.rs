@@ -114,10 +114,29 @@ instructions! {
     /// `x / 2^shift` rounded down, for a shift below 32.
     fn asr(x: i32, shift: i32) -> i32 = "asr {result}, {x}, {shift}", preserves_flags;
         x.wrapping_shr(shift as u32)
-    /// The larger of each pair of bytes.
-    fn max8(a: u32, b: u32) -> u32 = "ssub8 {result}, {a}, {b}\nsel {result}, {a}, {b}";
-        {
-            let (a, b) = (bytes(a), bytes(b));
-            u32::from_le_bytes(core::array::from_fn(|i| a[i].max(b[i]) as u8))
+}
+
+/// The larger of each pair of bytes.
+#[inline(always)]
+pub(super) fn max8(a: u32, b: u32) -> u32 {
+    #[cfg(niwaki_dsp)]
+    {
+        let result: u32;
+        // SAFETY: two instructions that read and write registers only. The first leaves in the GE flags
+        // which bytes of `a` are not smaller; its own result must not overwrite what the second reads.
+        unsafe {
+            core::arch::asm!(
+                "ssub8 {difference}, {a}, {b}",
+                "sel {result}, {a}, {b}",
+                difference = out(reg) _, result = lateout(reg) result, a = in(reg) a, b = in(reg) b,
+                options(pure, nomem, nostack)
+            );
         }
+        result
+    }
+    #[cfg(not(niwaki_dsp))]
+    {
+        let (a, b) = (bytes(a), bytes(b));
+        u32::from_le_bytes(core::array::from_fn(|i| a[i].max(b[i]) as u8))
+    }
 }

@@ -146,7 +146,10 @@ pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
     let quantisation = Quantisation { scale: 0.05, zero_point: random.random_range(-20..20) };
     let clamp = Clamp { min: -128, max: 127 };
     let size = [random.random_range(4..=20usize), random.random_range(4..=20usize)];
-    let window_size = pick(&[1, 3, 3, 3, 5], random);
+    let window_size = match kernel {
+        MaxPool | AvgPool => pick(&[2, 2, 3, 4], random),
+        _ => pick(&[1, 3, 3, 3, 5], random),
+    };
     let stride = pick(&[1, 1, 2], random);
     let pad = if random.random_bool(0.8) { window_size / 2 } else { 0 };
     let window_size = window_size.min(size[0].min(size[1]));
