@@ -91,7 +91,7 @@ fn changed_bytes_are_refused_or_run() {
         blob[at] =
             if random.random() { random.random() } else { old ^ (1 << random.random_range(0..8)) };
         let damage = format!("blob {index}, byte {at}: {old} to {}", blob[at]);
-        if flip / blobs.len() % 2 == 0 {
+        if (flip / blobs.len()).is_multiple_of(2) {
             assert!(blob[at] == old || !run_damaged(&blob, &damage), "{damage}: not noticed");
             continue;
         }

@@ -260,7 +260,7 @@ fn check_weighted(weighted: &Weighted, channels: usize) -> Result<()> {
         weighted.rescale.len()
     );
     ensure!(
-        !weighted.weights.is_empty() && weighted.weights.len() % channels == 0,
+        !weighted.weights.is_empty() && weighted.weights.len().is_multiple_of(channels),
         "{} weights do not divide among {channels} channels",
         weighted.weights.len()
     );
