@@ -65,6 +65,8 @@ pub struct LayerAnalysis {
     pub arena: [usize; 2],
     /// First and last operator that needs its output.
     pub live: [usize; 2],
+    /// First byte of its working memory in the arena and the one behind the last.
+    pub scratch: [usize; 2],
     /// Bytes of working memory.
     pub scratch_bytes: usize,
     /// Estimated instructions.
@@ -106,6 +108,7 @@ pub fn analyse(model: &Model<'_>, core: Core) -> Analysis {
                 flash_bytes: model.constant_bytes(index),
                 arena: [output.range().start, output.range().end],
                 live: [index, last],
+                scratch: [op.scratch().range().start, op.scratch().range().end],
                 scratch_bytes: op.scratch().len,
                 instructions: model
                     .kernel(index)

@@ -62,8 +62,7 @@ pub fn write_with(graph: &Graph, choice: KernelChoice) -> Result<Exported> {
         .enumerate()
         .map(|(step, node)| {
             let spare = tensors_only.lower_bound.saturating_sub(tensors_only.live_len(graph, step));
-            choose(graph, node, choice, spare.max(SCRATCH_LIMIT))
-                .with_context(|| format!("layer `{}`", node.name))
+            choose(graph, node, choice, spare).with_context(|| format!("layer `{}`", node.name))
         })
         .collect::<Result<_>>()?;
     let needs: Vec<Needs> = chosen.iter().map(|chosen| chosen.needs).collect();
@@ -82,10 +81,6 @@ struct Chosen {
     weights: Vec<u8>,
     needs: Needs,
 }
-
-/// Working memory in bytes that a sparse convolution may take where it makes the arena larger: most of
-/// the speed is had with this much.
-const SCRATCH_LIMIT: usize = 4096;
 
 fn choose(
     graph: &Graph,

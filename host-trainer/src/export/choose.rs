@@ -49,14 +49,14 @@ pub(super) struct Bid {
     cost: f64,
 }
 
-/// The winning bid for a layer. Sparse convolutions may take `scratch_limit` bytes of working memory,
-/// or the least that they can do with.
+/// The winning bid for a layer. Sparse convolutions may take `spare` bytes of working memory or what the
+/// dense one takes; where they need more, they take the least that they can do with.
 pub(super) fn choose(
     shape: &Shape,
     weighted: &Weighted,
     bias: &[i32],
     choice: KernelChoice,
-    scratch_limit: usize,
+    spare: usize,
 ) -> Result<Bid> {
     use KernelId::{
         ConvBlock2, ConvBlock4, ConvDense, ConvPacked, ConvSparse, LinearBlock2, LinearBlock4,
@@ -70,18 +70,24 @@ pub(super) fn choose(
         KernelChoice::Only(kernel) if candidates.contains(&kernel) => Some(kernel),
         _ => None,
     };
+    let per_channel = weighted.weights.len() / shape.output.channels;
+    let scratch_limit = spare.max(packed::conv_scratch_len(shape.input.channels, per_channel));
     let bids = candidates
         .into_iter()
-        .filter(|kernel| wanted.is_none_or(|wanted| wanted == *kernel))
         // The sparse kernels' sums begin with the bias and must stay clear of overflow.
         .filter(|kernel| {
             let small = bias.iter().all(|bias| bias.unsigned_abs() < MAX_BIAS);
             small || matches!(kernel, ConvPacked | ConvDense | LinearPacked | LinearDense)
         })
         .filter_map(|kernel| bid(kernel, shape, weighted, choice.core(), scratch_limit));
-    // The plain kernels come last: they win only where no other can do it.
     let mut bids: Vec<Bid> = bids.collect();
-    if bids.len() > 1 && wanted.is_none() {
+    if let Some(kernel) = wanted
+        && let Some(index) = bids.iter().position(|bid| bid.kernel == kernel)
+    {
+        return Ok(bids.swap_remove(index));
+    }
+    // The plain kernels win only where no other can do it.
+    if bids.len() > 1 {
         bids.retain(|bid| !matches!(bid.kernel, ConvDense | LinearDense));
     }
     bids.into_iter()

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use indicatif::ProgressBar;
 use niwaki::data::{Dataset, LoadOptions, Split, load};
 use niwaki::export;
 use niwaki::target::{Firmware, Samples, Target, Validation, validate};
@@ -111,21 +110,14 @@ fn samples(
 }
 
 fn firmware(target: &Target, args: &ValidateArgs) -> Result<Option<Firmware>> {
-    let Target::Board(board) = target else {
+    let Target::Board(_) = target else {
         ensure!(args.firmware.is_none(), "--firmware: the target `host` runs no firmware");
         return Ok(None);
     };
     if let Some(elf) = &args.firmware {
         return Ok(Some(Firmware::open(elf)?));
     }
-    let spinner = ProgressBar::new_spinner();
-    spinner.enable_steady_tick(std::time::Duration::from_millis(100));
-    spinner.set_message(format!("building the firmware of {}", board.name));
-    let firmware = Firmware::build(board, &|line| {
-        spinner.set_message(format!("building the firmware of {}: {}", board.name, line.trim()));
-    });
-    spinner.finish_and_clear();
-    Ok(Some(firmware?))
+    output::firmware(target)
 }
 
 fn facts(found: &Validation) -> comfy_table::Table {
