@@ -13,6 +13,8 @@ pub struct Samples<'a> {
     pub inputs: &'a [Vec<i8>],
     /// The class of each, where the task is classification.
     pub labels: Option<&'a [usize]>,
+    /// The outputs that another engine gave for them.
+    pub golden: Option<&'a [Vec<i8>]>,
 }
 
 /// What [`validate`] found.
@@ -24,6 +26,8 @@ pub struct Validation {
     pub samples: usize,
     /// Output bytes that differ between host and target, over all samples.
     pub mismatched_bytes: usize,
+    /// Output bytes of the target that differ from another engine's, where those are given.
+    pub golden_mismatched_bytes: Option<usize>,
     /// The first sample with a byte that differs.
     pub first_mismatch: Option<usize>,
     /// Share of samples whose largest output on the host is their label's.
@@ -84,7 +88,8 @@ pub fn validate(
     for (index, input) in samples.inputs.iter().enumerate() {
         let expected = session.run(input)?;
         let label = samples.labels.and_then(|labels| labels.get(index)).copied();
-        found.add(index, expected, &runner.run(input)?, label);
+        let golden = samples.golden.and_then(|golden| golden.get(index));
+        found.add(index, expected, &runner.run(input)?, label, golden);
         done();
     }
     let (costs, stack_bytes) = match (&mut runner, samples.inputs.first()) {
@@ -108,6 +113,7 @@ pub fn validate(
         target: target.name().to_owned(),
         samples: count,
         mismatched_bytes: found.mismatched_bytes,
+        golden_mismatched_bytes: samples.golden.map(|_| found.golden_mismatched_bytes),
         first_mismatch: found.first_mismatch,
         accuracy_host: share(found.right_on_host),
         accuracy_target: share(found.right_on_target),
@@ -124,6 +130,7 @@ pub fn validate(
 #[derive(Default)]
 struct Found {
     mismatched_bytes: usize,
+    golden_mismatched_bytes: usize,
     first_mismatch: Option<usize>,
     right_on_host: usize,
     right_on_target: usize,
@@ -131,10 +138,19 @@ struct Found {
 }
 
 impl Found {
-    fn add(&mut self, index: usize, expected: &[i8], ran: &Ran, label: Option<usize>) {
-        let differing = differing(expected, &ran.output);
-        self.mismatched_bytes += differing;
-        if differing > 0 {
+    fn add(
+        &mut self,
+        index: usize,
+        expected: &[i8],
+        ran: &Ran,
+        label: Option<usize>,
+        golden: Option<&Vec<i8>>,
+    ) {
+        let from_host = differing(expected, &ran.output);
+        let from_golden = golden.map_or(0, |golden| differing(golden, &ran.output));
+        self.mismatched_bytes += from_host;
+        self.golden_mismatched_bytes += from_golden;
+        if from_host + from_golden > 0 {
             self.first_mismatch.get_or_insert(index);
         }
         self.right_on_host += usize::from(label.is_some() && largest(expected) == label);

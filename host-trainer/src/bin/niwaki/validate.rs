@@ -1,6 +1,6 @@
 //! `niwaki validate`: compares a target's outputs with this computer's.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -20,7 +20,8 @@ when a byte differs. Instructions are those that the emulator executes; they are
 Examples:
   niwaki validate model.niwaki --target qemu-cortex-m4 --data digits
   niwaki validate model.niwaki --target qemu-cortex-m4 --data fashion-mnist --limit 1000 --format json
-  niwaki validate model.niwaki --target host --data digits")]
+  niwaki validate model.niwaki --target host --data digits
+  niwaki validate kws.niwaki --inputs kws_inputs.npy --golden kws_golden.npy --limit 20")]
 pub(crate) struct ValidateArgs {
     /// The model, as `niwaki export` wrote it
     model: PathBuf,
@@ -36,6 +37,12 @@ pub(crate) struct ValidateArgs {
     /// Use only the first N samples of the split
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    /// Take quantised inputs from this file instead: int8, one sample after the other
+    #[arg(long, value_name = "X.npy", conflicts_with = "data")]
+    inputs: Option<PathBuf>,
+    /// Also compare with the outputs that another engine gave for the inputs
+    #[arg(long, value_name = "Y.npy", requires = "inputs")]
+    golden: Option<PathBuf>,
     /// Use this ELF file of the board's firmware instead of building it
     #[arg(long, value_name = "ELF")]
     firmware: Option<PathBuf>,
@@ -49,13 +56,31 @@ pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
     let blob = export::read_model(&args.model)?;
     let model = Model::new(blob.as_bytes())
         .with_context(|| format!("{} is refused", args.model.display()))?;
-    let dataset = load(&args.data, &args.options)?;
-    let (inputs, labels) = samples(&model, &dataset, args)?;
+    let (inputs, labels) = match &args.inputs {
+        Some(path) => (rows(path, model.input().len(), args.limit)?, None),
+        None => {
+            let dataset = load(&args.data, &args.options)?;
+            let (inputs, labels) = samples(&model, &dataset, args)?;
+            (inputs, Some(labels))
+        }
+    };
+    let golden = match &args.golden {
+        Some(path) => Some(rows(path, model.output().len(), args.limit)?),
+        None => None,
+    };
+    if let Some(golden) = &golden {
+        ensure!(
+            golden.len() == inputs.len(),
+            "{} inputs, but {} golden outputs",
+            inputs.len(),
+            golden.len()
+        );
+    }
     let firmware = firmware(&target, args)?;
 
     let bar = output::bar(inputs.len() as u64, "samples");
     bar.set_message(target.name().to_owned());
-    let samples = Samples { inputs: &inputs, labels: Some(&labels) };
+    let samples = Samples { inputs: &inputs, labels: labels.as_deref(), golden: golden.as_deref() };
     let found = validate(&target, firmware.as_ref(), &model, samples, &|| bar.inc(1))?;
     bar.finish_and_clear();
 
@@ -69,11 +94,28 @@ pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
     match found.first_mismatch {
         None => Ok(()),
         Some(sample) => bail!(
-            "{} output bytes of {} differ from the host's, first in sample {sample} of the split",
+            "{} output bytes of {} differ from the host's and {} from the golden outputs, first in sample {sample}",
             found.mismatched_bytes,
-            target.name()
+            target.name(),
+            found.golden_mismatched_bytes.unwrap_or(0)
         ),
     }
+}
+
+/// The first rows of an int8 array, each of `len` values.
+fn rows(path: &Path, len: usize, limit: Option<usize>) -> Result<Vec<Vec<i8>>> {
+    let read = || -> Result<Vec<i8>> {
+        let file = std::io::BufReader::new(std::fs::File::open(path)?);
+        Ok(npyz::NpyFile::new(file)?.into_vec()?)
+    };
+    let values = read().with_context(|| format!("reading int8 values from {}", path.display()))?;
+    ensure!(
+        values.len().is_multiple_of(len) && !values.is_empty(),
+        "{}: expected rows of {len} values, found {} values",
+        path.display(),
+        values.len()
+    );
+    Ok(values.chunks(len).take(limit.unwrap_or(usize::MAX)).map(<[i8]>::to_vec).collect())
 }
 
 /// Quantised inputs and classes of the samples asked for.
@@ -129,6 +171,7 @@ fn facts(found: &Validation) -> comfy_table::Table {
     let bytes = |count: u64| format!("{count} bytes");
     row("samples", Some(found.samples.to_string()));
     row("mismatched bytes", Some(found.mismatched_bytes.to_string()));
+    row("differ from golden", found.golden_mismatched_bytes.map(|count| count.to_string()));
     row("accuracy, host", percent(found.accuracy_host));
     row("accuracy, target", percent(found.accuracy_target));
     row(
