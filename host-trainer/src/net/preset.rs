@@ -27,7 +27,7 @@ pub const PRESETS: &[Preset] = &[
     Preset {
         name: "lenet",
         about: "LeNet-5 with batch norm and modern widths: 2 x (conv 5x5, pool), 2 linear",
-        width_means: "factor on 16/32 channels and 256 features",
+        width_means: "factor on 8/32 channels and 192 features",
         width: 1.0,
         build: lenet,
     },
@@ -176,14 +176,14 @@ fn lenet(width: f64) -> NetSpec {
     // Inputs as small as 8x8 still have two rows left for the second pooling.
     let conv = |base| plain_conv(scaled(base, width), [5, 5], 1, Padding::SAME);
     Builder::default()
-        .layer("conv1", conv(16))
+        .layer("conv1", conv(8))
         .norm_relu("1")
         .layer("pool1", pool())
         .layer("conv2", conv(32))
         .norm_relu("2")
         .layer("pool2", pool())
         .layer("flatten", Kind::Flatten {})
-        .layer("fc1", plain_linear(scaled(256, width)))
+        .layer("fc1", plain_linear(scaled(192, width)))
         .norm_relu("3")
         .head()
         .finish(Task::Classify)
