@@ -1,12 +1,12 @@
 //! Networks with random weights: they classify nothing, but they use every operator.
 
-use niwaki::export::{Graph, Node, Operator, Quantisation, TensorId, TensorInfo, Weighted, write};
+use niwaki::export::{
+    AlignedVec, Graph, Node, Operator, Quantisation, TensorId, TensorInfo, Weighted, write,
+};
 use niwaki_core::kernels::Rescale;
 use niwaki_core::model::{Clamp, Window};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
-
-use crate::Aligned;
 
 const FULL: Clamp = Clamp { min: i8::MIN, max: i8::MAX };
 const ACTIVATION: Quantisation = Quantisation { scale: 0.05, zero_point: -9 };
@@ -17,7 +17,7 @@ const ACTIVATION: Quantisation = Quantisation { scale: 0.05, zero_point: -9 };
 /// # Panics
 ///
 /// When the exporter refuses it.
-pub fn residual(seed: u64) -> Aligned {
+pub fn residual(seed: u64) -> AlignedVec {
     let mut net = Builder::new(seed, [28, 28, 1]);
     let stem = net.conv("stem", net.input, 8, [3, 3], [2, 2], [1, 1], 1.0);
     let sparse = net.conv("sparse", stem, 8, [3, 3], [1, 1], [1, 1], 0.1);
@@ -38,7 +38,7 @@ pub fn residual(seed: u64) -> Aligned {
 /// # Panics
 ///
 /// When the exporter refuses it.
-pub fn classifier(seed: u64) -> Aligned {
+pub fn classifier(seed: u64) -> AlignedVec {
     let mut net = Builder::new(seed, [28, 28, 1]);
     let output = net.linear("scores", net.input, 10, 0.05);
     net.export(output)
@@ -176,9 +176,9 @@ impl Builder {
         self.node(name, vec![input], self.shape(input), operator)
     }
 
-    fn export(mut self, output: TensorId) -> Aligned {
+    fn export(mut self, output: TensorId) -> AlignedVec {
         self.graph.output = output;
         let exported = write(&self.graph).expect("a network within the format's limits");
-        Aligned::new(&exported.bytes)
+        AlignedVec::new(&exported.bytes)
     }
 }

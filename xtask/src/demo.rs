@@ -21,7 +21,7 @@ pub(crate) fn run(context: &Context) -> Result<()> {
             .current_dir(&context.checkout);
         call(&mut command)
     };
-    eprintln!("\ncompiling niwaki: about ten minutes on two cores the first time");
+    eprintln!("\ncompiling niwaki: burn takes some minutes the first time");
     call(
         Command::new(&cargo)
             .args(["build", "--release", "--package", "niwaki"])

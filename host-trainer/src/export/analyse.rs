@@ -5,6 +5,7 @@ use niwaki_core::kernels::packed;
 use niwaki_core::model::{Op, Tensor, Weights};
 use serde::Serialize;
 
+use super::hexadecimal;
 use crate::target::cost::{Core, CostModel};
 
 /// A model, layer by layer.
@@ -135,7 +136,7 @@ pub fn analyse(model: &Model<'_>, core: Core) -> Analysis {
         (sum(|layer| layer.weights as u64) as usize, sum(|layer| layer.nonzeros as u64) as usize);
     Analysis {
         name: model.name().to_owned(),
-        id: model.id().iter().map(|byte| format!("{byte:02x}")).collect(),
+        id: hexadecimal(&model.id()),
         target: core,
         model_bytes: model.len(),
         arena_bytes: model.arena_len(),

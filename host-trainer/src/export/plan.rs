@@ -95,7 +95,15 @@ pub fn plan(graph: &Graph, needs: &[Needs]) -> Plan {
     assert_eq!(graph.nodes.len(), needs.len(), "one set of needs per node");
     // Sharing does not always pay: a layer that works in place may need more working memory.
     let variants = [[true, true], [true, false], [false, true], [false, false]];
-    let plans = variants.into_iter().map(|allowed| plan_with(graph, needs, allowed));
+    let [output_with, end_of_scratch] = [
+        needs.iter().any(|need| matches!(need.sharing, Sharing::OutputWith { .. })),
+        needs.iter().any(|need| need.sharing == Sharing::EndOfScratch),
+    ];
+    // Where no node could share so, allowing it or not gives the same plan.
+    let differ =
+        |allowed: &[bool; 2]| (allowed[0] || output_with) && (allowed[1] || end_of_scratch);
+    let plans = variants.into_iter().filter(differ);
+    let plans = plans.map(|allowed| plan_with(graph, needs, allowed));
     plans.min_by_key(|plan| plan.arena_len).expect("there are variants")
 }
 

@@ -5,6 +5,7 @@ use niwaki_core::Model;
 use super::emulator::Emulator;
 use super::link::{About, Link, LinkError};
 use super::{Board, Firmware, Log, TargetError};
+use crate::export::hexadecimal;
 
 /// A board that runs the agent with a model. Dropping it ends the emulator.
 #[derive(Debug)]
@@ -58,11 +59,10 @@ impl Device {
         let held = about.model.map_err(LinkError::from);
         let held = explain(&board, firmware, &mut link, held)?;
         if held.id != model.id() {
-            let hex = |id: [u8; 8]| id.iter().map(|byte| format!("{byte:02x}")).collect();
             return Err(TargetError::OtherModel {
                 board,
-                found: hex(held.id),
-                expected: hex(model.id()),
+                found: hexadecimal(&held.id),
+                expected: hexadecimal(&model.id()),
             });
         }
         let output_len = held.output_len as usize;

@@ -2,7 +2,8 @@
 
 use niwaki_core::{Model, Session};
 use serde::Serialize;
-use zerocopy::{FromBytes, IntoBytes};
+
+use crate::export::{AlignedVec, top1};
 
 use super::{Device, Firmware, Ran, Target, TargetError};
 
@@ -82,8 +83,8 @@ pub fn validate(
     };
     let firmware = firmware.or(built.as_ref());
     let mut runner = Runner::start(target, firmware, model)?;
-    let mut arena = arena(model);
-    let mut session: Session<'_, '_> = Session::new(*model, values(&mut arena))?;
+    let mut arena = AlignedVec::zeroed(model.arena_len());
+    let mut session: Session<'_, '_> = Session::new(*model, arena.as_arena())?;
     let mut found = Found::default();
     for (index, input) in samples.inputs.iter().enumerate() {
         let expected = session.run(input)?;
@@ -153,8 +154,8 @@ impl Found {
         if from_host + from_golden > 0 {
             self.first_mismatch.get_or_insert(index);
         }
-        self.right_on_host += usize::from(label.is_some() && largest(expected) == label);
-        self.right_on_target += usize::from(label.is_some() && largest(&ran.output) == label);
+        self.right_on_host += usize::from(label == Some(top1(expected)));
+        self.right_on_target += usize::from(label == Some(top1(&ran.output)));
         self.instructions += ran.count;
     }
 }
@@ -162,7 +163,7 @@ impl Found {
 /// Where the compared run happens.
 enum Runner<'m> {
     Device(Box<Device>),
-    Host { model: Model<'m>, arena: Vec<i32> },
+    Host { model: Model<'m>, arena: AlignedVec },
 }
 
 impl<'m> Runner<'m> {
@@ -175,7 +176,7 @@ impl<'m> Runner<'m> {
             (Target::Board(board), Some(firmware)) => {
                 Ok(Self::Device(Box::new(Device::start(board, firmware, model)?)))
             }
-            _ => Ok(Self::Host { model: *model, arena: arena(model) }),
+            _ => Ok(Self::Host { model: *model, arena: AlignedVec::zeroed(model.arena_len()) }),
         }
     }
 
@@ -183,8 +184,9 @@ impl<'m> Runner<'m> {
         match self {
             Self::Device(device) => device.run(input),
             Self::Host { model, arena } => {
+                let arena = arena.as_arena();
                 arena.fill(NOISE);
-                let mut session: Session<'_, '_> = Session::new(*model, values(arena))?;
+                let mut session: Session<'_, '_> = Session::new(*model, arena)?;
                 session.set_input(input)?;
                 while session.step()? {}
                 Ok(Ran { output: session.output().to_vec(), count: 0 })
@@ -194,23 +196,7 @@ impl<'m> Runner<'m> {
 }
 
 /// What the arena holds before a run on the host.
-const NOISE: i32 = 0x5ac3_a53c;
-
-/// Memory for the model's tensors, aligned as sessions need it.
-fn arena(model: &Model<'_>) -> Vec<i32> {
-    vec![0; model.arena_len().div_ceil(size_of::<i32>())]
-}
-
-fn values(arena: &mut [i32]) -> &mut [i8] {
-    // Cannot fail: `i8` needs no alignment and divides every length.
-    <[i8]>::mut_from_bytes(arena.as_mut_bytes()).unwrap_or_default()
-}
-
-/// Index of the first of the largest values.
-fn largest(scores: &[i8]) -> Option<usize> {
-    let best = scores.iter().max()?;
-    scores.iter().position(|score| score == best)
-}
+const NOISE: i8 = 0x5a;
 
 /// Bytes that differ, those that only one side has included.
 fn differing(expected: &[i8], found: &[i8]) -> usize {
