@@ -37,3 +37,81 @@ pub fn elementwise(op: &Elementwise<'_>, b: &[i8], y: &mut [i8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::elementwise;
+    use crate::kernels::{Rescale, add};
+    use crate::model::{Add, Clamp, Elementwise, Function, Operand, OperandSource, Tensor};
+
+    const CLAMP: Clamp = Clamp { min: -100, max: 120 };
+
+    fn tensor([height, width, channels]: [usize; 3], zero_point: i8) -> Tensor {
+        Tensor { offset: 0, height, width, channels, zero_point, scale: 1.0 }
+    }
+
+    fn rescale(real: f64) -> Rescale {
+        let (multiplier, shift) = Rescale::quantise(real).unwrap();
+        Rescale::new(multiplier, shift).unwrap()
+    }
+
+    proptest! {
+        /// A repeated operand gives what the same operand gives when it is written out.
+        #[test]
+        fn repetition_and_functions(
+            shape in [1usize..5, 1usize..5, 1usize..6],
+            repeats: [bool; 3],
+            zero: [i8; 3],
+            reals in [0.01f64..0.5, 0.01f64..0.5, 1e-8f64..1e-5, 1e-4f64..2.0],
+            values in proptest::collection::vec(any::<[i8; 2]>(), 4 * 4 * 5),
+        ) {
+            let input = tensor(shape, zero[0]);
+            let output = tensor(shape, zero[2]);
+            let dimensions = [0, 1, 2].map(|axis| if repeats[axis] { 1 } else { shape[axis] });
+            let a: Vec<i8> = values[..input.len()].iter().map(|pair| pair[0]).collect();
+            let few: Vec<i8> =
+                values[..dimensions.iter().product()].iter().map(|pair| pair[1]).collect();
+            let all: Vec<i8> = (0..input.len())
+                .map(|index| {
+                    let at = [index / (shape[1] * shape[2]), index / shape[2] % shape[1], index % shape[2]];
+                    let at = [0, 1, 2].map(|axis| if repeats[axis] { 0 } else { at[axis] });
+                    few[(at[0] * dimensions[1] + at[1]) * dimensions[2] + at[2]]
+                })
+                .collect();
+            let run = |function| {
+                let operand = Operand {
+                    dimensions, zero_point: zero[1], source: OperandSource::Constant(&few)
+                };
+                let mut y = a.clone();
+                elementwise(&Elementwise { input, operand, output, function, clamp: CLAMP }, &few, &mut y);
+                y
+            };
+
+            let (inputs, sum) = ([rescale(reals[0]), rescale(reals[1])], rescale(reals[2]));
+            let op = Add {
+                inputs: [input, tensor(shape, zero[1])],
+                output,
+                input_rescale: inputs,
+                output_rescale: sum,
+                clamp: CLAMP,
+            };
+            let mut expected = a.clone();
+            add(&op, &all, &mut expected);
+            prop_assert_eq!(run(Function::Add { inputs, output: sum }), expected);
+
+            let product = rescale(reals[3]);
+            let mut expected = vec![];
+            for (&a, &b) in a.iter().zip(&all) {
+                let (a, b) = (i32::from(a) - i32::from(zero[0]), i32::from(b) - i32::from(zero[1]));
+                let real = product.apply(a * b) + i32::from(zero[2]);
+                expected.push(real.clamp(CLAMP.min.into(), CLAMP.max.into()) as i8);
+            }
+            prop_assert_eq!(run(Function::Mul(product)), expected);
+        }
+    }
+}
