@@ -28,6 +28,8 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg(any(test, feature = "pack"))]
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 

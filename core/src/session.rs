@@ -1,12 +1,12 @@
 //! Runs a model in a caller-supplied arena.
 
 use core::fmt;
+use core::ops::Range;
 
+use crate::kernels::sparse::Block;
 use crate::kernels::{self, ALL_KERNELS, KernelId};
 use crate::model::layout::ALIGNMENT;
-use crate::model::{
-    Conv, Depthwise, Model, Op, OpProblem, OperandSource, Pool, Scratch, Tensor, Window,
-};
+use crate::model::{Model, Op, OpProblem, OperandSource, Weights};
 
 /// Bytes at the alignment that a model needs: for `static` data from `include_bytes!`.
 #[derive(Clone, Copy, Debug)]
@@ -204,33 +204,66 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
             false
         }
         let op = self.model.decode(index)?;
-        let row = self.model.row_buffer(index, &op.output());
         match &op {
-            Op::Conv(conv) if const { linked(KERNELS, &[KernelId::ConvDense, KernelId::ConvSparse]) } => {
-                self.windowed(&op, row, |Strip { input, output, window }, x, y, scratch| {
-                    let conv = Conv { input, output, window, ..*conv };
-                    kernels::conv(&conv, x, y, scratch);
-                })
-            }
-            Op::Linear(conv)
-                if const { linked(KERNELS, &[KernelId::LinearDense, KernelId::LinearSparse]) } =>
-            {
-                self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
-            }
+            Op::Conv(conv) => match conv.weights {
+                Weights::Dense(_) if const { linked(KERNELS, &[KernelId::ConvDense]) } => {
+                    self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
+                }
+                Weights::Packed(words) if const { linked(KERNELS, &[KernelId::ConvPacked]) } => {
+                    self.unary_or_in_place(&op, |x, y, scratch| {
+                        kernels::packed::conv(conv, words, x, y, scratch);
+                    })
+                }
+                Weights::Sparse(ref stream) => {
+                    self.unary(&op, |x, y, scratch| match stream.geometry().block() {
+                        Block::One if const { linked(KERNELS, &[KernelId::ConvSparse]) } => {
+                            kernels::conv_sparse::<1>(conv, stream, x, y, scratch);
+                        }
+                        Block::Two if const { linked(KERNELS, &[KernelId::ConvBlock2]) } => {
+                            kernels::conv_sparse::<2>(conv, stream, x, y, scratch);
+                        }
+                        Block::Four if const { linked(KERNELS, &[KernelId::ConvBlock4]) } => {
+                            kernels::conv_sparse::<4>(conv, stream, x, y, scratch);
+                        }
+                        _ => {}
+                    })
+                }
+                _ => Err(RunError::ModelChanged),
+            },
+            Op::Linear(conv) => match conv.weights {
+                Weights::Dense(_) if const { linked(KERNELS, &[KernelId::LinearDense]) } => {
+                    self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
+                }
+                Weights::Packed(words) if const { linked(KERNELS, &[KernelId::LinearPacked]) } => {
+                    self.unary_or_in_place(&op, |x, y, scratch| {
+                        kernels::packed::linear(conv, words, x, y, scratch);
+                    })
+                }
+                Weights::SparseLinear(ref stream) => {
+                    self.unary(&op, |x, y, scratch| match stream.block() {
+                        Block::One if const { linked(KERNELS, &[KernelId::LinearSparse]) } => {
+                            kernels::linear_sparse::<1>(conv, stream, x, y, scratch);
+                        }
+                        Block::Two if const { linked(KERNELS, &[KernelId::LinearBlock2]) } => {
+                            kernels::linear_sparse::<2>(conv, stream, x, y, scratch);
+                        }
+                        Block::Four if const { linked(KERNELS, &[KernelId::LinearBlock4]) } => {
+                            kernels::linear_sparse::<4>(conv, stream, x, y, scratch);
+                        }
+                        _ => {}
+                    })
+                }
+                _ => Err(RunError::ModelChanged),
+            },
             Op::Depthwise(depthwise) if const { linked(KERNELS, &[KernelId::Depthwise]) } => self
-                .windowed(&op, row, |Strip { input, output, window }, x, y, scratch| {
-                    let depthwise = Depthwise { input, output, window, ..*depthwise };
-                    kernels::depthwise(&depthwise, x, y, scratch);
+                .unary_or_in_place(&op, |x, y, scratch| {
+                    kernels::depthwise(depthwise, x, y, scratch);
                 }),
             Op::MaxPool(pool) if const { linked(KERNELS, &[KernelId::MaxPool]) } => {
-                self.windowed(&op, row, |Strip { input, output, window }, x, y, _| {
-                    kernels::max_pool(&Pool { input, output, window, ..*pool }, x, y);
-                })
+                self.unary(&op, |x, y, _| kernels::max_pool(pool, x, y))
             }
             Op::AvgPool(pool) if const { linked(KERNELS, &[KernelId::AvgPool]) } => {
-                self.windowed(&op, row, |Strip { input, output, window }, x, y, _| {
-                    kernels::avg_pool(&Pool { input, output, window, ..*pool }, x, y);
-                })
+                self.unary(&op, |x, y, _| kernels::avg_pool(pool, x, y))
             }
             Op::Add(add) if const { linked(KERNELS, &[KernelId::Add]) } => {
                 self.bring_to_output(&op)?;
@@ -293,35 +326,32 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
         Ok(())
     }
 
-    /// Runs an operator with a window: at once, or row by row through a buffer when its output takes
-    /// the place of input rows that are used up.
-    fn windowed(
+    /// Like [`unary`](Self::unary), for kernels whose input may stand where the output goes or at the
+    /// end of the scratch, which [`Op`] has checked. They get `None` for it then.
+    fn unary_or_in_place(
         &mut self,
         op: &Op<'_>,
-        row: Option<Scratch>,
-        kernel: impl Fn(Strip, &[i8], &mut [i8], &mut [i8]),
+        kernel: impl FnOnce(Option<&[i8]>, &mut [i8], &mut [i8]),
     ) -> Result<(), RunError> {
-        let ([Some(input), _], Some(window)) = (op.inputs(), op.window()) else {
-            return Err(RunError::ModelChanged);
-        };
-        let output = op.output();
-        let Some(row) = row else {
-            let whole = Strip { input, output, window };
-            return self.unary(op, |x, y, scratch| kernel(whole, x, y, scratch));
-        };
-        let mut target = output.offset..output.offset.wrapping_add(row.len);
-        for index in 0..output.height {
-            let strip = Strip::row(index, input, output, window);
-            let ranges = [strip.input.range(), row.range(), op.scratch().range()];
-            let [x, y, scratch] =
+        let input = op.inputs()[0].ok_or(RunError::ModelChanged)?.range();
+        let (output, scratch) = (op.output().range(), op.scratch().range());
+        let apart = |a: &Range<usize>, b: &Range<usize>| a.end <= b.start || b.end <= a.start;
+        let x = if !apart(&input, &output) {
+            // The output is the input's beginning.
+            let ranges = [input, scratch];
+            let [y, scratch] =
                 self.arena.get_disjoint_mut(ranges).map_err(|_| RunError::ModelChanged)?;
-            kernel(strip, x, y, scratch);
-            let ranges = [row.range(), target.clone()];
-            let [y, target_row] =
-                self.arena.get_disjoint_mut(ranges).map_err(|_| RunError::ModelChanged)?;
-            copy(y, target_row);
-            target = target.end..target.end.wrapping_add(row.len);
-        }
+            kernel(None, y, scratch);
+            return Ok(());
+        } else if apart(&input, &scratch) {
+            Some(input)
+        } else {
+            None
+        };
+        let ranges = [x.clone().unwrap_or(0..0), output, scratch];
+        let [input, y, scratch] =
+            self.arena.get_disjoint_mut(ranges).map_err(|_| RunError::ModelChanged)?;
+        kernel(x.is_some().then_some(&*input), y, scratch);
         Ok(())
     }
 
@@ -338,37 +368,10 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
     }
 }
 
-/// A part of an operator with a window: output rows and the input rows that they need.
-#[derive(Clone, Copy)]
-struct Strip {
-    input: Tensor,
-    output: Tensor,
-    window: Window,
-}
-
-impl Strip {
-    /// Row `index` of the output.
-    fn row(index: usize, input: Tensor, output: Tensor, window: Window) -> Self {
-        let [pad, left] = window.pad;
-        let start = index.wrapping_mul(window.stride[0]);
-        let first = start.saturating_sub(pad);
-        let end = start.wrapping_add(window.kernel[0]).saturating_sub(pad).min(input.height);
-        let row_len = input.width.wrapping_mul(input.channels);
-        Self {
-            input: Tensor {
-                offset: input.offset.wrapping_add(first.wrapping_mul(row_len)),
-                height: end.saturating_sub(first),
-                ..input
-            },
-            output: Tensor { height: 1, ..output },
-            window: Window { pad: [pad.saturating_sub(start), left], ..window },
-        }
-    }
-}
-
 /// `copy_from_slice` without its panic.
 fn copy(from: &[i8], to: &mut [i8]) {
-    for (to, &from) in to.iter_mut().zip(from) {
-        *to = from;
+    let len = from.len().min(to.len());
+    if let (Some(from), Some(to)) = (from.get(..len), to.get_mut(..len)) {
+        to.copy_from_slice(from);
     }
 }

@@ -8,6 +8,8 @@ pub mod data;
 pub mod export;
 pub mod import;
 pub mod net;
+#[cfg(unix)]
+pub mod report;
 pub mod sparse;
 #[cfg(unix)]
 pub mod target;

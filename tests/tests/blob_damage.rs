@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use niwaki::export::{AlignedVec, KernelChoice, write_within};
+use niwaki::export::{AlignedVec, KernelChoice, write_with};
 use niwaki::target::cost::Core;
 use niwaki_core::kernels::KernelId;
 use niwaki_core::model::checksum;
@@ -18,27 +18,27 @@ const ARENA_MAX: usize = 1 << 20;
 /// Blobs that hold every operator and every way of executing one.
 fn blobs() -> Vec<Vec<u8>> {
     let cheapest = KernelChoice::Cheapest(Core::CortexM4);
-    let conv_sparse = KernelChoice::Only(KernelId::ConvSparse);
-    let linear_sparse = KernelChoice::Only(KernelId::LinearSparse);
-    // An arena limit of one byte asks for execution row by row wherever that is possible.
     let variants = [
-        ("windows", cheapest, None),
-        ("windows", conv_sparse, Some(1)),
-        ("depthwises", cheapest, Some(1)),
-        ("pools", cheapest, Some(1)),
-        ("residual", cheapest, None),
-        ("squeeze_excite", cheapest, None),
-        ("attention", cheapest, None),
-        ("constants", cheapest, None),
-        ("blocks", cheapest, None),
-        ("perceptron", linear_sparse, None),
-        ("perceptron", cheapest, None),
+        ("windows", cheapest),
+        ("windows", KernelChoice::Only(KernelId::ConvSparse)),
+        ("windows", KernelChoice::Only(KernelId::ConvBlock4)),
+        ("windows", KernelChoice::Only(KernelId::ConvDense)),
+        ("depthwises", cheapest),
+        ("pools", cheapest),
+        ("residual", cheapest),
+        ("squeeze_excite", cheapest),
+        ("attention", cheapest),
+        ("constants", cheapest),
+        ("blocks", cheapest),
+        ("perceptron", cheapest),
+        ("perceptron", KernelChoice::Only(KernelId::LinearSparse)),
+        ("perceptron", KernelChoice::Only(KernelId::LinearBlock2)),
     ];
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
-    let blob = |(name, choice, limit): (&str, KernelChoice, Option<usize>)| {
+    let blob = |(name, choice): (&str, KernelChoice)| {
         let bytes = std::fs::read(folder.join(format!("{name}.tflite"))).unwrap();
         let graph = niwaki::import::tflite(&bytes, name).unwrap();
-        write_within(&graph, choice, limit).unwrap().bytes
+        write_with(&graph, choice).unwrap().bytes
     };
     variants.map(blob).to_vec()
 }
@@ -91,7 +91,7 @@ fn changed_bytes_are_refused_or_run() {
         blob[at] =
             if random.random() { random.random() } else { old ^ (1 << random.random_range(0..8)) };
         let damage = format!("blob {index}, byte {at}: {old} to {}", blob[at]);
-        if flip / blobs.len() % 2 == 0 {
+        if (flip / blobs.len()).is_multiple_of(2) {
             assert!(blob[at] == old || !run_damaged(&blob, &damage), "{damage}: not noticed");
             continue;
         }

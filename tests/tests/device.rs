@@ -1,8 +1,13 @@
 //! Emulated boards give the host's bytes, and say what went wrong when something does.
 
+use niwaki::export::{AlignedVec, KernelChoice, run_all, write_with};
+use niwaki::target::calibrate::random_layer;
 use niwaki::target::{Board, Device, Firmware, Samples, Target, TargetError, validate};
 use niwaki_core::Model;
+use niwaki_core::kernels::KernelId;
 use niwaki_tests::networks;
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
 
 /// Every board of the checkout that has an emulator, with its firmware.
 fn boards() -> Vec<(Board, Firmware)> {
@@ -119,4 +124,29 @@ fn inputs_go_over_the_line_fast() {
     }
     // 2 s on two cores that do much else; a wait for every byte would take minutes.
     assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+}
+
+/// Every kernel on random layers: the boards' kernels, assembly included, against this computer's.
+#[test]
+fn every_kernel_gives_the_same_bytes_on_a_board() {
+    const LAYERS_PER_KERNEL: usize = 6;
+    let (board, firmware) = boards().remove(0);
+    let mut random = Pcg64::seed_from_u64(7);
+    let mut wrong = Vec::new();
+    for &kernel in KernelId::ALL {
+        for layer in 0..LAYERS_PER_KERNEL {
+            let graph = random_layer(kernel, &mut random);
+            let exported = write_with(&graph, KernelChoice::Only(kernel)).unwrap();
+            let blob = AlignedVec::new(&exported.bytes);
+            let model = Model::new(blob.as_bytes()).unwrap();
+            let input: Vec<i8> = (0..model.input().len()).map(|_| random.random()).collect();
+            let expected = run_all(blob.as_bytes(), &input).unwrap();
+            let mut device = Device::start(&board, &firmware, &model).unwrap();
+            if device.run(&input).unwrap().output != expected {
+                let op = model.op(model.op_count() - 1).unwrap();
+                wrong.push(format!("{} layer {layer}: {op:.0?}", kernel.name()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} layers differ:\n{}", wrong.len(), wrong.join("\n"));
 }

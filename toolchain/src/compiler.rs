@@ -84,10 +84,11 @@ impl Toolchain {
     /// As [`Self::find`], after installing what is missing where that can be done. `say` is told what
     /// is being done.
     pub fn find_or_install(triple: &str, say: &dyn Fn(&str)) -> Result<Self> {
+        // What is there already is taken first: downloads may be impossible and slow to fail.
+        if let Ok(found) = Self::find(triple) {
+            return Ok(found);
+        }
         for way in Way::allowed()? {
-            if let Ok(found) = Self::of(*way, triple) {
-                return Ok(found);
-            }
             let installed = match way {
                 Way::Rustup => add_target(triple, say),
                 Way::Debian => tools::install_compiler(say),
@@ -185,13 +186,12 @@ impl Toolchain {
 fn add_target(triple: &str, say: &dyn Fn(&str)) -> Result<()> {
     let Ok(rustup) = which::which("rustup") else { bail!("rustup is not on the PATH") };
     say(&format!("rustup target add {triple}"));
-    let status = Command::new(rustup)
-        .args(["target", "add", triple])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .status()?;
-    if !status.success() {
-        bail!("`rustup target add {triple}` failed");
+    let output =
+        Command::new(rustup).args(["target", "add", triple]).stdin(Stdio::null()).output()?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        let reason = text.lines().find(|line| line.starts_with("error")).unwrap_or("it failed");
+        bail!("`rustup target add {triple}`: {reason}");
     }
     Ok(())
 }

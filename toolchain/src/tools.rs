@@ -145,6 +145,13 @@ pub fn inspect(boards: &[Board]) -> Vec<Tool> {
         });
     }
     tools.push(Tool {
+        name: "defmt-print".into(),
+        needed_for: "reading the logs of devices",
+        found: version("defmt-print"),
+        get: "cargo install defmt-print".into(),
+        required: false,
+    });
+    tools.push(Tool {
         name: "Fashion-MNIST".into(),
         needed_for: "--data fashion-mnist",
         found: Path::new(FASHION_MNIST_FOLDER).is_dir().then(|| FASHION_MNIST_FOLDER.into()),

@@ -37,7 +37,10 @@ pub(crate) fn run(context: &Context, args: &TestArgs) -> Result<()> {
         ("firmware: no panic is reachable", Box::new(|| panics::check(context))),
         ("firmware: core-only example runs", Box::new(|| run_bare(context))),
         ("firmware: clippy", Box::new(|| clippy(context))),
-        ("core: tests with overflow checks", Box::new(|| cargo("test -p niwaki-core -F link"))),
+        (
+            "core: tests with overflow checks",
+            Box::new(|| cargo("test -p niwaki-core -F link,pack")),
+        ),
         // The release profile throughout: it is the one that the commands use, and the machine
         // learning framework is compiled once for both.
         (

@@ -1,6 +1,5 @@
 use super::rescale::Rescale;
-use super::sparse::split_channel;
-use super::{Taps, at, part, put};
+use super::{Taps, part, put};
 use crate::model::layout::ChannelRecord;
 use crate::model::{Conv, Weights};
 
@@ -8,9 +7,8 @@ use crate::model::{Conv, Weights};
 ///
 /// Input elements in the padding count as the input's zero point, which the biases allow for.
 pub fn conv(op: &Conv<'_>, x: &[i8], y: &mut [i8], _scratch: &mut [i8]) {
-    match op.weights {
-        Weights::Dense(weights) => dense(op, weights, x, y),
-        Weights::Sparse(stream) => sparse(op, stream, x, y),
+    if let Weights::Dense(weights) = op.weights {
+        dense(op, weights, x, y);
     }
 }
 
@@ -78,100 +76,6 @@ fn dense(op: &Conv<'_>, weights: &[i8], x: &[i8], y: &mut [i8]) {
                 }
             }
             pixel = pixel.wrapping_add(1);
-        }
-    }
-}
-
-/// Output pixels of a row that are computed together, so that the decoding of an entry is shared.
-const TILE: usize = 8;
-
-fn sparse(op: &Conv<'_>, stream: &[u8], x: &[i8], y: &mut [i8]) {
-    let [kernel_h, kernel_w] = op.window.kernel;
-    let [stride_h, stride_w] = op.window.stride;
-    let [pad_h, pad_w] = op.window.pad;
-    let (height, width, depth) = (op.input.height, op.input.width, op.input.channels);
-    let group_depth = depth.checked_div(op.groups).unwrap_or(0);
-    let group_outputs = op.output.channels.checked_div(op.groups).unwrap_or(0);
-    let zero = i32::from(op.input.zero_point);
-    let step = stride_w.wrapping_mul(depth);
-
-    for oy in 0..op.output.height {
-        let rows = Taps::new(oy, stride_h, pad_h, kernel_h, height);
-        let mut ox = 0usize;
-        while ox < op.output.width {
-            let tile = op.output.width.wrapping_sub(ox).min(TILE);
-            let left = ox.wrapping_mul(stride_w);
-            // Kernel columns in `inner` lie over the input for every pixel of the tile.
-            let last = left.wrapping_add(tile.wrapping_sub(1).wrapping_mul(stride_w));
-            let inner = pad_w.saturating_sub(left)..width.wrapping_add(pad_w).saturating_sub(last);
-            let mut rest = stream;
-            let mut output = 0usize;
-            for group in 0..op.groups {
-                let group_start = group.wrapping_mul(group_depth);
-                for _ in 0..group_outputs {
-                    let Some((entries, behind)) = split_channel(rest) else { return };
-                    rest = behind;
-                    let Some(channel) = op.channels.get(output) else { return };
-                    let mut sums = [channel.bias.get(); TILE];
-                    let (mut ky, mut kx, mut ci) = (0usize, 0usize, 0usize);
-                    for &[distance, weight] in entries {
-                        ci = ci.wrapping_add(usize::from(distance));
-                        while ci >= group_depth {
-                            ci = ci.wrapping_sub(group_depth);
-                            kx = kx.wrapping_add(1);
-                            if kx >= kernel_w {
-                                kx = 0;
-                                ky = ky.wrapping_add(1);
-                            }
-                        }
-                        let weight = i32::from(weight as i8);
-                        let Some(iy) = rows.input(ky) else {
-                            let product = zero.wrapping_mul(weight);
-                            for sum in &mut sums {
-                                *sum = sum.wrapping_add(product);
-                            }
-                            continue;
-                        };
-                        let row = iy.wrapping_mul(width);
-                        if inner.contains(&kx) {
-                            let mut index = row
-                                .wrapping_add(left.wrapping_add(kx).wrapping_sub(pad_w))
-                                .wrapping_mul(depth)
-                                .wrapping_add(group_start)
-                                .wrapping_add(ci);
-                            for sum in sums.iter_mut().take(tile) {
-                                let x = i32::from(at(x, index));
-                                *sum = sum.wrapping_add(weight.wrapping_mul(x));
-                                index = index.wrapping_add(step);
-                            }
-                        } else {
-                            let mut padded = left.wrapping_add(kx);
-                            for sum in sums.iter_mut().take(tile) {
-                                let ix = padded.wrapping_sub(pad_w);
-                                let x = if ix < width {
-                                    let index = row.wrapping_add(ix).wrapping_mul(depth);
-                                    i32::from(at(
-                                        x,
-                                        index.wrapping_add(group_start).wrapping_add(ci),
-                                    ))
-                                } else {
-                                    zero
-                                };
-                                *sum = sum.wrapping_add(weight.wrapping_mul(x));
-                                padded = padded.wrapping_add(stride_w);
-                            }
-                        }
-                    }
-                    let pixel = oy.wrapping_mul(op.output.width).wrapping_add(ox);
-                    let mut index = pixel.wrapping_mul(op.output.channels).wrapping_add(output);
-                    for &sum in sums.iter().take(tile) {
-                        put(y, index, requantise(op, channel, sum));
-                        index = index.wrapping_add(op.output.channels);
-                    }
-                    output = output.wrapping_add(1);
-                }
-            }
-            ox = ox.wrapping_add(TILE);
         }
     }
 }

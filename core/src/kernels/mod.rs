@@ -6,23 +6,52 @@
 //! reference kernels, which round twice when they rescale.
 
 mod add;
+#[cfg(any(niwaki_dsp, test))]
+mod add_dsp;
 mod conv;
+mod conv_sparse;
+#[cfg(any(niwaki_dsp, test))]
+mod conv_sparse_dsp;
 mod copy;
-mod depthwise;
+pub mod depthwise;
+#[cfg(any(niwaki_dsp, test))]
+mod depthwise_asm;
+#[cfg(any(niwaki_dsp, test))]
+mod depthwise_dsp;
+#[cfg(any(niwaki_dsp, test))]
+mod dsp;
 mod elementwise;
 pub mod fixed;
+mod linear_sparse;
+#[cfg(any(niwaki_dsp, test))]
+mod linear_sparse_dsp;
 mod lookup;
 mod mean;
+#[cfg(any(test, feature = "pack"))]
+pub mod pack_sparse;
+pub mod packed;
+#[cfg(any(niwaki_dsp, test))]
+mod packed_asm;
+#[cfg(any(niwaki_dsp, test))]
+mod packed_dsp;
 mod pool;
+#[cfg(any(niwaki_dsp, test))]
+mod pool_dsp;
+#[cfg(any(niwaki_dsp, test))]
+mod requantise;
+#[cfg(any(niwaki_dsp, test))]
+mod requantise_dsp;
 mod rescale;
 mod softmax;
 pub mod sparse;
 
 pub use add::add;
 pub use conv::conv;
+pub use conv_sparse::conv_sparse;
 pub use copy::copy;
 pub use depthwise::depthwise;
 pub use elementwise::elementwise;
+pub use linear_sparse::linear_sparse;
 pub use lookup::lookup;
 pub use mean::mean;
 pub use pool::{avg_pool, max_pool};
@@ -67,11 +96,11 @@ macro_rules! kernel_ids {
 kernel_ids! {
     /// Convolution, every weight.
     ConvDense = 0, "conv dense";
-    /// Convolution over the nonzero weights.
+    /// Convolution over the nonzero weights, each for itself.
     ConvSparse = 1, "conv sparse";
     /// Linear operator, every weight.
     LinearDense = 2, "linear dense";
-    /// Linear operator over the nonzero weights.
+    /// Linear operator over the nonzero weights, each for itself.
     LinearSparse = 3, "linear sparse";
     /// Depthwise convolution.
     Depthwise = 4, "depthwise";
@@ -85,14 +114,26 @@ kernel_ids! {
     Softmax = 8, "softmax";
     /// Tabulated function of one value.
     Lookup = 9, "lookup";
+    /// Convolution over blocks of two input channels.
+    ConvBlock2 = 10, "conv block 1x2";
+    /// Convolution over blocks of four input channels.
+    ConvBlock4 = 11, "conv block 1x4";
+    /// Linear operator over blocks of two inputs.
+    LinearBlock2 = 12, "linear block 1x2";
+    /// Linear operator over blocks of four inputs.
+    LinearBlock4 = 13, "linear block 1x4";
+    /// Convolution, every weight, packed for dual multiplies.
+    ConvPacked = 16, "conv packed";
+    /// Linear operator, every weight, packed for dual multiplies.
+    LinearPacked = 17, "linear packed";
     /// Copy of a block.
-    Copy = 10, "copy";
+    Copy = 18, "copy";
     /// Mean over whole axes.
-    Mean = 11, "mean";
+    Mean = 19, "mean";
     /// Product, of a tensor or a constant.
-    Mul = 12, "multiply";
+    Mul = 20, "multiply";
     /// Sum with a constant or with a tensor that repeats along an axis.
-    AddBroadcast = 13, "add broadcast";
+    AddBroadcast = 21, "add broadcast";
 }
 
 impl KernelId {
@@ -149,5 +190,10 @@ impl Taps {
     }
 }
 
+#[cfg(test)]
+#[allow(unsafe_code)]
+mod dsp_tests;
+#[cfg(test)]
+mod sparse_tests;
 #[cfg(test)]
 mod tests;

@@ -4,16 +4,35 @@ use crate::model::Pool;
 
 /// Largest value under the window, per channel. Padding takes no part.
 pub fn max_pool(op: &Pool, x: &[i8], y: &mut [i8]) {
-    pool(op, x, y, i32::from(i8::MIN), i32::max, |largest, _| largest);
+    #[cfg(niwaki_dsp)]
+    if super::pool_dsp::max_pool(op, x, y).is_some() {
+        return;
+    }
+    max_pool_portable(op, x, y);
 }
 
 /// Mean under the window, per channel, rounded half away from zero. Padding takes no part.
 pub fn avg_pool(op: &Pool, x: &[i8], y: &mut [i8]) {
-    pool(op, x, y, 0, i32::wrapping_add, |sum, count| {
-        let half = count / 2;
-        let nudged = if sum > 0 { sum.wrapping_add(half) } else { sum.wrapping_sub(half) };
-        nudged.checked_div(count).unwrap_or(0)
-    });
+    #[cfg(niwaki_dsp)]
+    if super::pool_dsp::avg_pool(op, x, y).is_some() {
+        return;
+    }
+    avg_pool_portable(op, x, y);
+}
+
+pub(super) fn max_pool_portable(op: &Pool, x: &[i8], y: &mut [i8]) {
+    pool(op, x, y, i32::from(i8::MIN), i32::max, |largest, _| largest);
+}
+
+pub(super) fn avg_pool_portable(op: &Pool, x: &[i8], y: &mut [i8]) {
+    pool(op, x, y, 0, i32::wrapping_add, mean);
+}
+
+#[inline(always)]
+pub(super) fn mean(sum: i32, count: i32) -> i32 {
+    let half = count / 2;
+    let nudged = if sum > 0 { sum.wrapping_add(half) } else { sum.wrapping_sub(half) };
+    nudged.checked_div(count).unwrap_or(0)
 }
 
 #[inline(always)]

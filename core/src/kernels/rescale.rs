@@ -58,6 +58,17 @@ impl Rescale {
         }
     }
 
+    /// Multiplier and right shift, where the multiplier is normalised, in `[2^30, 2^31)`, and the
+    /// power of two does not go left.
+    #[cfg(any(niwaki_dsp, test))]
+    pub(super) const fn normalised(self) -> Option<(i32, i32)> {
+        if self.multiplier >= 1 << 30 && self.left == 0 {
+            Some((self.multiplier, self.right as i32))
+        } else {
+            None
+        }
+    }
+
     /// Rescales: a high multiplication rounded to nearest with ties up, then a right shift rounded
     /// to nearest with ties away from zero.
     #[inline(always)]

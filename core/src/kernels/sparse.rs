@@ -1,64 +1,642 @@
-//! The stream of nonzero weights of a convolution or linear operator.
+//! The streams of nonzero weights of convolutions and linear operators, and the order in which the
+//! sparse convolution lays out its input.
 //!
-//! For each output channel in order: the number of entries (`u16`), then that many entries of two
-//! bytes. An entry is the distance from the previous entry's position (`u8`; from 0 for the first)
-//! and the weight (`i8`). A position counts the channel's weights in the order kernel row, kernel
-//! column, input channel of the group. Where two nonzero weights are further apart than 255, entries
-//! of weight 0 stand between them. Zero bytes fill the stream up to the blob's alignment.
+//! # Convolution
+//!
+//! Output pixels are computed in *tiles* of eight neighbours, for which an entry of the stream is
+//! decoded once. For that the input is laid out in *planes* in the working memory: a plane holds
+//! [`Block::len`] channels, pixel beside pixel, so that the eight inputs that an entry needs lie side
+//! by side whatever the kernel's width. Strides are taken apart into phases: a plane has one part for
+//! each remainder of the padded row and column by the stride, and within a part the next output pixel
+//! is the next cell. [`Geometry`] is that layout.
+//!
+//! The memory holds the rows under a *band* of output rows of a *strip* of output columns; the stream
+//! names the two, so that the exporter can trade memory for speed.
+//!
+//! A stream, little-endian:
+//!
+//! | bytes | |
+//! |---|---|
+//! | 2 | columns of a strip |
+//! | 2 | rows of a band |
+//! | 2 | entries of each output channel, or 65,535 when the counts differ |
+//! | 2 | zero |
+//! | 2 per output channel | number of entries, when the counts differ; zeros up to the alignment |
+//! | | entries of the output channels in order |
+//! | 4 | zero; more zeros up to the alignment |
+//!
+//! An entry holds the distance in bytes of its cell from the previous entry's (from the first plane's
+//! first cell for the first) in memory whose elements take two bytes, and the block's weights:
+//!
+//! | block | bytes | |
+//! |---|---|---|
+//! | 1 | 4 | twice the weight (`i16`), distance (`u16`) |
+//! | 2 | 4 | weights (`i8`, `i8`), distance (`u16`) |
+//! | 4 | 6 | distance (`u16`), weights (four `i8`) |
+//!
+//! Where two cells are further apart than a distance can say, entries with zero weights stand between.
+//!
+//! # Linear operator
+//!
+//! | bytes | |
+//! |---|---|
+//! | 2 | groups of each output channel, or 65,535 when the counts differ |
+//! | 2 | zero |
+//! | 2 per output channel | number of groups, when the counts differ; zeros up to the alignment |
+//! | | groups of the output channels in order |
+//!
+//! A group holds the distances of some blocks and then their weights. A distance is that from the
+//! previous block (from the first inputs for the first).
+//!
+//! | block | blocks of a group | distances | weights (`i8`) |
+//! |---|---|---|---|
+//! | 1 | 4 | four `u8` | four |
+//! | 2 | 4 | four `u8`, in blocks | of two blocks in turn: both first ones, both second ones |
+//! | 4 | 2 | two `u16`, in blocks times eight | block by block |
+//!
+//! Blocks with zero weights fill the last group and bridge distances that are too long.
 
 use crate::model::layout::ALIGNMENT;
+use crate::model::{Tensor, Window};
 
-/// One nonzero weight: distance and weight.
-pub type Entry = [u8; 2];
+/// Output pixels that are computed together.
+pub const TILE: usize = 8;
 
-/// Largest distance that an entry can express.
-pub const MAX_DISTANCE: usize = u8::MAX as usize;
+/// Count that says that each channel has its own.
+pub(super) const COUNTS_DIFFER: u16 = u16::MAX;
 
-/// The first channel of a stream and what follows; `None` when the stream ends before the channel
-/// does.
-#[inline(always)]
-pub fn split_channel(stream: &[u8]) -> Option<(&[Entry], &[u8])> {
-    let (count, rest) = stream.split_first_chunk::<2>()?;
-    let bytes = usize::from(u16::from_le_bytes(*count)).wrapping_mul(size_of::<Entry>());
-    let (entries, rest) = rest.split_at_checked(bytes)?;
-    Some((entries.as_chunks().0, rest))
+/// Most weights of an output channel, zeros in blocks included: together with [`MAX_BIAS`] this keeps
+/// accumulators below 2^29, which the kernels' rescaling relies on.
+pub const MAX_WEIGHTS: usize = 1 << 14;
+
+/// Biases of operators with sparse weights lie below this.
+pub const MAX_BIAS: u32 = 1 << 28;
+
+/// Bytes of an element in the distances of a convolution's stream.
+pub(super) const ELEMENT: usize = 2;
+
+/// Bytes of what the kernel notes about a tile: where its cells begin and each pixel's outputs end.
+const RECORD: usize = size_of::<u32>() * (1 + TILE);
+
+/// Bytes of a block of four inputs of a linear operator where an input takes two.
+const WIDE: usize = 4 * ELEMENT;
+
+/// Neighbouring input channels (of a linear operator: inputs) that are kept or dropped together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Block {
+    /// Each weight for itself: unstructured sparsity.
+    One = 1,
+    /// Two.
+    Two = 2,
+    /// Four.
+    Four = 4,
 }
 
-/// Checks that a stream holds `channels` channels and nothing behind them, and that every position
-/// is below `positions`.
-pub fn verify(stream: &[u8], channels: usize, positions: usize) -> Option<()> {
-    let mut rest = stream;
-    for _ in 0..channels {
-        let (entries, behind) = split_channel(rest)?;
-        let mut position = 0usize;
-        for &[distance, _] in entries {
-            position = position.checked_add(distance.into())?;
-            if position >= positions {
-                return None;
+impl Block {
+    /// Number of weights.
+    pub const fn len(self) -> usize {
+        self as usize
+    }
+
+    /// Never: a block has weights.
+    pub const fn is_empty(self) -> bool {
+        false
+    }
+
+    /// Bytes of an entry of a convolution's stream.
+    pub(super) const fn entry(self) -> usize {
+        match self {
+            Self::One | Self::Two => 4,
+            Self::Four => 6,
+        }
+    }
+
+    /// Blocks of a group of a linear operator's stream.
+    pub(super) const fn group(self) -> usize {
+        match self {
+            Self::One | Self::Two => 4,
+            Self::Four => 2,
+        }
+    }
+
+    /// Bytes of such a group, of which four are distances.
+    pub(super) const fn group_bytes(self) -> usize {
+        4 + self.group() * self.len()
+    }
+
+    /// Largest distance between blocks of a linear operator's stream.
+    pub(super) const fn max_distance(self) -> usize {
+        match self {
+            Self::One | Self::Two => u8::MAX as usize,
+            Self::Four => u16::MAX as usize / WIDE,
+        }
+    }
+
+    /// Distance of the block `index` of a group. `None` when it is not a whole number of blocks.
+    #[inline(always)]
+    pub(super) fn distance(self, group: &[u8], index: usize) -> Option<usize> {
+        match self {
+            Self::One | Self::Two => Some((*group.get(index)?).into()),
+            Self::Four => {
+                let &bytes = group.as_chunks().0.get(index)?;
+                let distance = usize::from(u16::from_le_bytes(bytes));
+                distance.is_multiple_of(WIDE).then_some(distance / WIDE)
             }
         }
-        rest = behind;
     }
+
+    /// Place of a weight in a group.
+    #[inline(always)]
+    pub(super) const fn weight(self, index: usize, lane: usize) -> usize {
+        4usize.wrapping_add(match self {
+            Self::One => index,
+            Self::Two => (index & 2).wrapping_mul(2).wrapping_add(lane * 2).wrapping_add(index & 1),
+            Self::Four => index.wrapping_mul(4).wrapping_add(lane),
+        })
+    }
+}
+
+/// How the sparse convolution lays out its input: see the [module](self).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Height, width and channels of the input. A pointwise convolution's pixels form one row.
+    pub(super) input: [usize; 3],
+    /// Height, width and channels of the output, likewise.
+    pub(super) output: [usize; 3],
+    pub(super) kernel: [usize; 2],
+    pub(super) stride: [usize; 2],
+    pub(super) pad: [usize; 2],
+    /// Whether output pixels look beyond the input's borders.
+    pub(super) padded: bool,
+    block: Block,
+    /// Output columns of a strip.
+    pub(super) columns: usize,
+    /// Output rows of a band.
+    pub(super) rows: usize,
+    /// Parts of a plane: remainders of row and column by the stride that kernel taps have.
+    pub(super) phases: [usize; 2],
+    /// Cells of a row in a part.
+    pub(super) width: usize,
+    /// Cells of a part.
+    pub(super) part: usize,
+    /// Planes.
+    planes: usize,
+    /// Whether the tiles of a band run on from row to row; otherwise each row has its own.
+    pub(super) flat: bool,
+    /// First cell of the last tile of a band.
+    pub(super) last_tile: usize,
+    /// Tiles of a band.
+    tiles: usize,
+    /// Whether all cells that tiles and taps begin with are even.
+    pub(super) even: bool,
+    /// Bytes of the planes where an element takes two.
+    bytes: usize,
+}
+
+impl Geometry {
+    /// The layout for an operator's shape, with strips of `columns` and bands of `rows` of the
+    /// output. `None` when those are zero or beyond the output, or memory of that size cannot exist.
+    pub fn new(
+        input: &Tensor,
+        output: &Tensor,
+        window: &Window,
+        block: Block,
+        columns: usize,
+        rows: usize,
+    ) -> Option<Self> {
+        let Window { kernel, stride, pad } = *window;
+        let (mut input, mut output) = (
+            [input.height, input.width, input.channels],
+            [output.height, output.width, output.channels],
+        );
+        let pointwise = kernel == [1, 1] && stride == [1, 1] && pad == [0, 0];
+        if pointwise && input[..2] == output[..2] {
+            input = [1, input[0].checked_mul(input[1])?, input[2]];
+            output = [1, output[0].checked_mul(output[1])?, output[2]];
+        }
+        if !(1..=output[1]).contains(&columns) || !(1..=output[0]).contains(&rows) {
+            return None;
+        }
+        let mut phases = [1; 2];
+        let mut extra = [0; 2];
+        let mut padded = pad != [0, 0];
+        for axis in 0..2 {
+            phases[axis] = stride[axis].min(kernel[axis]);
+            extra[axis] = kernel[axis].checked_sub(1)?.checked_div(stride[axis])?;
+            let reach = output[axis].checked_sub(1)?.checked_mul(stride[axis])?;
+            let reach = reach.checked_add(kernel[axis])?;
+            padded |= reach > input[axis].checked_add(pad[axis])?;
+        }
+        // The padding right of a row also serves as the padding left of the next, as far as the taps
+        // of a row keep cells of their own.
+        let needed = columns.checked_add(extra[1])?;
+        let shared = if columns == output[1] {
+            let right =
+                needed.checked_mul(stride[1])?.saturating_sub(pad[1].checked_add(input[1])?);
+            let left = pad[1].checked_div(stride[1])?;
+            extra[1].min(left).min(right.checked_div(stride[1])?).min(columns.checked_sub(1)?)
+        } else {
+            0
+        };
+        let width = needed.checked_sub(shared)?;
+        let run = rows.checked_sub(1)?.checked_mul(width)?.checked_add(columns)?;
+        let flat = run.div_ceil(TILE) < columns.div_ceil(TILE).checked_mul(rows)?;
+        let last_tile = if flat {
+            run.div_ceil(TILE).checked_sub(1)?.checked_mul(TILE)?
+        } else {
+            let row = columns.div_ceil(TILE).checked_sub(1)?.checked_mul(TILE)?;
+            rows.checked_sub(1)?.checked_mul(width)?.checked_add(row)?
+        };
+        let reach = extra[0].checked_mul(width)?.checked_add(extra[1])?;
+        // Even, so that parts of one-channel planes begin at words.
+        let part = last_tile.checked_add(TILE)?.checked_add(reach)?.checked_next_multiple_of(2)?;
+        let planes = input[2].div_ceil(block.len());
+        let cell = block.len().checked_mul(ELEMENT)?;
+        let parts = planes.checked_mul(phases[0])?.checked_mul(phases[1])?;
+        let bytes = parts.checked_mul(part)?.checked_mul(cell)?;
+        let tiles =
+            if flat { run.div_ceil(TILE) } else { columns.div_ceil(TILE).checked_mul(rows)? };
+        let records = tiles.checked_mul(RECORD)?.checked_add(RECORD)?;
+        isize::try_from(bytes.checked_add(records)?.checked_add(output[2])?).ok()?;
+        let even = extra[1] == 0 && (width % 2 == 0 || (rows == 1 && extra[0] == 0));
+        Some(Self {
+            input,
+            output,
+            kernel,
+            stride,
+            pad,
+            padded,
+            block,
+            columns,
+            rows,
+            phases,
+            width,
+            part,
+            planes,
+            flat,
+            last_tile,
+            tiles,
+            even,
+            bytes,
+        })
+    }
+
+    /// Bytes of working memory that the kernel needs: the planes; nine words for each tile of a band
+    /// and one more; and a place for the outputs of a tile's cells that are no output pixels.
+    pub fn scratch_len(&self) -> usize {
+        // No overflow: proven in `new`.
+        self.bytes.wrapping_add(self.records()).wrapping_add(self.output[2])
+    }
+
+    /// Bytes of the records of a band's tiles.
+    pub(super) fn records(&self) -> usize {
+        self.tiles.wrapping_mul(RECORD).wrapping_add(size_of::<u32>())
+    }
+
+    /// What offsets in bytes are multiples of.
+    fn alignment(&self) -> usize {
+        let cell = self.block.len().wrapping_mul(ELEMENT);
+        if self.even { cell.wrapping_mul(2) } else { cell }
+    }
+
+    /// Bytes of the planes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The block that a cell holds.
+    pub fn block(&self) -> Block {
+        self.block
+    }
+
+    /// Cells of a plane.
+    pub(super) fn plane(&self) -> usize {
+        self.phases[0].wrapping_mul(self.phases[1]).wrapping_mul(self.part)
+    }
+
+    /// Bytes from the first plane's first cell to the one that holds the input under a kernel tap for
+    /// the first output pixel, for the block that `channel` belongs to.
+    pub fn offset(&self, tap: [usize; 2], channel: usize) -> usize {
+        let phase = [0, 1].map(|axis| tap[axis].checked_rem(self.stride[axis]).unwrap_or(0));
+        let step = [0, 1].map(|axis| tap[axis].checked_div(self.stride[axis]).unwrap_or(0));
+        let part = phase[0].wrapping_mul(self.phases[1]).wrapping_add(phase[1]);
+        (channel / self.block.len())
+            .wrapping_mul(self.plane())
+            .wrapping_add(part.wrapping_mul(self.part))
+            .wrapping_add(step[0].wrapping_mul(self.width))
+            .wrapping_add(step[1])
+            .wrapping_mul(self.block.len().wrapping_mul(ELEMENT))
+    }
+
+    /// Kernel tap and first channel of the block at an offset: the inverse of
+    /// [`offset`](Self::offset). `None` for an offset that it does not give.
+    pub fn tap(&self, offset: usize) -> Option<([usize; 2], usize)> {
+        let cell = offset.checked_div(self.block.len().wrapping_mul(ELEMENT))?;
+        let (plane, cell) = (cell.checked_div(self.plane())?, cell.checked_rem(self.plane())?);
+        let (part, cell) = (cell.checked_div(self.part)?, cell.checked_rem(self.part)?);
+        let phase = [part.checked_div(self.phases[1])?, part.checked_rem(self.phases[1])?];
+        let step = [cell.checked_div(self.width)?, cell.checked_rem(self.width)?];
+        let tap =
+            [0, 1].map(|axis| step[axis].wrapping_mul(self.stride[axis]).wrapping_add(phase[axis]));
+        let channel = plane.wrapping_mul(self.block.len());
+        let sound = (0..2).all(|axis| tap[axis] < self.kernel[axis]) && channel < self.input[2];
+        (sound && self.offset(tap, channel) == offset).then_some((tap, channel))
+    }
+
+    /// Largest offset of an entry whose eight inputs lie in the planes for every tile.
+    fn max_offset(&self) -> usize {
+        let cell = self.block.len().wrapping_mul(ELEMENT);
+        self.bytes.wrapping_sub(self.last_tile.wrapping_add(TILE).wrapping_mul(cell))
+    }
+}
+
+/// The verified stream of a convolution.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvStream<'m> {
+    geometry: Geometry,
+    pub(super) counts: Counts<'m>,
+    pub(super) entries: &'m [u8],
+}
+
+/// Number of entries or groups per output channel.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Counts<'m> {
+    Same([u8; 2]),
+    Each(&'m [[u8; 2]]),
+}
+
+impl<'m> Counts<'m> {
+    /// Reads the counts for `channels` output channels behind the field that holds `same`.
+    fn split(same: u16, bytes: &'m [u8], channels: usize) -> Option<(Self, &'m [u8])> {
+        if same != COUNTS_DIFFER {
+            return Some((Self::Same(same.to_le_bytes()), bytes));
+        }
+        let len = channels.checked_mul(2)?;
+        let (counts, _) = bytes.get(..len)?.as_chunks();
+        Some((Self::Each(counts), bytes.get(len.checked_next_multiple_of(ALIGNMENT)?..)?))
+    }
+
+    /// The count of output channel `channel`.
+    #[inline(always)]
+    pub(super) fn get(&self, channel: usize) -> usize {
+        let count = match self {
+            Self::Same(count) => *count,
+            Self::Each(counts) => counts.get(channel).copied().unwrap_or([0; 2]),
+        };
+        u16::from_le_bytes(count).into()
+    }
+}
+
+impl<'m> ConvStream<'m> {
+    /// Verifies the stream of a convolution with these tensors and window. `None` when it ends early
+    /// or late, or an entry leaves the planes.
+    pub fn new(
+        bytes: &'m [u8],
+        input: &Tensor,
+        output: &Tensor,
+        window: &Window,
+        block: Block,
+    ) -> Option<Self> {
+        let stream = Self::parse(bytes, input, output, window, block)?;
+        stream.verify()?;
+        Some(stream)
+    }
+
+    /// The stream of bytes that [`verify`](Self::verify) has accepted, or will before a kernel runs.
+    pub(crate) fn parse(
+        bytes: &'m [u8],
+        input: &Tensor,
+        output: &Tensor,
+        window: &Window,
+        block: Block,
+    ) -> Option<Self> {
+        let (header, rest) = bytes.split_first_chunk::<8>()?;
+        let [c0, c1, r0, r1, s0, s1, _, _] = *header;
+        let columns = u16::from_le_bytes([c0, c1]).into();
+        let rows = u16::from_le_bytes([r0, r1]).into();
+        let geometry = Geometry::new(input, output, window, block, columns, rows)?;
+        let same = u16::from_le_bytes([s0, s1]);
+        let (counts, entries) = Counts::split(same, rest, output.channels)?;
+        Some(Self { geometry, counts, entries })
+    }
+
+    /// Walks the whole stream.
+    pub(crate) fn verify(&self) -> Option<()> {
+        let block = self.geometry.block;
+        let alignment = self.geometry.alignment();
+        let max_offset = self.geometry.max_offset();
+        let mut rest = self.entries;
+        if rest.as_ptr().align_offset(ALIGNMENT) != 0 {
+            return None;
+        }
+        for channel in 0..self.geometry.output[2] {
+            let count = self.counts.get(channel);
+            if count.checked_mul(block.len())? >= MAX_WEIGHTS {
+                return None;
+            }
+            let (entries, behind) = rest.split_at_checked(count.checked_mul(block.entry())?)?;
+            let mut offset = 0usize;
+            for entry in entries.chunks_exact(block.entry()) {
+                let entry = Entry::read(block, entry)?;
+                offset = offset.checked_add(entry.distance)?;
+                if offset > max_offset || !entry.distance.is_multiple_of(alignment) {
+                    return None;
+                }
+            }
+            rest = behind;
+        }
+        // The kernels load an entry ahead.
+        is_padding(rest.get(ALIGNMENT..)?)?;
+        rest.iter().all(|&byte| byte == 0).then_some(())
+    }
+
+    /// The layout of the kernel's working memory.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The entries of each output channel, in order.
+    pub fn channels(&self) -> impl Iterator<Item = impl Iterator<Item = Entry> + 'm> + '_ {
+        let block = self.geometry.block;
+        let mut rest = self.entries;
+        (0..self.geometry.output[2]).map(move |channel| {
+            let bytes = self.counts.get(channel).wrapping_mul(block.entry());
+            let (entries, behind) = rest.split_at_checked(bytes).unwrap_or((&[], &[]));
+            rest = behind;
+            entries.chunks_exact(block.entry()).filter_map(move |entry| Entry::read(block, entry))
+        })
+    }
+
+    /// Number of entries.
+    pub fn entries(&self) -> usize {
+        let count = |channel| self.counts.get(channel);
+        (0..self.geometry.output[2]).map(count).fold(0, usize::wrapping_add)
+    }
+
+    /// Number of weights that are not zero.
+    pub fn nonzeros(&self) -> usize {
+        self.channels().flatten().map(|entry| entry.nonzeros()).fold(0, usize::wrapping_add)
+    }
+}
+
+/// One block of a convolution's stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Bytes from the previous entry's cell.
+    pub distance: usize,
+    /// Weights; those beyond the block are 0.
+    pub weights: [i8; 4],
+}
+
+impl Entry {
+    /// Reads the entry that `bytes` begins with. `None` when a weight is not representable.
+    #[inline(always)]
+    pub(super) fn read(block: Block, bytes: &[u8]) -> Option<Self> {
+        let (&[a, b, c, d], rest) = bytes.split_first_chunk::<4>()?;
+        let (distance, weights) = match block {
+            Block::One => {
+                let doubled = i16::from_le_bytes([a, b]);
+                if doubled & 1 != 0 || !(-256..256).contains(&doubled) {
+                    return None;
+                }
+                ([c, d], [(doubled >> 1) as i8, 0, 0, 0])
+            }
+            Block::Two => ([c, d], [a as i8, b as i8, 0, 0]),
+            Block::Four => {
+                let (&[e, f], _) = rest.split_first_chunk::<2>()?;
+                ([a, b], [c as i8, d as i8, e as i8, f as i8])
+            }
+        };
+        Some(Self { distance: u16::from_le_bytes(distance).into(), weights })
+    }
+
+    /// The bytes of the entry, of which the first [`Block::entry`] count.
+    #[cfg(any(test, feature = "pack"))]
+    pub(super) fn write(&self, block: Block) -> [u8; 6] {
+        let [a, b, c, d] = self.weights.map(|weight| weight as u8);
+        let [low, high] = (self.distance as u16).to_le_bytes();
+        match block {
+            Block::One => {
+                let [a, b] = (i16::from(self.weights[0]) * 2).to_le_bytes();
+                [a, b, low, high, 0, 0]
+            }
+            Block::Two => [a, b, low, high, 0, 0],
+            Block::Four => [low, high, a, b, c, d],
+        }
+    }
+
+    fn nonzeros(&self) -> usize {
+        self.weights.iter().filter(|&&weight| weight != 0).count()
+    }
+}
+
+/// The verified stream of a linear operator.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearStream<'m> {
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    block: Block,
+    pub(super) counts: Counts<'m>,
+    pub(super) groups: &'m [u8],
+}
+
+impl<'m> LinearStream<'m> {
+    /// Verifies the stream of a linear operator. `None` when it ends early or late, or a block leaves
+    /// the inputs.
+    pub fn new(bytes: &'m [u8], inputs: usize, outputs: usize, block: Block) -> Option<Self> {
+        let stream = Self::parse(bytes, inputs, outputs, block)?;
+        stream.verify()?;
+        Some(stream)
+    }
+
+    /// The stream of bytes that [`verify`](Self::verify) has accepted, or will before a kernel runs.
+    pub(crate) fn parse(
+        bytes: &'m [u8],
+        inputs: usize,
+        outputs: usize,
+        block: Block,
+    ) -> Option<Self> {
+        let (&[low, high, _, _], rest) = bytes.split_first_chunk::<4>()?;
+        let (counts, groups) = Counts::split(u16::from_le_bytes([low, high]), rest, outputs)?;
+        Some(Self { inputs, outputs, block, counts, groups })
+    }
+
+    /// Walks the whole stream.
+    pub(crate) fn verify(&self) -> Option<()> {
+        let mut rest = self.groups;
+        let blocks = self.inputs / self.block.len();
+        let whole = blocks.wrapping_mul(self.block.len()) == self.inputs;
+        if rest.as_ptr().align_offset(ALIGNMENT) != 0 || !whole {
+            return None;
+        }
+        for channel in 0..self.outputs {
+            let count = self.counts.get(channel);
+            let blocks_kept = count.checked_mul(self.block.group())?;
+            if blocks_kept.checked_mul(self.block.len())? >= MAX_WEIGHTS {
+                return None;
+            }
+            let bytes = count.checked_mul(self.block.group_bytes())?;
+            let (groups, behind) = rest.split_at_checked(bytes)?;
+            let mut position = 0usize;
+            for group in groups.chunks_exact(self.block.group_bytes()) {
+                for index in 0..self.block.group() {
+                    position = position.checked_add(self.block.distance(group, index)?)?;
+                    if position >= blocks {
+                        return None;
+                    }
+                }
+            }
+            rest = behind;
+        }
+        is_padding(rest)
+    }
+
+    /// Neighbouring inputs that are kept or dropped together.
+    pub fn block(&self) -> Block {
+        self.block
+    }
+
+    /// Bytes of working memory that the kernel needs.
+    pub fn scratch_len(&self) -> usize {
+        linear_scratch_len(self.inputs, self.block)
+    }
+
+    /// The bytes of each output channel's groups, in order.
+    pub(super) fn channels(&self) -> impl Iterator<Item = &'m [u8]> + '_ {
+        let mut rest = self.groups;
+        (0..self.outputs).map(move |channel| {
+            let bytes = self.counts.get(channel).wrapping_mul(self.block.group_bytes());
+            let (groups, behind) = rest.split_at_checked(bytes).unwrap_or((&[], &[]));
+            rest = behind;
+            groups
+        })
+    }
+
+    /// Number of blocks, those included that fill groups.
+    pub fn entries(&self) -> usize {
+        let count = |channel| self.counts.get(channel).wrapping_mul(self.block.group());
+        (0..self.outputs).map(count).fold(0, usize::wrapping_add)
+    }
+
+    /// Number of weights that are not zero.
+    pub fn nonzeros(&self) -> usize {
+        let of_group = |group: &[u8]| group.iter().skip(4).filter(|&&weight| weight != 0).count();
+        self.channels()
+            .flat_map(|groups| groups.chunks_exact(self.block.group_bytes()).map(of_group))
+            .fold(0, usize::wrapping_add)
+    }
+}
+
+/// Bytes of working memory of a sparse linear operator: blocks read their inputs widened.
+pub const fn linear_scratch_len(inputs: usize, block: Block) -> usize {
+    match block {
+        Block::One => 0,
+        Block::Two | Block::Four => inputs.wrapping_mul(ELEMENT),
+    }
+}
+
+/// Whether what is left of a stream only fills it up to the alignment.
+fn is_padding(rest: &[u8]) -> Option<()> {
     (rest.len() < ALIGNMENT && rest.iter().all(|&byte| byte == 0)).then_some(())
-}
-
-/// Number of entries.
-pub fn entries(stream: &[u8], channels: usize) -> usize {
-    count(stream, channels, |_| true)
-}
-
-/// Number of entries whose weight is not zero.
-pub fn nonzeros(stream: &[u8], channels: usize) -> usize {
-    count(stream, channels, |entry| entry[1] != 0)
-}
-
-fn count(stream: &[u8], channels: usize, counts: impl Fn(&Entry) -> bool) -> usize {
-    let mut rest = stream;
-    let mut count = 0usize;
-    for _ in 0..channels {
-        let Some((entries, behind)) = split_channel(rest) else { break };
-        count = count.wrapping_add(entries.iter().filter(|entry| counts(entry)).count());
-        rest = behind;
-    }
-    count
 }

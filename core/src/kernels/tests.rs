@@ -5,7 +5,6 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::sparse::MAX_DISTANCE;
 use super::{avg_pool, conv, depthwise, max_pool};
 use crate::model::layout::ChannelRecord;
 use crate::model::{Clamp, Conv, Depthwise, Pool, Scratch, Tensor, Weights, Window};
@@ -127,26 +126,6 @@ impl Case {
         }
         outputs
     }
-
-    fn stream(&self) -> Vec<u8> {
-        let per_channel = self.weights.len() / self.output.channels;
-        let mut stream = Vec::new();
-        for weights in self.weights.chunks(per_channel) {
-            let mut entries = Vec::new();
-            let mut last = 0;
-            for (position, &weight) in weights.iter().enumerate().filter(|(_, w)| **w != 0) {
-                while position - last > MAX_DISTANCE {
-                    entries.push([MAX_DISTANCE as u8, 0]);
-                    last += MAX_DISTANCE;
-                }
-                entries.push([(position - last) as u8, weight as u8]);
-                last = position;
-            }
-            stream.extend((entries.len() as u16).to_le_bytes());
-            stream.extend(entries.concat());
-        }
-        stream
-    }
 }
 
 proptest! {
@@ -169,23 +148,20 @@ proptest! {
             }
             taps
         });
-        let (channels, stream) = (case.records(), case.stream());
-        super::sparse::verify(&stream, case.output.channels, kernel_h * kernel_w * depth).unwrap();
-        for weights in [Weights::Dense(&case.weights), Weights::Sparse(&stream)] {
-            let op = Conv {
-                input: case.input,
-                output: case.output,
-                window: case.window,
-                groups: case.groups,
-                clamp: CLAMP,
-                channels: &channels,
-                weights,
-                scratch: Scratch::default(),
-            };
-            let mut y = vec![0; case.output.len()];
-            conv(&op, &case.x, &mut y, &mut []);
-            prop_assert_eq!(&y, &expected);
-        }
+        let channels = case.records();
+        let op = Conv {
+            input: case.input,
+            output: case.output,
+            window: case.window,
+            groups: case.groups,
+            clamp: CLAMP,
+            channels: &channels,
+            weights: Weights::Dense(&case.weights),
+            scratch: Scratch::default(),
+        };
+        let mut y = vec![0; case.output.len()];
+        conv(&op, &case.x, &mut y, &mut []);
+        prop_assert_eq!(&y, &expected);
     }
 
     #[test]
@@ -216,7 +192,7 @@ proptest! {
             scratch: Scratch::default(),
         };
         let mut y = vec![0; case.output.len()];
-        depthwise(&op, &case.x, &mut y, &mut []);
+        depthwise(&op, Some(&case.x), &mut y, &mut []);
         prop_assert_eq!(y, expected);
     }
 

@@ -221,15 +221,6 @@ impl<'m> Model<'m> {
         Op::decode(record, context)
     }
 
-    /// Working memory for one row of `output`, when operator `index` that writes it is executed row
-    /// by row.
-    pub(crate) fn row_buffer(&self, index: usize, output: &Tensor) -> Option<Scratch> {
-        let record = self.ops.get(index)?;
-        let arena_len = self.header.arena_len.get() as usize;
-        let kernel = KernelId::from_number(record.kernel)?;
-        op::RowBuffer::decode(record, kernel, output, arena_len).ok()?.map(|row| row.0)
-    }
-
     fn string(&self, index: usize) -> &'m str {
         let mut rest = slice(self.bytes, self.header.strings).unwrap_or_default();
         for _ in 0..index {

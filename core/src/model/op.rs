@@ -9,6 +9,7 @@ use super::layout::{
     ALIGNMENT, AddBroadcastRecord, AddRecord, ChannelRecord, CopyRecord, MeanRecord, MulRecord,
     OpRecord, OperandRecord, PlaceRecord, SoftmaxRecord, Span, TensorRecord,
 };
+use crate::kernels::sparse::{Block, ConvStream, LinearStream, MAX_BIAS};
 use crate::kernels::{self, KernelId, Rescale};
 
 /// A tensor of int8 values in the arena, in the order height, width, channel.
@@ -97,7 +98,7 @@ impl Scratch {
             len: record.scratch.len.get() as usize,
         };
         let end = scratch.offset.checked_add(scratch.len).ok_or(OpProblem::Scratch)?;
-        let sound = end <= arena_len && scratch.offset % ALIGNMENT == 0;
+        let sound = end <= arena_len && scratch.offset.is_multiple_of(ALIGNMENT);
         sound.then_some(scratch).ok_or(OpProblem::Scratch)
     }
 
@@ -113,8 +114,12 @@ pub enum Weights<'m> {
     /// Every weight, output channel by output channel, each in the order kernel row, kernel column,
     /// input channel.
     Dense(&'m [i8]),
-    /// The nonzero weights: see [`kernels::sparse`].
-    Sparse(&'m [u8]),
+    /// Every weight, as [`kernels::packed`] lays them out.
+    Packed(&'m [u32]),
+    /// A convolution's nonzero weights: see [`kernels::sparse`].
+    Sparse(ConvStream<'m>),
+    /// A linear operator's nonzero weights: see [`kernels::sparse`].
+    SparseLinear(LinearStream<'m>),
 }
 
 /// Convolution with weights per output channel; also a linear operator, whose window covers its
@@ -401,7 +406,7 @@ impl<'m> Context<'m> {
 
     fn slice(&self, span: Span) -> Option<&'m [u8]> {
         let start = span.offset.get() as usize;
-        if start % ALIGNMENT != 0 {
+        if !start.is_multiple_of(ALIGNMENT) {
             return None;
         }
         self.bytes.get(start..start.checked_add(span.len.get() as usize)?)
@@ -420,6 +425,12 @@ impl<'m> Context<'m> {
         let channels =
             <[ChannelRecord]>::ref_from_bytes(bytes).map_err(|_| OpProblem::Constants)?;
         (channels.len() == count).then_some(channels).ok_or(OpProblem::Constants)
+    }
+
+    /// Weights that a kernel reads as words.
+    fn words(&self, record: &OpRecord) -> Result<&'m [u32], OpProblem> {
+        let bytes = self.slice(record.weights).ok_or(OpProblem::Weights)?;
+        <[u32]>::ref_from_bytes(bytes).map_err(|_| OpProblem::Weights)
     }
 
     fn dense(&self, record: &OpRecord, count: Option<usize>) -> Result<&'m [i8], OpProblem> {
@@ -441,15 +452,21 @@ impl<'m> Op<'m> {
         if clamp.min > clamp.max {
             return Err(OpProblem::Clamp);
         }
-        let row = RowBuffer::decode(record, kernel, &output, context.arena_len)?;
-        let record = &row.map_or(*record, |row| row.rest(record));
         let window = || window(record, &input, &output).ok_or(OpProblem::Shape);
         let op = match kernel {
-            KernelId::ConvDense | KernelId::ConvSparse => {
+            KernelId::ConvDense
+            | KernelId::ConvPacked
+            | KernelId::ConvSparse
+            | KernelId::ConvBlock2
+            | KernelId::ConvBlock4 => {
                 let window = window()?;
                 Self::Conv(conv(record, context, kernel, input, output, window, clamp)?)
             }
-            KernelId::LinearDense | KernelId::LinearSparse => {
+            KernelId::LinearDense
+            | KernelId::LinearPacked
+            | KernelId::LinearSparse
+            | KernelId::LinearBlock2
+            | KernelId::LinearBlock4 => {
                 if output.height != 1 || output.width != 1 {
                     return Err(OpProblem::Shape);
                 }
@@ -459,7 +476,7 @@ impl<'m> Op<'m> {
             }
             KernelId::Depthwise => {
                 let window = window()?;
-                if output.channels.checked_rem(input.channels) != Some(0) {
+                if !output.channels.is_multiple_of(input.channels) {
                     return Err(OpProblem::Shape);
                 }
                 let count = product(&[window.kernel[0], window.kernel[1], output.channels]);
@@ -576,7 +593,7 @@ impl<'m> Op<'m> {
                 Self::Elementwise(Elementwise { input, operand, output, function, clamp })
             }
         };
-        op.check_overlap(row)?;
+        op.check_overlap()?;
         Ok(op)
     }
 
@@ -584,9 +601,15 @@ impl<'m> Op<'m> {
     pub(super) fn verify_streams(&self) -> Result<(), OpProblem> {
         let channels = match self {
             Self::Conv(op) | Self::Linear(op) => {
-                if let Weights::Sparse(stream) = op.weights {
-                    kernels::sparse::verify(stream, op.output.channels, op.weights_per_channel())
-                        .ok_or(OpProblem::Sparse)?;
+                let verified = match op.weights {
+                    Weights::Dense(_) | Weights::Packed(_) => None,
+                    Weights::Sparse(stream) => Some(stream.verify()),
+                    Weights::SparseLinear(stream) => Some(stream.verify()),
+                };
+                if let Some(verified) = verified {
+                    verified.ok_or(OpProblem::Sparse)?;
+                    let small = |c: &ChannelRecord| c.bias.get().unsigned_abs() < MAX_BIAS;
+                    op.channels.iter().all(small).then_some(()).ok_or(OpProblem::Quantisation)?;
                 }
                 op.channels
             }
@@ -639,88 +662,41 @@ impl<'m> Op<'m> {
         }
     }
 
-    /// Window of an operator that has one, and with it can be executed row by row.
-    pub(crate) fn window(&self) -> Option<Window> {
-        match self {
-            Self::Conv(op) => Some(op.window),
-            Self::Depthwise(op) => Some(op.window),
-            Self::MaxPool(op) | Self::AvgPool(op) => Some(op.window),
-            _ => None,
-        }
-    }
-
-    fn check_overlap(&self, row: Option<RowBuffer>) -> Result<(), OpProblem> {
+    fn check_overlap(&self) -> Result<(), OpProblem> {
         let output = self.output().range();
+        let scratch = self.scratch().range();
         let [first, second] = self.inputs();
-        let in_place = matches!(self, Self::Add(_) | Self::Lookup(_) | Self::Elementwise(_));
+        // Where else than apart from the output and from the scratch the first input may be.
         let first_is_sound = first.is_none_or(|tensor| {
-            disjoint(&tensor.range(), &output)
-                || (in_place && tensor.range() == output)
-                || (row.is_some() && self.rows_make_way(&tensor))
+            let input = tensor.range();
+            let (in_output, in_scratch) = match self {
+                Self::Add(_) | Self::Lookup(_) | Self::Elementwise(_) => (input == output, false),
+                Self::Conv(Conv {
+                    input: x,
+                    output: y,
+                    window,
+                    weights: Weights::Packed(_),
+                    ..
+                }) => {
+                    let served = kernels::packed::conv_in_place(x, y, window);
+                    (served && x.offset == y.offset && y.len() <= x.len(), false)
+                }
+                Self::Linear(Conv { weights: Weights::Packed(_), .. }) => {
+                    let end = input.end == scratch.end && scratch.len().is_multiple_of(ALIGNMENT);
+                    (false, end && scratch.start <= input.start)
+                }
+                Self::Depthwise(Depthwise { input: x, output: y, window, scratch, .. }) => {
+                    let needed = kernels::depthwise::in_place_scratch_len(x, y, window);
+                    let served = needed.is_some_and(|needed| scratch.len >= needed);
+                    (served && input == output, false)
+                }
+                _ => (false, false),
+            };
+            (disjoint(&input, &output) || in_output) && (disjoint(&input, &scratch) || in_scratch)
         });
         let second_is_sound = second.is_none_or(|tensor| disjoint(&tensor.range(), &output));
-        let scratch = self.scratch().range();
-        let row = row.map_or(0..0, |row| row.0.range());
-        let scratch_is_sound = [&scratch, &row].into_iter().all(|scratch| {
-            disjoint(scratch, &output)
-                && first.is_none_or(|tensor| disjoint(scratch, &tensor.range()))
-        });
-        let sound = first_is_sound && second_is_sound && scratch_is_sound;
+        let sound = first_is_sound && second_is_sound && disjoint(&scratch, &output);
         sound.then_some(()).ok_or(OpProblem::Overlap)
-    }
-
-    /// Whether each row of the output ends before the first input row that later rows need.
-    fn rows_make_way(&self, input: &Tensor) -> bool {
-        let (Some(window), output) = (self.window(), self.output()) else { return false };
-        let input_row = input.width.wrapping_mul(input.channels);
-        let output_row = output.width.wrapping_mul(output.channels);
-        // No overflow: both ends lie in their tensors, and those in the arena.
-        (1..output.height).all(|rows| {
-            let needed = rows.wrapping_mul(window.stride[0]).saturating_sub(window.pad[0]);
-            let needed = input.offset.wrapping_add(needed.wrapping_mul(input_row));
-            output.offset.wrapping_add(rows.wrapping_mul(output_row)) <= needed
-        })
-    }
-}
-
-/// Working memory for one row of the output, in front of the kernel's own.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RowBuffer(pub(crate) Scratch);
-
-impl RowBuffer {
-    /// The buffer that a record asks for, if it does.
-    pub(super) fn decode(
-        record: &OpRecord,
-        kernel: KernelId,
-        output: &Tensor,
-        arena_len: usize,
-    ) -> Result<Option<Self>, OpProblem> {
-        let windowed = matches!(
-            kernel,
-            KernelId::ConvDense
-                | KernelId::ConvSparse
-                | KernelId::Depthwise
-                | KernelId::MaxPool
-                | KernelId::AvgPool
-        );
-        match record.by_rows {
-            0 => Ok(None),
-            1 if windowed => {
-                let scratch = Scratch::decode(record, arena_len)?;
-                let len = output.width.wrapping_mul(output.channels);
-                let fits = len <= scratch.len;
-                fits.then_some(Some(Self(Scratch { len, ..scratch }))).ok_or(OpProblem::Scratch)
-            }
-            _ => Err(OpProblem::Rows),
-        }
-    }
-
-    /// The record with the working memory that is left for the kernel.
-    fn rest(self, record: &OpRecord) -> OpRecord {
-        let used = self.0.len.next_multiple_of(ALIGNMENT);
-        let rest = (record.scratch.len.get() as usize).saturating_sub(used);
-        let start = if rest == 0 { 0 } else { self.0.offset.wrapping_add(used) };
-        OpRecord { scratch: Span::new(start as u32, rest as u32), ..*record }
     }
 }
 
@@ -756,22 +732,61 @@ fn conv<'m>(
     clamp: Clamp,
 ) -> Result<Conv<'m>, OpProblem> {
     let groups = usize::from(record.groups.get());
-    if groups == 0 || input.channels % groups != 0 || output.channels % groups != 0 {
+    if groups == 0
+        || !input.channels.is_multiple_of(groups)
+        || !output.channels.is_multiple_of(groups)
+    {
         return Err(OpProblem::Shape);
     }
     let per_channel = product(&[window.kernel[0], window.kernel[1], input.channels / groups]);
-    let weights = match kernel {
-        KernelId::ConvSparse | KernelId::LinearSparse => {
-            Weights::Sparse(context.slice(record.weights).ok_or(OpProblem::Weights)?)
+    let scratch = Scratch::decode(record, context.arena_len)?;
+    let block = match kernel {
+        KernelId::ConvSparse | KernelId::LinearSparse => Some(Block::One),
+        KernelId::ConvBlock2 | KernelId::LinearBlock2 => Some(Block::Two),
+        KernelId::ConvBlock4 | KernelId::LinearBlock4 => Some(Block::Four),
+        _ => None,
+    };
+    let linear =
+        matches!(kernel, KernelId::LinearSparse | KernelId::LinearBlock2 | KernelId::LinearBlock4);
+    let (weights, needed) = match block {
+        None if matches!(kernel, KernelId::ConvPacked | KernelId::LinearPacked) => {
+            let words = context.words(record)?;
+            let len = per_channel.and_then(|n| kernels::packed::packed_len(output.channels, n));
+            if groups != 1 || len != Some(words.len()) {
+                return Err(OpProblem::Weights);
+            }
+            let per_channel = per_channel.unwrap_or(0);
+            let needed = match kernel {
+                KernelId::ConvPacked => {
+                    kernels::packed::conv_scratch_len(input.channels, per_channel)
+                }
+                _ => kernels::packed::linear_scratch_len(per_channel),
+            };
+            (Weights::Packed(words), needed)
         }
-        _ => {
+        None => {
             let count = per_channel.and_then(|n| n.checked_mul(output.channels));
-            Weights::Dense(context.dense(record, count)?)
+            (Weights::Dense(context.dense(record, count)?), 0)
+        }
+        Some(block) => {
+            let bytes = context.slice(record.weights).ok_or(OpProblem::Weights)?;
+            if linear {
+                let stream = LinearStream::parse(bytes, input.len(), output.channels, block)
+                    .filter(|_| groups == 1)
+                    .ok_or(OpProblem::Sparse)?;
+                (Weights::SparseLinear(stream), stream.scratch_len())
+            } else {
+                let stream = ConvStream::parse(bytes, &input, &output, &window, block)
+                    .ok_or(OpProblem::Sparse)?;
+                (Weights::Sparse(stream), stream.geometry().scratch_len())
+            }
         }
     };
+    if scratch.len < needed {
+        return Err(OpProblem::Scratch);
+    }
     per_channel.filter(|&n| u32::try_from(n).is_ok()).ok_or(OpProblem::Shape)?;
     let channels = context.channels(record, output.channels)?;
-    let scratch = Scratch::decode(record, context.arena_len)?;
     Ok(Conv { input, output, window, groups, clamp, channels, weights, scratch })
 }
 

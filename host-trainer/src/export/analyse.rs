@@ -1,11 +1,11 @@
 //! What a blob holds and costs, layer by layer, read from the blob alone.
 
 use niwaki_core::Model;
-use niwaki_core::kernels::sparse;
+use niwaki_core::kernels::packed;
 use niwaki_core::model::{Op, Tensor, Weights};
 use serde::Serialize;
 
-use crate::target::cost::{Core, CostModel, Workload};
+use crate::target::cost::{Core, CostModel};
 
 /// A model, layer by layer.
 #[derive(Clone, Debug, Serialize)]
@@ -65,6 +65,8 @@ pub struct LayerAnalysis {
     pub arena: [usize; 2],
     /// First and last operator that needs its output.
     pub live: [usize; 2],
+    /// First byte of its working memory in the arena and the one behind the last.
+    pub scratch: [usize; 2],
     /// Bytes of working memory.
     pub scratch_bytes: usize,
     /// Estimated instructions.
@@ -106,10 +108,11 @@ pub fn analyse(model: &Model<'_>, core: Core) -> Analysis {
                 flash_bytes: model.constant_bytes(index),
                 arena: [output.range().start, output.range().end],
                 live: [index, last],
+                scratch: [op.scratch().range().start, op.scratch().range().end],
                 scratch_bytes: op.scratch().len,
                 instructions: model
                     .kernel(index)
-                    .map_or(0.0, |kernel| costs.instructions(&Workload::of(op, kernel))),
+                    .map_or(0.0, |kernel| costs.instructions(op, kernel)),
             }
         })
         .collect();
@@ -159,9 +162,9 @@ fn count(op: &Op<'_>) -> (usize, usize) {
             let weights = conv.weights_per_channel() * conv.output.channels;
             match conv.weights {
                 Weights::Dense(dense) => (weights, nonzero(dense)),
-                Weights::Sparse(stream) => {
-                    (weights, sparse::nonzeros(stream, conv.output.channels))
-                }
+                Weights::Packed(words) => (weights, packed::nonzeros(words)),
+                Weights::Sparse(stream) => (weights, stream.nonzeros()),
+                Weights::SparseLinear(stream) => (weights, stream.nonzeros()),
             }
         }
         Op::Depthwise(depthwise) => (depthwise.weights.len(), nonzero(depthwise.weights)),

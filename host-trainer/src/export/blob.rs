@@ -1,19 +1,20 @@
 //! Writes the bytes that `niwaki-core` runs: see `docs/format.md`.
 
 use anyhow::{Context, Result, bail, ensure};
-use niwaki_core::kernels::{KernelId, sparse};
+use niwaki_core::kernels::{KernelId, depthwise, packed};
 use niwaki_core::model::layout::{
     ALIGNMENT, AddBroadcastRecord, AddRecord, ChannelRecord, CopyRecord, Header, MAGIC, MeanRecord,
     MulRecord, NormalisationRecord, OpRecord, OperandRecord, PlaceRecord, SoftmaxRecord, Span,
     TensorRecord, VERSION, WindowRecord,
 };
-use niwaki_core::model::{Clamp, Place, Window, checksum};
+use niwaki_core::model::{Clamp, Place, Tensor, Window, checksum};
 use sha2::{Digest, Sha256};
 use zerocopy::IntoBytes;
 
+use super::choose::{self, KernelChoice};
 use super::graph::{Constant, Function, Graph, Node, Operator, TensorId, Weighted};
-use super::plan::{Plan, plan};
-use crate::target::cost::{Core, CostModel, Workload};
+use super::plan::{Needs, Plan, Sharing, plan};
+use crate::target::cost::Core;
 
 /// A blob and how it came about.
 #[derive(Clone, Debug)]
@@ -45,43 +46,27 @@ pub fn write(graph: &Graph) -> Result<Exported> {
     write_with(graph, KernelChoice::Cheapest(Core::CortexM4))
 }
 
-/// How a layer's kernel is chosen among those that can execute it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KernelChoice {
-    /// The one that the cost model of a core predicts to be fastest.
-    Cheapest(Core),
-    /// This one wherever it can execute the layer, else the fastest on a Cortex-M4.
-    Only(KernelId),
-}
-
 /// As [`write`], with a rule for choosing kernels.
 ///
 /// # Errors
 ///
 /// As [`write`].
 pub fn write_with(graph: &Graph, choice: KernelChoice) -> Result<Exported> {
-    write_within(graph, choice, None)
-}
-
-/// As [`write_with`], for an arena of at most `arena_limit` bytes, where that can be reached by executing
-/// operators row by row. The arena of the result may still be larger: see [`Plan::needed`].
-///
-/// # Errors
-///
-/// As [`write`].
-pub fn write_within(
-    graph: &Graph,
-    choice: KernelChoice,
-    arena_limit: Option<usize>,
-) -> Result<Exported> {
     ensure!(!graph.nodes.is_empty(), "the network has no operators: there is nothing to export");
+    // What the tensors alone need at their peak, a layer may use as working memory elsewhere for free.
+    let none: Vec<Needs> = graph.nodes.iter().map(|_| Needs::default()).collect();
+    let tensors_only = plan(graph, &none);
     let chosen: Vec<Chosen> = graph
         .nodes
         .iter()
-        .map(|node| choose(graph, node, choice).with_context(|| format!("layer `{}`", node.name)))
+        .enumerate()
+        .map(|(step, node)| {
+            let spare = tensors_only.lower_bound.saturating_sub(tensors_only.live_len(graph, step));
+            choose(graph, node, choice, spare).with_context(|| format!("layer `{}`", node.name))
+        })
         .collect::<Result<_>>()?;
-    let scratch: Vec<usize> = chosen.iter().map(|chosen| chosen.scratch_len).collect();
-    let plan = plan(graph, &scratch, arena_limit);
+    let needs: Vec<Needs> = chosen.iter().map(|chosen| chosen.needs).collect();
+    let plan = plan(graph, &needs);
     let bytes = assemble(graph, &plan, &chosen)?;
     let layer =
         |(node, chosen): (&Node, &Chosen)| Layer { name: node.name.clone(), kernel: chosen.kernel };
@@ -94,12 +79,30 @@ struct Chosen {
     kernel: KernelId,
     constants: Vec<u8>,
     weights: Vec<u8>,
-    scratch_len: usize,
+    needs: Needs,
 }
 
-fn choose(graph: &Graph, node: &Node, choice: KernelChoice) -> Result<Chosen> {
-    let mut chosen =
-        Chosen { kernel: KernelId::Softmax, constants: vec![], weights: vec![], scratch_len: 0 };
+fn choose(
+    graph: &Graph,
+    node: &Node,
+    choice: KernelChoice,
+    scratch_limit: usize,
+) -> Result<Chosen> {
+    let mut chosen = Chosen {
+        kernel: KernelId::Softmax,
+        constants: vec![],
+        weights: vec![],
+        needs: Needs {
+            sharing: if node.operator.works_in_place() { Sharing::Output } else { Sharing::None },
+            ..Needs::default()
+        },
+    };
+    let shape = |window: Option<Window>, groups: usize| choose::Shape {
+        input: core_tensor(graph, node.inputs[0]),
+        output: core_tensor(graph, node.output),
+        window,
+        groups,
+    };
     match &node.operator {
         Operator::Conv { weighted, .. } | Operator::Linear { weighted } => {
             let channels = graph.tensor(node.output).shape[2];
@@ -110,29 +113,26 @@ fn choose(graph: &Graph, node: &Node, choice: KernelChoice) -> Result<Chosen> {
                 weights.iter().map(|&w| i32::from(w)).sum()
             };
             chosen.constants = channel_records(graph, node, weighted, sum);
-            let candidates = match node.operator {
-                Operator::Linear { .. } => [KernelId::LinearDense, KernelId::LinearSparse],
-                _ => [KernelId::ConvDense, KernelId::ConvSparse],
+            let shape = match &node.operator {
+                Operator::Conv { window, groups, .. } => shape(Some(*window), *groups),
+                _ => shape(None, 1),
             };
-            let mut cheapest: Option<(f64, KernelId, Vec<u8>)> = None;
-            for kernel in candidates {
-                if let KernelChoice::Only(only) = choice
-                    && candidates.contains(&only)
-                    && kernel != only
-                {
-                    continue;
-                }
-                let (weights, entries) = pack(kernel, weighted, per_channel)?;
-                let cost = cost(graph, node, choice, kernel, per_channel, entries);
-                if cheapest.as_ref().is_none_or(|(least, ..)| cost < *least) {
-                    cheapest = Some((cost, kernel, weights));
-                }
+            let bias = folded_biases(graph, node, weighted, sum);
+            let bid = choose::choose(&shape, weighted, &bias, choice, scratch_limit)?;
+            chosen.needs = Needs { scratch: bid.scratch_len, sharing: Sharing::None };
+            if bid.kernel == KernelId::ConvPacked
+                && shape
+                    .window
+                    .is_some_and(|w| packed::conv_in_place(&shape.input, &shape.output, &w))
+            {
+                chosen.needs.sharing = Sharing::Output;
             }
-            if let Some((_, kernel, weights)) = cheapest {
-                (chosen.kernel, chosen.weights) = (kernel, weights);
+            if bid.kernel == KernelId::LinearPacked {
+                chosen.needs.sharing = Sharing::EndOfScratch;
             }
+            (chosen.kernel, chosen.weights) = (bid.kernel, bid.weights);
         }
-        Operator::Depthwise { weighted, .. } => {
+        Operator::Depthwise { weighted, window } => {
             let channels = graph.tensor(node.output).shape[2];
             check_weighted(weighted, channels)?;
             let sum = |channel: usize| {
@@ -142,6 +142,14 @@ fn choose(graph: &Graph, node: &Node, choice: KernelChoice) -> Result<Chosen> {
             chosen.constants = channel_records(graph, node, weighted, sum);
             chosen.kernel = KernelId::Depthwise;
             chosen.weights = weighted.weights.as_bytes().to_vec();
+            let shape = shape(Some(*window), 1);
+            let scratch = depthwise::scratch_len(&shape.input, &shape.output, window);
+            let in_place = depthwise::in_place_scratch_len(&shape.input, &shape.output, window)
+                .filter(|_| graph.tensor(node.inputs[0]).shape == graph.tensor(node.output).shape);
+            chosen.needs = Needs {
+                scratch,
+                sharing: in_place.map_or(Sharing::None, |scratch| Sharing::OutputWith { scratch }),
+            };
         }
         Operator::MaxPool { .. } => chosen.kernel = KernelId::MaxPool,
         Operator::AvgPool { .. } => chosen.kernel = KernelId::AvgPool,
@@ -247,25 +255,39 @@ fn check_weighted(weighted: &Weighted, channels: usize) -> Result<()> {
         weighted.rescale.len()
     );
     ensure!(
-        !weighted.weights.is_empty() && weighted.weights.len() % channels == 0,
+        !weighted.weights.is_empty() && weighted.weights.len().is_multiple_of(channels),
         "{} weights do not divide among {channels} channels",
         weighted.weights.len()
     );
     Ok(())
 }
 
-/// Biases with the input's zero point folded in, and rescales.
+/// Biases with the input's zero point folded in.
+fn folded_biases(
+    graph: &Graph,
+    node: &Node,
+    weighted: &Weighted,
+    sum_of_weights: impl Fn(usize) -> i32,
+) -> Vec<i32> {
+    let zero = i32::from(graph.tensor(node.inputs[0]).quantisation.zero_point);
+    let folded = |(channel, bias): (usize, &i32)| {
+        bias.wrapping_sub(zero.wrapping_mul(sum_of_weights(channel)))
+    };
+    weighted.bias.iter().enumerate().map(folded).collect()
+}
+
+/// Folded biases and rescales.
 fn channel_records(
     graph: &Graph,
     node: &Node,
     weighted: &Weighted,
     sum_of_weights: impl Fn(usize) -> i32,
 ) -> Vec<u8> {
-    let zero = i32::from(graph.tensor(node.inputs[0]).quantisation.zero_point);
-    let pairs = weighted.bias.iter().zip(&weighted.rescale).enumerate();
+    let biases = folded_biases(graph, node, weighted, sum_of_weights);
+    let pairs = biases.iter().zip(&weighted.rescale);
     let records: Vec<ChannelRecord> = pairs
-        .map(|(channel, (&bias, &(multiplier, shift)))| ChannelRecord {
-            bias: bias.wrapping_sub(zero.wrapping_mul(sum_of_weights(channel))).into(),
+        .map(|(&bias, &(multiplier, shift))| ChannelRecord {
+            bias: bias.into(),
             multiplier: multiplier.into(),
             shift: shift.into(),
         })
@@ -273,61 +295,18 @@ fn channel_records(
     records.as_bytes().to_vec()
 }
 
-/// Predicted instructions of a node with one of its kernels.
-fn cost(
-    graph: &Graph,
-    node: &Node,
-    choice: KernelChoice,
-    kernel: KernelId,
-    weights_per_channel: usize,
-    entries: usize,
-) -> f64 {
-    let core = match choice {
-        KernelChoice::Cheapest(core) => core,
-        KernelChoice::Only(_) => Core::CortexM4,
-    };
-    let input = graph.tensor(node.inputs[0]).shape;
-    let window = match &node.operator {
-        Operator::Conv { window, .. } => window.kernel,
-        _ => [input[0], input[1]],
-    };
-    let output = graph.tensor(node.output).shape;
-    let work = Workload { kernel, input, output, window, weights_per_channel, entries };
-    CostModel::of(core).instructions(&work)
-}
-
-/// The weights in the order in which `kernel` reads them, and the number of sparse entries.
-fn pack(kernel: KernelId, weighted: &Weighted, per_channel: usize) -> Result<(Vec<u8>, usize)> {
-    match kernel {
-        KernelId::ConvSparse | KernelId::LinearSparse => {
-            let stream = sparse_stream(&weighted.weights, per_channel)?;
-            let entries = sparse::entries(&stream, weighted.weights.len() / per_channel);
-            Ok((stream, entries))
-        }
-        _ => Ok((weighted.weights.as_bytes().to_vec(), 0)),
+/// A tensor as core describes it, before its place in the arena is known.
+fn core_tensor(graph: &Graph, id: TensorId) -> Tensor {
+    let info = graph.tensor(id);
+    let [height, width, channels] = info.shape;
+    Tensor {
+        offset: 0,
+        height,
+        width,
+        channels,
+        zero_point: info.quantisation.zero_point,
+        scale: info.quantisation.scale,
     }
-}
-
-/// The stream that [`sparse`] describes.
-fn sparse_stream(weights: &[i8], per_channel: usize) -> Result<Vec<u8>> {
-    let mut stream = Vec::new();
-    for weights in weights.chunks(per_channel) {
-        let mut entries: Vec<sparse::Entry> = Vec::new();
-        let mut last = 0;
-        for (position, &weight) in weights.iter().enumerate().filter(|(_, w)| **w != 0) {
-            while position - last > sparse::MAX_DISTANCE {
-                entries.push([sparse::MAX_DISTANCE as u8, 0]);
-                last += sparse::MAX_DISTANCE;
-            }
-            entries.push([(position - last) as u8, weight as u8]);
-            last = position;
-        }
-        let count = u16::try_from(entries.len())
-            .context("more than 65,535 nonzero weights in one output channel")?;
-        stream.extend(count.to_le_bytes());
-        stream.extend(entries.as_flattened());
-    }
-    Ok(stream)
 }
 
 fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
@@ -361,10 +340,9 @@ fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
             constants: append(&mut bytes, &chosen.constants)?,
             weights: append(&mut bytes, &chosen.weights)?,
             scratch: Span::new(
-                u32::try_from(plan.scratch[index])?,
-                u32::try_from(plan.rows[index].next_multiple_of(ALIGNMENT) + chosen.scratch_len)?,
+                u32::try_from(plan.scratch[index].start)?,
+                u32::try_from(plan.scratch[index].len())?,
             ),
-            by_rows: (plan.rows[index] > 0).into(),
             ..op_record(node, chosen.kernel, id)
                 .with_context(|| format!("layer `{}`", node.name))?
         };

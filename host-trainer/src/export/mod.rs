@@ -5,6 +5,7 @@
 
 mod analyse;
 mod blob;
+mod choose;
 mod graph;
 mod package;
 mod plan;
@@ -13,12 +14,13 @@ mod run;
 mod rust_module;
 
 pub use analyse::{Analysis, LayerAnalysis, analyse};
-pub use blob::{Exported, KernelChoice, Layer, write, write_with, write_within};
+pub use blob::{Exported, Layer, write, write_with};
+pub use choose::KernelChoice;
 pub use graph::{
     Constant, Function, Graph, Node, Operator, Quantisation, TensorId, TensorInfo, Weighted,
 };
 pub use package::{Card, card_path, hexadecimal, read_model, write_model};
-pub use plan::{Plan, plan};
+pub use plan::{Needs, Plan, Sharing, plan};
 pub use quantise::quantise;
 pub use run::{AlignedVec, mean_squared_error, quantised_inputs, run_all, top1};
 pub use rust_module::write_rust_module;

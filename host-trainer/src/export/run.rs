@@ -52,7 +52,7 @@ pub fn run_all(blob: &[u8], inputs: &[i8]) -> Result<Vec<i8>> {
     let model = Model::new(blob.as_bytes()).context("not a usable model")?;
     let (input_len, output_len) = (model.input().len(), model.output().len());
     ensure!(
-        inputs.len() % input_len == 0,
+        inputs.len().is_multiple_of(input_len),
         "expected inputs of {input_len} bytes each, found {} bytes in all",
         inputs.len()
     );

@@ -93,7 +93,7 @@ fn tensors<'a>(
             .shape()
             .into_iter()
             .flatten()
-            .map(|dimension| usize::try_from(dimension))
+            .map(usize::try_from)
             .collect::<Result<_, _>>()
             .map_err(|_| format!("{} has a negative dimension", place()))?;
         let elements = shape.iter().try_fold(1usize, |len, &n| len.checked_mul(n));

@@ -17,7 +17,7 @@ pub use params::Params;
 pub use preset::{PRESETS, Preset, preset};
 pub use shape::Graph;
 pub use spec::{NetError, NetSpec};
-pub use trained::{Accuracy, DataInfo, Dropped, RunFile, Summary, Trained};
+pub use trained::{Accuracy, DataInfo, Dropped, METRICS_FILE, RunFile, Summary, Trained};
 
 use std::path::Path;
 

@@ -349,24 +349,20 @@ fn infer(kind: &Kind, shapes: &[Shape]) -> Result<(Op, Shape), String> {
     let &[input @ [height, width, channels]] = shapes else {
         return Err(format!("expected one input, found {}", shapes.len()));
     };
-    let conv = |out: usize,
-                kernel: Pair,
-                stride: Pair,
-                padding: Padding,
-                groups: usize,
-                bias: bool| {
-        if out == 0 || groups == 0 {
-            return Err("the number of channels and of groups must not be zero".to_owned());
-        }
-        if channels % groups != 0 || out % groups != 0 {
-            return Err(format!(
-                "{groups} groups divide neither or only one of {channels} input and {out} output channels"
-            ));
-        }
-        let (window, [h, w]) = slide([height, width], kernel, stride, padding)?;
-        let weight = [out, channels / groups, kernel.0[0], kernel.0[1]];
-        Ok((Op::Conv { weight, window, groups, bias }, [h, w, out]))
-    };
+    let conv =
+        |out: usize, kernel: Pair, stride: Pair, padding: Padding, groups: usize, bias: bool| {
+            if out == 0 || groups == 0 {
+                return Err("the number of channels and of groups must not be zero".to_owned());
+            }
+            if !channels.is_multiple_of(groups) || !out.is_multiple_of(groups) {
+                return Err(format!(
+                    "{groups} groups do not divide both {channels} input and {out} output channels"
+                ));
+            }
+            let (window, [h, w]) = slide([height, width], kernel, stride, padding)?;
+            let weight = [out, channels / groups, kernel.0[0], kernel.0[1]];
+            Ok((Op::Conv { weight, window, groups, bias }, [h, w, out]))
+        };
     match *kind {
         Kind::Conv { out, kernel, stride, padding, groups, bias } => {
             conv(out, kernel, stride, padding, groups, bias)

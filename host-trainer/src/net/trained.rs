@@ -108,12 +108,13 @@ pub struct Dropped {
     pub step: usize,
     /// Largest magnitude of a redundant weight.
     pub largest: f32,
-    /// Factor of the redundant weights in the last step before it became zero.
+    /// Factor of the redundant weights in the last step in which it was not 0.
     pub last_gamma: f64,
-    /// Samples that were compared.
+    /// Samples that were compared: the test split.
     pub samples: usize,
-    /// Predictions that differ between the network with redundant units, at that last factor, and
-    /// the backbone alone.
+    /// Predictions that dropping would have changed at that factor.
+    pub changed_before: usize,
+    /// Predictions that it changed when it was done; always 0, else training fails.
     pub changed: usize,
 }
 

@@ -68,6 +68,26 @@ impl Config {
         (epochs / 5).min(2)
     }
 
+    /// Share of the training that works with float weights and activations.
+    fn float_share(&self) -> f64 {
+        1.0 - self.qat_epochs as f64 / self.epochs as f64
+    }
+
+    /// The same settings with a method that is complete before int8 is simulated.
+    #[must_use]
+    pub fn fitted(mut self) -> Self {
+        let float = self.float_share();
+        match &mut self.method {
+            Method::Dense | Method::Static => {}
+            Method::Gmp(gmp) => gmp.end = gmp.end.min(float),
+            Method::Decoupled(decoupled) => {
+                decoupled.until = decoupled.until.min(float);
+                decoupled.dense_until = decoupled.dense_until.min(decoupled.until / 2.0);
+            }
+        }
+        self
+    }
+
     /// Checks what types cannot.
     ///
     /// # Errors
@@ -110,7 +130,7 @@ impl Config {
             self.epochs
         );
         // The float network must be finished before int8 is simulated.
-        let float = 1.0 - self.qat_epochs as f64 / self.epochs as f64;
+        let float = self.float_share();
         let needed = match &self.method {
             Method::Dense | Method::Static => 0.0,
             Method::Gmp(gmp) => {

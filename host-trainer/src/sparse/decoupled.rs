@@ -71,8 +71,13 @@ impl Decoupled {
         }
         let progress = |step: usize| (step - start) as f64 / (end - start) as f64;
         let (now, next) = (progress(clock.step), progress(clock.step + 1));
+        // Exactly 0 in the last step, so that what is dropped after it has no effect any more.
+        let gamma = match end - clock.step {
+            1 => 0.0,
+            _ => 0.5 * (1.0 + (std::f64::consts::PI * now).cos()),
+        };
         Phase::Both {
-            gamma: 0.5 * (1.0 + (std::f64::consts::PI * now).cos()),
+            gamma,
             // The integral of a rate that grows with the cube of progress.
             shrink: (-self.decay * (next.powi(4) - now.powi(4))).exp(),
         }
@@ -98,6 +103,6 @@ mod tests {
                 (_, phase) => assert_eq!(phase, Phase::Masked),
             }
         }
-        assert!(last_gamma < 1e-4 && (rest - (-16.0_f64).exp()).abs() < 1e-12);
+        assert!(last_gamma == 0.0 && (rest - (-16.0_f64).exp()).abs() < 1e-12);
     }
 }

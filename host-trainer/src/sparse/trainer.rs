@@ -3,7 +3,7 @@
 use std::{fs::OpenOptions, io::Write, path::Path, time::Instant};
 
 use anyhow::{Context, ensure};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
@@ -290,27 +290,30 @@ impl<'a> Session<'a> {
             (None | Some(Phase::Dense), Phase::Both { .. }) => {
                 self.state.whole = self.state.backbone.clone();
             }
-            (Some(Phase::Both { gamma, .. }), Phase::Masked) => {
-                let dropped = self.check_drop(step, gamma);
+            (Some(Phase::Both { .. }), Phase::Masked) => {
+                let dropped = self.check_drop(step);
                 observe(Event::Note(format!(
-                    "dropped the redundant units: {} of {} predictions changed (largest redundant \
-                     weight {:.1e}, last factor {:.1e})",
-                    dropped.changed, dropped.samples, dropped.largest, dropped.last_gamma
+                    "dropped the redundant units: {} of {} predictions changed ({} at their last \
+                     factor, {:.1e}; largest redundant weight {:.1e})",
+                    dropped.changed,
+                    dropped.samples,
+                    dropped.changed_before,
+                    dropped.last_gamma,
+                    dropped.largest
                 )));
                 ensure!(
                     dropped.changed == 0,
-                    "dropping the redundant units changed {} of {} predictions; increase `decay` or `until`",
+                    "dropping the redundant units changed {} of {} predictions",
                     dropped.changed,
                     dropped.samples
                 );
                 self.state.progress.dropped = Some(dropped);
                 self.state.drop_redundant();
             }
-            (_, Phase::Masked) => {
-                // Masks may have been renewed.
-                if method.renewal(self.clock(step), self.config.density).is_some() {
-                    self.state.drop_redundant();
-                }
+            (_, Phase::Masked)
+                if method.renewal(self.clock(step), self.config.density).is_some() =>
+            {
+                self.state.drop_redundant();
             }
             _ => {}
         }
@@ -318,24 +321,35 @@ impl<'a> Session<'a> {
     }
 
     /// Compares the float network with and without its redundant units on the test split (or on
-    /// what there is instead).
-    fn check_drop(&self, step: usize, gamma: f64) -> Dropped {
+    /// what there is instead), just before they are dropped.
+    fn check_drop(&self, step: usize) -> Dropped {
         let state = &self.state;
         let indices = [Split::Test, Split::Val, Split::Train]
             .map(|split| self.data.indices(split))
             .into_iter()
             .find(|indices| !indices.is_empty())
             .unwrap_or_default();
-        let with = logits(state, &state.whole_values(gamma), None, self.data, &indices);
-        let without = logits(state, &state.backbone_values(), None, self.data, &indices);
-        let width = (with.len() / indices.len().max(1)).max(1);
-        let rows = with.chunks(width).zip(without.chunks(width));
+        let predictions = |values: &[Tensor<1>]| -> Vec<usize> {
+            let logits = logits(state, values, None, self.data, &indices);
+            logits.chunks_exact(logits.len() / indices.len()).map(argmax).collect()
+        };
+        let gamma_of = |step: usize| match self.config.method.phase(self.clock(step)) {
+            Phase::Both { gamma, .. } => gamma,
+            _ => 0.0,
+        };
+        let backbone = predictions(&state.backbone_values());
+        let changed = |gamma: f64| {
+            let whole = predictions(&state.whole_values(gamma));
+            whole.iter().zip(&backbone).filter(|(whole, backbone)| whole != backbone).count()
+        };
+        let last_gamma = gamma_of(step.saturating_sub(2));
         Dropped {
             step,
             largest: state.largest_redundant(),
-            last_gamma: gamma,
+            last_gamma,
             samples: indices.len(),
-            changed: rows.filter(|(a, b)| argmax(a) != argmax(b)).count(),
+            changed_before: changed(last_gamma),
+            changed: changed(gamma_of(step - 1)),
         }
     }
 

@@ -5,32 +5,42 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use niwaki_core::Model;
 use niwaki_core::kernels::KernelId;
-use niwaki_core::model::{Clamp, Place, Window};
+use niwaki_core::model::{Clamp, Window};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
-use super::cost::{Coefficients, CostModel, Workload};
+use super::cost::{Coefficients, CostModel, terms};
 use super::{Board, Device, Firmware};
 use crate::export::{
-    AlignedVec, Function, Graph, KernelChoice, Node, Operator, Quantisation, TensorId, TensorInfo,
-    Weighted, write_with,
+    AlignedVec, Graph, KernelChoice, Node, Operator, Quantisation, TensorId, TensorInfo, Weighted,
+    write_with,
 };
 
 /// A measured operator.
 #[derive(Clone, Debug)]
 pub struct Measurement {
-    /// What was executed.
-    pub work: Workload,
+    /// Kernel that was executed.
+    pub kernel: KernelId,
+    /// Terms of its cost and how often each counts.
+    pub terms: Vec<(&'static str, f64)>,
     /// Instructions that it took.
     pub instructions: f64,
 }
 
 /// Shapes measured per kernel.
-const SHAPES_PER_KERNEL: usize = 24;
+const SHAPES_PER_KERNEL: usize = 32;
 
 /// Number of measurements that [`measure`] makes.
 pub fn measurement_count() -> usize {
-    KernelId::ALL.len() * SHAPES_PER_KERNEL
+    measured_kernels().count() * SHAPES_PER_KERNEL
+}
+
+/// The kernels of trained models. Those that only imported models need (copies, means, products)
+/// are not measured.
+fn measured_kernels() -> impl Iterator<Item = KernelId> {
+    use KernelId::{AddBroadcast, Copy, Mean, Mul};
+    let others = [AddBroadcast, Copy, Mean, Mul];
+    KernelId::ALL.iter().copied().filter(move |kernel| !others.contains(kernel))
 }
 
 /// Measures random layers of every kernel on an emulated board. `done` is called after each.
@@ -41,19 +51,19 @@ pub fn measurement_count() -> usize {
 pub fn measure(board: &Board, firmware: &Firmware, done: &dyn Fn()) -> Result<Vec<Measurement>> {
     let mut random = Pcg64::seed_from_u64(1);
     let mut measurements = Vec::with_capacity(measurement_count());
-    for &kernel in KernelId::ALL {
+    for kernel in measured_kernels() {
         for _ in 0..SHAPES_PER_KERNEL {
             let graph = random_layer(kernel, &mut random);
             let exported = write_with(&graph, KernelChoice::Only(kernel))
                 .with_context(|| format!("a random layer of kernel `{}`", kernel.name()))?;
             let blob = AlignedVec::new(&exported.bytes);
             let model = Model::new(blob.as_bytes())?;
-            let op = model.op(0).context("the model has one operator")?;
+            let op = model.op(model.op_count() - 1).context("the model has an operator")?;
             let input: Vec<i8> = (0..model.input().len()).map(|_| random.random()).collect();
             let mut device = Device::start(board, firmware, &model)?;
             let counts = device.profile(&input)?;
-            let instructions = *counts.first().context("the profile is empty")? as f64;
-            measurements.push(Measurement { work: Workload::of(&op, kernel), instructions });
+            let instructions = *counts.last().context("the profile is empty")? as f64;
+            measurements.push(Measurement { kernel, terms: terms(&op), instructions });
             done();
         }
     }
@@ -69,14 +79,22 @@ pub fn fit(
     let mut worst = BTreeMap::new();
     for &kernel in KernelId::ALL {
         let own: Vec<&Measurement> =
-            measurements.iter().filter(|measurement| measurement.work.kernel == kernel).collect();
-        let Some(first) = own.first() else { continue };
-        let names: Vec<&str> = first.work.terms().iter().map(|(name, _)| *name).collect();
+            measurements.iter().filter(|measurement| measurement.kernel == kernel).collect();
+        // Operators of one kernel may have different terms: a fast path and a slow one.
+        let names: std::collections::BTreeSet<&str> =
+            own.iter().flat_map(|m| m.terms.iter().map(|(name, _)| *name)).collect();
         // Each row is divided by its measurement: the fit then minimises relative errors.
-        let rows: Vec<Vec<f64>> = own
-            .iter()
-            .map(|m| m.work.terms().iter().map(|(_, count)| count / m.instructions).collect())
-            .collect();
+        let row = |m: &&Measurement| {
+            let count = |name: &&str| {
+                let term = m.terms.iter().find(|(other, _)| other == name);
+                term.map_or(0.0, |(_, count)| count / m.instructions)
+            };
+            names.iter().map(count).collect()
+        };
+        let rows: Vec<Vec<f64>> = own.iter().map(row).collect();
+        if rows.is_empty() {
+            continue;
+        }
         let solution = non_negative_least_squares(&rows);
         let predicted = |row: &Vec<f64>| row.iter().zip(&solution).map(|(a, x)| a * x).sum::<f64>();
         let error = rows.iter().map(|row| (predicted(row) - 1.0).abs()).fold(0.0, f64::max);
@@ -116,81 +134,85 @@ fn non_negative_least_squares(rows: &[Vec<f64>]) -> Vec<f64> {
     x
 }
 
-/// A network of one random layer that `kernel` can execute.
+/// A network that ends in a random layer which `kernel` can execute.
 pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
+    use KernelId::{
+        Add, AddBroadcast, AvgPool, ConvBlock2, ConvBlock4, ConvDense, ConvPacked, ConvSparse,
+        Copy, Depthwise, LinearBlock2, LinearBlock4, LinearDense, LinearPacked, LinearSparse,
+        Lookup, MaxPool, Mean, Mul, Softmax,
+    };
+    let pick =
+        |choices: &[usize], random: &mut Pcg64| choices[random.random_range(0..choices.len())];
     let quantisation = Quantisation { scale: 0.05, zero_point: random.random_range(-20..20) };
     let clamp = Clamp { min: -128, max: 127 };
-    let linear = matches!(kernel, KernelId::LinearDense | KernelId::LinearSparse);
-    let kernel_size = *[1usize, 3, 3, 5].get(random.random_range(0..4usize)).unwrap_or(&3);
-    let stride = random.random_range(1..=2usize);
-    let size = random.random_range(kernel_size.max(4)..=20usize);
-    let depth = *[1usize, 3, 8, 16, 24, 32, 64].get(random.random_range(0..7usize)).unwrap_or(&8);
-    let channels = 4 * random.random_range(1..=16usize);
-    let pad = kernel_size / 2;
-    let window = Window { kernel: [kernel_size; 2], stride: [stride; 2], pad: [pad; 2] };
-    let output_size = (size + 2 * pad - kernel_size) / stride + 1;
-    let (input, output) = if linear {
-        ([1, 1, depth * 8], [1, 1, channels * 2])
-    } else {
-        match kernel {
-            KernelId::ConvDense | KernelId::ConvSparse => {
-                ([size, size, depth], [output_size, output_size, channels])
+    let size = [random.random_range(4..=20usize), random.random_range(4..=20usize)];
+    let window_size = match kernel {
+        MaxPool | AvgPool => pick(&[2, 2, 3, 4], random),
+        _ => pick(&[1, 3, 3, 3, 5], random),
+    };
+    let stride = pick(&[1, 1, 2], random);
+    let pad = if random.random_bool(0.8) { window_size / 2 } else { 0 };
+    let window_size = window_size.min(size[0].min(size[1]));
+    let window = Window { kernel: [window_size; 2], stride: [stride; 2], pad: [pad; 2] };
+    let after = |size: usize| (size + 2 * pad - window_size) / stride + 1;
+    let output_size = size.map(after);
+    let depth = match kernel {
+        ConvPacked | ConvDense => pick(&[1, 3, 4, 8, 16, 24, 32, 64], random),
+        Depthwise | MaxPool | AvgPool => pick(&[4, 8, 16, 16, 32, 64, 7], random),
+        _ => pick(&[4, 8, 16, 24, 32, 64], random),
+    };
+    let outputs = pick(&[8, 10, 16, 24, 32, 64], random);
+    let image = [size[0], size[1], depth];
+    let (input, output) = match kernel {
+        ConvDense | ConvPacked | ConvSparse | ConvBlock2 | ConvBlock4 => {
+            (image, [output_size[0], output_size[1], outputs])
+        }
+        LinearDense | LinearPacked | LinearSparse | LinearBlock2 | LinearBlock4 => {
+            ([1, 1, depth * pick(&[4, 8, 16], random)], [1, 1, outputs * pick(&[1, 2, 4], random)])
+        }
+        Depthwise | MaxPool | AvgPool => (image, [output_size[0], output_size[1], depth]),
+        Softmax => ([1, 1, outputs], [1, 1, outputs]),
+        Add | Lookup | Copy | Mean | Mul | AddBroadcast => (image, image),
+    };
+    let density = match kernel {
+        ConvDense | ConvPacked | LinearDense | LinearPacked | Depthwise => 1.0,
+        _ => random.random_range(0.02..0.4f64),
+    };
+    let block = match kernel {
+        ConvBlock2 | LinearBlock2 => 2,
+        ConvBlock4 | LinearBlock4 => 4,
+        _ => 1,
+    };
+    let weighted = |per_channel: usize, random: &mut Pcg64| {
+        let mut weights = vec![0i8; per_channel * output[2]];
+        for kept in weights.chunks_mut(block) {
+            if random.random_bool(density) {
+                kept.fill(random.random_range(1..=127));
             }
-            KernelId::Depthwise | KernelId::MaxPool | KernelId::AvgPool => {
-                ([size, size, depth], [output_size, output_size, depth])
-            }
-            KernelId::Softmax => ([1, 1, channels], [1, 1, channels]),
-            KernelId::Mean => ([size, size, depth], [1, 1, depth]),
-            _ => ([size, size, depth], [size, size, depth]),
+        }
+        Weighted {
+            weights,
+            bias: vec![100; output[2]],
+            rescale: vec![(1 << 30, -9); output[2]],
+            clamp,
         }
     };
-    let density = random.random_range(0.02..0.4f64);
-    let weights = |count: usize, density: f64, random: &mut Pcg64| -> Vec<i8> {
-        let draw = |_| if random.random_bool(density) { random.random_range(1..=127) } else { 0 };
-        (0..count).map(draw).collect()
-    };
-    let weighted = |per_channel: usize, density: f64, random: &mut Pcg64| Weighted {
-        weights: weights(per_channel * output[2], density, random),
-        bias: vec![100; output[2]],
-        rescale: vec![(1 << 30, -9); output[2]],
-        clamp,
-    };
-    let area = kernel_size * kernel_size;
+    let area = window_size * window_size;
     let operator = match kernel {
-        KernelId::ConvDense => {
-            Operator::Conv { weighted: weighted(area * depth, 1.0, random), window, groups: 1 }
+        ConvDense | ConvPacked | ConvSparse | ConvBlock2 | ConvBlock4 => {
+            Operator::Conv { weighted: weighted(area * depth, random), window, groups: 1 }
         }
-        KernelId::ConvSparse => {
-            Operator::Conv { weighted: weighted(area * depth, density, random), window, groups: 1 }
+        LinearDense | LinearPacked | LinearSparse | LinearBlock2 | LinearBlock4 => {
+            Operator::Linear { weighted: weighted(input[2], random) }
         }
-        KernelId::LinearDense => Operator::Linear { weighted: weighted(input[2], 1.0, random) },
-        KernelId::LinearSparse => {
-            Operator::Linear { weighted: weighted(input[2], density, random) }
-        }
-        KernelId::Depthwise => {
-            Operator::Depthwise { weighted: weighted(area, 1.0, random), window }
-        }
-        KernelId::MaxPool => Operator::MaxPool { window, clamp },
-        KernelId::AvgPool => Operator::AvgPool { window, clamp },
-        KernelId::Add => {
+        Depthwise => Operator::Depthwise { weighted: weighted(area, random), window },
+        MaxPool => Operator::MaxPool { window, clamp },
+        AvgPool => Operator::AvgPool { window, clamp },
+        Softmax => Operator::softmax(0.1, 1.0).expect("the scale is positive"),
+        Lookup => Operator::lookup(quantisation, quantisation, f64::tanh),
+        // Operators that only imported models have are not measured.
+        Add | Copy | Mean | Mul | AddBroadcast => {
             Operator::add([quantisation; 2], quantisation, clamp).expect("the scales are positive")
-        }
-        KernelId::Softmax => Operator::softmax(0.1, 1.0).expect("the scale is positive"),
-        KernelId::Lookup => Operator::lookup(quantisation, quantisation, f64::tanh),
-        KernelId::Copy => {
-            let place = Place { first: 0, strides: [size * depth, depth, 1] };
-            let counts = [size, size, depth];
-            Operator::Copy { counts, source: place, destination: place, fill: None }
-        }
-        KernelId::Mean => Operator::Mean { rescale: (1 << 30, -9), clamp },
-        KernelId::Mul => {
-            let function = Function::Mul { rescale: (1 << 30, -9) };
-            Operator::Elementwise { function, constant: None, clamp }
-        }
-        KernelId::AddBroadcast => {
-            let scale = (1 << 30, 0);
-            let function = Function::Add { inputs: [scale; 2], output: (1 << 30, -18) };
-            Operator::Elementwise { function, constant: None, clamp }
         }
     };
     let tensor = |name: &str, shape: [usize; 3]| TensorInfo {
@@ -199,16 +221,31 @@ pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
         quantisation,
         view_of: None,
     };
-    let inputs = match kernel {
-        KernelId::Add | KernelId::Mul | KernelId::AddBroadcast => vec![TensorId(0); 2],
-        _ => vec![TensorId(0)],
+    let node = |name: &str, inputs: Vec<TensorId>, output: TensorId, operator: Operator| Node {
+        name: name.to_owned(),
+        inputs,
+        output,
+        operator,
+    };
+    let (input_id, output_id, between) = (TensorId(0), TensorId(1), TensorId(2));
+    let nodes = match &operator {
+        // Half of the sums work in place: those whose first input nothing else reads.
+        Operator::Add { .. } => {
+            let table = Operator::lookup(quantisation, quantisation, f64::tanh);
+            let first = if random.random_bool(0.5) { between } else { input_id };
+            vec![
+                node("before", vec![input_id], between, table),
+                node("layer", vec![first, input_id], output_id, operator),
+            ]
+        }
+        _ => vec![node("layer", vec![input_id], output_id, operator)],
     };
     Graph {
         name: kernel.name().to_owned(),
-        tensors: vec![tensor("input", input), tensor("output", output)],
-        nodes: vec![Node { name: "layer".to_owned(), inputs, output: TensorId(1), operator }],
-        input: TensorId(0),
-        output: TensorId(1),
+        tensors: vec![tensor("input", input), tensor("output", output), tensor("between", input)],
+        nodes,
+        input: input_id,
+        output: output_id,
         labels: Vec::new(),
         normalisation: Vec::new(),
     }

@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use niwaki_core::kernels::{KernelId, sparse};
-use niwaki_core::model::{Op, Tensor, Weights};
+use niwaki_core::kernels::sparse::Geometry;
+use niwaki_core::kernels::{KernelId, depthwise};
+use niwaki_core::model::{Op, Weights};
 use serde::{Deserialize, Serialize};
 
 /// A family of processor cores that executes the same kernels.
@@ -40,104 +41,132 @@ impl std::fmt::Display for Core {
     }
 }
 
-/// All that the cost of an operator depends on.
-#[derive(Clone, Copy, Debug)]
-pub struct Workload {
-    /// Kernel.
-    pub kernel: KernelId,
-    /// Height, width and channels of what it reads.
-    pub input: [usize; 3],
-    /// Height, width and channels of what it writes.
-    pub output: [usize; 3],
-    /// Height and width of the window; 1 for operators without one.
-    pub window: [usize; 2],
-    /// Weights of one output channel when dense; 0 without weights.
-    pub weights_per_channel: usize,
-    /// Entries of the sparse stream; 0 for dense kernels.
-    pub entries: usize,
-}
-
-impl Workload {
-    /// The workload of an operator of a model.
-    pub fn of(op: &Op<'_>, kernel: KernelId) -> Self {
-        let shape = |tensor: &Tensor| [tensor.height, tensor.width, tensor.channels];
-        let (window, weights_per_channel, entries) = match op {
-            Op::Conv(conv) | Op::Linear(conv) => {
-                let entries = match conv.weights {
-                    Weights::Dense(_) => 0,
-                    Weights::Sparse(stream) => sparse::entries(stream, conv.output.channels),
-                };
-                (conv.window.kernel, conv.weights_per_channel(), entries)
+/// The terms of an operator's cost and how often each counts.
+pub fn terms(op: &Op<'_>) -> Vec<(&'static str, f64)> {
+    let output = op.output();
+    let pixels = (output.height * output.width) as f64;
+    let channels = output.channels as f64;
+    let outputs = pixels * channels;
+    let mut terms = vec![("operator", 1.0)];
+    match op {
+        Op::Conv(conv) => match conv.weights {
+            Weights::Sparse(stream) => {
+                let entries = stream.entries() as f64;
+                terms.extend(sparse_conv_terms(stream.geometry(), channels, entries));
             }
-            Op::Depthwise(depthwise) => {
-                let [height, width] = depthwise.window.kernel;
-                (depthwise.window.kernel, height * width, 0)
-            }
-            Op::MaxPool(pool) | Op::AvgPool(pool) => (pool.window.kernel, 0, 0),
-            Op::Mean(mean) => {
-                let [height, width, channels] = mean.spans();
-                ([height, width * channels], 0, 0)
-            }
-            Op::Add(_) | Op::Softmax(_) | Op::Lookup(_) | Op::Copy(_) | Op::Elementwise(_) => {
-                ([1, 1], 0, 0)
-            }
-        };
-        Self {
-            kernel,
-            input: op.inputs()[0].map_or([0; 3], |input| shape(&input)),
-            output: shape(&op.output()),
-            window,
-            weights_per_channel,
-            entries,
-        }
-    }
-
-    /// The terms of the cost and how often each counts.
-    pub fn terms(&self) -> Vec<(&'static str, f64)> {
-        let [height, width, channels] = self.output.map(|size| size as f64);
-        let pixels = height * width;
-        let outputs = pixels * channels;
-        let area = (self.window[0] * self.window[1]) as f64;
-        let per_channel = self.weights_per_channel as f64;
-        let mut terms = vec![("operator", 1.0), ("output", outputs)];
-        match self.kernel {
-            KernelId::ConvDense | KernelId::LinearDense => {
-                let rows = pixels * channels * self.window[0] as f64;
+            Weights::Packed(_) => {
+                let pairs = (output.channels.div_ceil(2)) as f64;
+                let per_channel = conv.weights_per_channel();
+                let blocks = per_channel.div_ceil(4) as f64;
+                let tiles = (output.height * output.width).div_ceil(4) as f64;
+                let runs = pixels * conv.window.kernel[0] as f64;
+                let bytes = !conv.input.channels.is_multiple_of(4);
                 terms.extend([
-                    ("mac", outputs * per_channel),
-                    ("kernel row", rows),
-                    ("pixel", pixels),
+                    ("block", tiles * pairs * blocks),
+                    ("pair", tiles * pairs),
+                    ("channel", channels),
+                    ("tile", tiles),
+                    ("run", runs),
+                    ("gathered", pixels * blocks),
+                    ("gathered byte", if bytes { pixels * per_channel as f64 } else { 0.0 }),
+                    ("byte run", if bytes { runs } else { 0.0 }),
                 ]);
             }
-            KernelId::ConvSparse | KernelId::LinearSparse => {
-                let entries = self.entries as f64;
-                let tiles = height * (width / 8.0).ceil();
+            _ => {
+                let rows = outputs * conv.window.kernel[0] as f64;
+                let macs = outputs * conv.weights_per_channel() as f64;
+                terms.extend([("mac", macs), ("kernel row", rows), ("pixel", pixels)]);
+            }
+        },
+        Op::Linear(linear) => match linear.weights {
+            Weights::SparseLinear(stream) => {
+                let inputs = linear.input.len() as f64;
                 terms.extend([
-                    ("entry pixel", pixels * entries),
-                    ("entry tile", tiles * entries),
-                    ("channel tile", tiles * channels),
+                    ("entry", stream.entries() as f64),
+                    ("output", outputs),
+                    ("input", if stream.scratch_len() > 0 { inputs } else { 0.0 }),
                 ]);
             }
-            KernelId::Depthwise => {
+            Weights::Packed(_) => {
+                let pairs = (output.channels.div_ceil(2)) as f64;
+                let blocks = linear.weights_per_channel().div_ceil(4) as f64;
+                terms.extend([("block", pairs * blocks), ("pair", pairs), ("input", blocks)]);
+            }
+            _ => {
+                let macs = outputs * linear.weights_per_channel() as f64;
+                terms.extend([("mac", macs), ("output", outputs)]);
+            }
+        },
+        Op::Depthwise(depthwise) => {
+            let [kernel_h, kernel_w] = depthwise.window.kernel;
+            let area = (kernel_h * kernel_w) as f64;
+            let needed = depthwise::scratch_len(&depthwise.input, &output, &depthwise.window);
+            if needed == 0 || depthwise.scratch.len < needed {
                 let tiles = pixels * (channels / 16.0).ceil();
                 terms.extend([
-                    ("mac", outputs * per_channel),
-                    ("tap", tiles * per_channel),
-                    ("pixel", pixels),
+                    ("portable mac", outputs * area),
+                    ("portable tap", tiles * area),
+                    ("portable pixel", pixels),
+                ]);
+            } else {
+                let groups = (output.channels / 4) as f64;
+                let rows = groups * output.height as f64;
+                let step = depthwise.window.stride[1];
+                let output_name = ["output, step 1", "output, step 2"][usize::from(step > 1)];
+                let row_name = ["row, step 1", "row, step 2"][usize::from(step > 1)];
+                terms.extend([
+                    (output_name, outputs * kernel_h as f64),
+                    (row_name, rows),
+                    ("requantised", outputs),
+                    ("element", depthwise.input.len() as f64),
+                    ("input row", groups * depthwise.input.height as f64),
+                    ("group", groups),
                 ]);
             }
-            KernelId::MaxPool | KernelId::AvgPool | KernelId::Mean => {
-                terms.extend([("element", outputs * area), ("pixel", pixels)]);
-            }
-            KernelId::Softmax => terms.push(("row", pixels)),
-            KernelId::Add
-            | KernelId::Lookup
-            | KernelId::Copy
-            | KernelId::Mul
-            | KernelId::AddBroadcast => {}
         }
-        terms
+        Op::MaxPool(pool) | Op::AvgPool(pool) => {
+            let area = (pool.window.kernel[0] * pool.window.kernel[1]) as f64;
+            let by_four = output.channels.is_multiple_of(4);
+            let [element, value] = if by_four {
+                ["element", "output"]
+            } else {
+                ["portable element", "portable output"]
+            };
+            terms.extend([(element, outputs * area), (value, outputs), ("pixel", pixels)]);
+        }
+        Op::Softmax(_) => terms.extend([("output", outputs), ("row", pixels)]),
+        Op::Add(add) => {
+            let in_place = add.inputs[0].offset == output.offset;
+            terms.extend([("output", outputs), ("copied", if in_place { 0.0 } else { outputs })]);
+        }
+        Op::Lookup(lookup) => {
+            let in_place = lookup.input.offset == output.offset;
+            terms.extend([("output", outputs), ("copied", if in_place { 0.0 } else { outputs })]);
+        }
+        Op::Copy(_) | Op::Mean(_) | Op::Elementwise(_) => {
+            let read: usize = op.inputs().iter().flatten().map(|tensor| tensor.len()).sum();
+            terms.extend([("output", outputs), ("input", read as f64)]);
+        }
     }
+    terms
+}
+
+/// Terms of a sparse convolution with `entries` blocks in all.
+pub fn sparse_conv_terms(
+    geometry: &Geometry,
+    channels: f64,
+    entries: f64,
+) -> [(&'static str, f64); 7] {
+    let steps = geometry.steps();
+    [
+        ("entry", steps.tiles * entries),
+        ("tile channel", steps.tiles * channels),
+        ("band channel", steps.bands * channels),
+        ("tile", steps.tiles),
+        ("band", steps.bands),
+        ("element", steps.elements),
+        ("filled", steps.filled),
+    ]
 }
 
 /// Coefficients of one kernel by term.
@@ -171,9 +200,13 @@ impl CostModel {
     }
 
     /// Predicted instructions of an operator. A kernel that was never measured counts nothing.
-    pub fn instructions(&self, work: &Workload) -> f64 {
-        let Some(coefficients) = self.kernels.get(work.kernel.name()) else { return 0.0 };
-        let terms = work.terms();
+    pub fn instructions(&self, op: &Op<'_>, kernel: KernelId) -> f64 {
+        self.sum(kernel, &terms(op))
+    }
+
+    /// Predicted instructions of a kernel with these terms.
+    pub fn sum(&self, kernel: KernelId, terms: &[(&'static str, f64)]) -> f64 {
+        let Some(coefficients) = self.kernels.get(kernel.name()) else { return 0.0 };
         terms.iter().map(|(term, count)| coefficients.get(*term).unwrap_or(&0.0) * count).sum()
     }
 }

@@ -60,8 +60,7 @@ impl Firmware {
         };
         let model_region = symbol("_model_start")?..symbol("_model_end")?;
         let arena = symbol("_arena_start")?..symbol("_arena_end")?;
-        let code_bytes =
-            file.sections().filter(|section| in_flash(section)).map(|s| s.size()).sum();
+        let code_bytes = file.sections().filter(in_flash).map(|s| s.size()).sum();
         Ok(Self { elf: path.to_path_buf(), code_bytes, model_region, arena })
     }
 

@@ -51,7 +51,7 @@ pub(crate) fn run(args: &ImportArgs, format: Format) -> Result<()> {
     let graph = niwaki::import::tflite(&bytes, &name)
         .with_context(|| format!("importing {}", path.display()))?;
     let choice = KernelChoice::Cheapest(args.target);
-    let exported = export::write_within(&graph, choice, args.arena_limit)
+    let exported = export::write_with(&graph, choice)
         .with_context(|| format!("exporting {}", path.display()))?;
     if let Some(limit) = args.arena_limit {
         check_arena(&graph, &exported, limit)?;

@@ -8,6 +8,7 @@ mod eval;
 mod export;
 mod import;
 mod output;
+mod report;
 mod train;
 mod validate;
 
@@ -42,6 +43,8 @@ enum Command {
     Analyze(analyze::AnalyzeArgs),
     /// Measure a model's accuracy on this computer
     Eval(eval::EvalArgs),
+    /// Show a training run and its model on one HTML page
+    Report(report::ReportArgs),
     /// Compare a target's outputs with this computer's, byte by byte
     Validate(validate::ValidateArgs),
     /// Fit the cost model of a core to measurements
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Analyze(args) => analyze::run(args, cli.format),
         Command::Eval(args) => eval::run(args, cli.format),
         Command::Calibrate(args) => calibrate::run(args, cli.format),
+        Command::Report(args) => report::run(args, cli.format),
         Command::Validate(args) => validate::run(args, cli.format),
         Command::Doctor => doctor::run(cli.format),
     };

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use comfy_table::{ContentArrangement, LineStyle, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
+use niwaki::target::{Firmware, Target};
 use serde::Serialize;
 
 /// Form of the results on standard output.
@@ -38,6 +39,19 @@ pub(crate) fn bar(len: u64, things: &'static str) -> ProgressBar {
         Ok(style) => bar.with_style(style.progress_chars("=> ")).with_prefix(things),
         Err(_) => bar,
     }
+}
+
+/// The firmware of a board, built if need be with what is being done on standard error. A host has none.
+pub(crate) fn firmware(target: &Target) -> anyhow::Result<Option<Firmware>> {
+    let Target::Board(board) = target else { return Ok(None) };
+    let spinner = ProgressBar::new_spinner();
+    spinner.enable_steady_tick(std::time::Duration::from_millis(100));
+    spinner.set_message(format!("building the firmware of {}", board.name));
+    let firmware = Firmware::build(board, &|line| {
+        spinner.set_message(format!("building the firmware of {}: {}", board.name, line.trim()));
+    });
+    spinner.finish_and_clear();
+    Ok(Some(firmware?))
 }
 
 /// Prints lines of text.

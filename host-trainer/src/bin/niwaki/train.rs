@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use niwaki::{
@@ -133,7 +134,7 @@ fn after_help() -> String {
 /// Runs `niwaki train`.
 pub(crate) fn run(args: &TrainArgs, format: Format) -> Result<()> {
     let device = sparse::device(&args.device)?;
-    let data = if args.resume { resume(args)? } else { start(args)? };
+    let data = if args.resume { resume(args)? } else { start(args, &device)? };
 
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
@@ -162,7 +163,7 @@ pub(crate) fn run(args: &TrainArgs, format: Format) -> Result<()> {
 }
 
 /// Writes the settings of a new run and loads its data.
-fn start(args: &TrainArgs) -> Result<Dataset> {
+fn start(args: &TrainArgs, device: &Device) -> Result<Dataset> {
     if RunFile::exists(&args.out) && !args.force {
         let complete = RunFile::load(&args.out).is_ok_and(|file| file.summary.is_some());
         bail!(
@@ -179,7 +180,9 @@ fn start(args: &TrainArgs) -> Result<Dataset> {
     let train = data.splits.iter().filter(|&&split| split == niwaki::data::Split::Train).count();
     // About thirty steps per epoch are the least that a short training can work with.
     let batch = (train / 30).next_power_of_two().clamp(16, 128);
-    let config = args.settings.over(Config { batch, ..Config::default() })?;
+    // A GPU is busy with a whole batch; a CPU computes parts of it in parallel.
+    let shards = if *device == Device::flex() { Config::default().shards } else { 1 };
+    let config = args.settings.over(Config { batch, shards, ..Config::default() })?;
     if let Some(augment) = &config.augment {
         augment.check(data.shape)?;
     }
@@ -267,7 +270,7 @@ impl Settings {
             (Method::Dense, _) => 1.0,
             (_, density) => density.unwrap_or(base.density),
         };
-        Ok(Config {
+        let config = Config {
             method,
             density,
             distribution: self.distribution.unwrap_or(base.distribution),
@@ -282,7 +285,8 @@ impl Settings {
             label_smoothing: self.label_smoothing.unwrap_or(base.label_smoothing),
             augment: self.augment.clone().or(base.augment),
             seed: self.seed.unwrap_or(base.seed),
-        })
+        };
+        Ok(config.fitted())
     }
 }
 

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use indicatif::ProgressBar;
 use niwaki::data::{Dataset, LoadOptions, Split, load};
+use niwaki::export;
 use niwaki::target::{Firmware, Samples, Target, Validation, validate};
 use niwaki_core::Model;
-use zerocopy::IntoBytes;
 
 use crate::output::{self, Format};
 
@@ -47,10 +46,7 @@ pub(crate) struct ValidateArgs {
 /// Runs `niwaki validate`.
 pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
     let target = Target::find(&args.target)?;
-    let blob = aligned(
-        &std::fs::read(&args.model)
-            .with_context(|| format!("reading the model {}", args.model.display()))?,
-    );
+    let blob = export::read_model(&args.model)?;
     let model = Model::new(blob.as_bytes())
         .with_context(|| format!("{} is refused", args.model.display()))?;
     let dataset = load(&args.data, &args.options)?;
@@ -114,28 +110,14 @@ fn samples(
 }
 
 fn firmware(target: &Target, args: &ValidateArgs) -> Result<Option<Firmware>> {
-    let Target::Board(board) = target else {
+    let Target::Board(_) = target else {
         ensure!(args.firmware.is_none(), "--firmware: the target `host` runs no firmware");
         return Ok(None);
     };
     if let Some(elf) = &args.firmware {
         return Ok(Some(Firmware::open(elf)?));
     }
-    let spinner = ProgressBar::new_spinner();
-    spinner.enable_steady_tick(std::time::Duration::from_millis(100));
-    spinner.set_message(format!("building the firmware of {}", board.name));
-    let firmware = Firmware::build(board, &|line| {
-        spinner.set_message(format!("building the firmware of {}: {}", board.name, line.trim()));
-    });
-    spinner.finish_and_clear();
-    Ok(Some(firmware?))
-}
-
-/// The bytes at the alignment that a model needs.
-fn aligned(bytes: &[u8]) -> Vec<u32> {
-    let mut words = vec![0; bytes.len().div_ceil(size_of::<u32>())];
-    words.as_mut_bytes()[..bytes.len()].copy_from_slice(bytes);
-    words
+    output::firmware(target)
 }
 
 fn facts(found: &Validation) -> comfy_table::Table {

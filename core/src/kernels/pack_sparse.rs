@@ -1,0 +1,196 @@
+//! Writes the streams of [`sparse`](super::sparse) from dense weights: for exporters, on the host.
+
+use alloc::vec::Vec;
+
+use super::sparse::{Block, COUNTS_DIFFER, ELEMENT, Entry, Geometry, MAX_WEIGHTS, TILE};
+use crate::model::layout::ALIGNMENT;
+use crate::model::{Tensor, Window};
+
+/// The stream of a convolution from its weights, output channel by output channel in the order kernel
+/// row, kernel column, input channel of the group. A block is kept when any of its weights is not
+/// zero. Counts are left out where every output channel has as many entries: constant fan-in.
+///
+/// `None` when the weights are not as many as the shapes say, an output channel has
+/// [`MAX_WEIGHTS`] or more, or the geometry's numbers do not fit the stream's header.
+pub fn conv_stream(weights: &[i8], groups: usize, geometry: &Geometry) -> Option<Vec<u8>> {
+    let g = geometry;
+    let block = g.block();
+    let [kernel_h, kernel_w] = g.kernel;
+    let (depth, outputs) = (g.input[2].checked_div(groups)?, g.output[2]);
+    let channel_len = kernel_h * kernel_w * depth;
+    if weights.len() != channel_len * outputs || channel_len == 0 || outputs % groups != 0 {
+        return None;
+    }
+    // A multiple of what distances are multiples of.
+    let longest = usize::from(u16::MAX) / 16 * 16;
+    let mut channels = Vec::with_capacity(outputs);
+    for (output, weights) in weights.chunks(channel_len).enumerate() {
+        // Offset, lane of the block and weight.
+        let mut nonzeros = Vec::new();
+        for (position, &weight) in weights.iter().enumerate().filter(|(_, weight)| **weight != 0) {
+            let (tap, channel) = (position / depth, position % depth);
+            let channel = output / (outputs / groups) * depth + channel;
+            let offset = g.offset([tap / kernel_w, tap % kernel_w], channel);
+            nonzeros.push((offset, channel % block.len(), weight));
+        }
+        nonzeros.sort_unstable_by_key(|&(offset, ..)| offset);
+        let mut entries = Vec::new();
+        let mut last = 0;
+        for same_cell in nonzeros.chunk_by(|a, b| a.0 == b.0) {
+            let mut distance = same_cell[0].0 - last;
+            while distance > longest {
+                entries.push(Entry { distance: longest, weights: [0; 4] });
+                distance -= longest;
+            }
+            let mut entry = Entry { distance, weights: [0; 4] };
+            for &(_, lane, weight) in same_cell {
+                entry.weights[lane] = weight;
+            }
+            entries.push(entry);
+            last = same_cell[0].0;
+        }
+        channels.push(entries);
+    }
+    let counts: Vec<usize> = channels.iter().map(Vec::len).collect();
+    if counts.iter().any(|count| count * block.len() >= MAX_WEIGHTS) {
+        return None;
+    }
+    let mut stream = Vec::new();
+    stream.extend(u16::try_from(g.columns).ok()?.to_le_bytes());
+    stream.extend(u16::try_from(g.rows).ok()?.to_le_bytes());
+    write_counts(&counts, &mut stream);
+    for entry in channels.iter().flatten() {
+        stream.extend_from_slice(&entry.write(block)[..block.entry()]);
+    }
+    stream.extend([0; ALIGNMENT]);
+    align(&mut stream);
+    Some(stream)
+}
+
+/// The stream of a linear operator from its weights, output by output. A block is kept when any of its
+/// weights is not zero.
+///
+/// `None` when the weights are not a multiple of `inputs` or the inputs not a multiple of the block,
+/// or an output has [`MAX_WEIGHTS`] or more.
+pub fn linear_stream(weights: &[i8], inputs: usize, block: Block) -> Option<Vec<u8>> {
+    let len = block.len();
+    if inputs == 0 || !weights.len().is_multiple_of(inputs) || !inputs.is_multiple_of(len) {
+        return None;
+    }
+    let mut channels = Vec::new();
+    for weights in weights.chunks(inputs) {
+        let mut blocks: Vec<(usize, &[i8])> = Vec::new();
+        let zeros = &[0; 4][..len];
+        let mut last = 0;
+        for (index, weights) in weights.chunks(len).enumerate() {
+            if weights.iter().any(|&weight| weight != 0) {
+                let mut distance = index - last;
+                while distance > block.max_distance() {
+                    blocks.push((block.max_distance(), zeros));
+                    distance -= block.max_distance();
+                }
+                blocks.push((distance, weights));
+                last = index;
+            }
+        }
+        blocks.resize(blocks.len().next_multiple_of(block.group()), (0, zeros));
+        channels.push(blocks);
+    }
+    let counts: Vec<usize> = channels.iter().map(|blocks| blocks.len() / block.group()).collect();
+    if channels.iter().any(|blocks| blocks.len() * len >= MAX_WEIGHTS) {
+        return None;
+    }
+    let mut stream = Vec::new();
+    write_counts(&counts, &mut stream);
+    for group in channels.iter().flat_map(|blocks| blocks.chunks(block.group())) {
+        let mut bytes = [0; 12];
+        for (index, &(distance, weights)) in group.iter().enumerate() {
+            match block {
+                Block::One | Block::Two => bytes[index] = distance as u8,
+                Block::Four => {
+                    let distance = (distance * 4 * ELEMENT) as u16;
+                    bytes[2 * index..][..2].copy_from_slice(&distance.to_le_bytes());
+                }
+            }
+            for (lane, &weight) in weights.iter().enumerate() {
+                bytes[block.weight(index, lane)] = weight as u8;
+            }
+        }
+        stream.extend_from_slice(&bytes[..block.group_bytes()]);
+    }
+    align(&mut stream);
+    Some(stream)
+}
+
+/// How often each part of the sparse convolution's work is done.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Steps {
+    /// Bands of output rows, over all strips of columns.
+    pub bands: f64,
+    /// Tiles of output pixels.
+    pub tiles: f64,
+    /// Input elements that are brought into planes.
+    pub elements: f64,
+    /// Words that are filled with the zero point before.
+    pub filled: f64,
+}
+
+impl Geometry {
+    /// How often each part of the work is done with this layout.
+    pub fn steps(&self) -> Steps {
+        let [output_h, output_w, _] = self.output;
+        let bands = output_w.div_ceil(self.columns) * output_h.div_ceil(self.rows);
+        let span = |axis: usize, count: usize| {
+            ((count - 1) * self.stride[axis] + self.kernel[axis]).min(self.input[axis])
+        };
+        let run = match self.flat {
+            true => ((self.rows - 1) * self.width + self.columns).div_ceil(TILE),
+            false => self.columns.div_ceil(TILE) * self.rows,
+        };
+        let elements = span(0, self.rows) * span(1, self.columns) * self.input[2];
+        Steps {
+            bands: bands as f64,
+            tiles: (bands * run) as f64,
+            elements: (bands * elements) as f64,
+            filled: if self.padded { (bands * self.bytes() / 4) as f64 } else { 0.0 },
+        }
+    }
+}
+
+/// The strip and band for a convolution that cost least, of those that need at most `limit` bytes of
+/// working memory; of equal cost the smaller. `None` when none needs so little.
+pub fn choose_geometry(
+    input: &Tensor,
+    output: &Tensor,
+    window: &Window,
+    block: Block,
+    limit: usize,
+    cost: impl Fn(&Geometry) -> f64,
+) -> Option<Geometry> {
+    let smallest = Geometry::new(input, output, window, block, 1, 1)?;
+    let [output_h, output_w, _] = smallest.output;
+    (1..TILE)
+        .chain((TILE..output_w).step_by(TILE))
+        .chain([output_w])
+        .flat_map(|columns| (1..=output_h).map(move |rows| (columns, rows)))
+        .filter_map(|(columns, rows)| Geometry::new(input, output, window, block, columns, rows))
+        .filter(|g| g.scratch_len() <= limit && g.columns <= usize::from(u16::MAX))
+        .min_by(|a, b| cost(a).total_cmp(&cost(b)).then(a.scratch_len().cmp(&b.scratch_len())))
+}
+
+fn write_counts(counts: &[usize], stream: &mut Vec<u8>) {
+    let first = counts.first().copied().unwrap_or(0);
+    if counts.iter().all(|&count| count == first) {
+        stream.extend((first as u16).to_le_bytes());
+        stream.extend([0; 2]);
+    } else {
+        stream.extend(COUNTS_DIFFER.to_le_bytes());
+        stream.extend([0; 2]);
+        stream.extend(counts.iter().flat_map(|&count| (count as u16).to_le_bytes()));
+        align(stream);
+    }
+}
+
+fn align(stream: &mut Vec<u8>) {
+    stream.resize(stream.len().next_multiple_of(ALIGNMENT), 0);
+}

@@ -1,0 +1,113 @@
+//! `niwaki report`: a training run and its model as one HTML page.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use niwaki::data::{Split, load};
+use niwaki::export;
+use niwaki::net::RunFile;
+use niwaki::report::{self, Outcome, Report};
+use niwaki::sparse::EpochRow;
+use niwaki::target::cost::Core;
+use niwaki::target::{Samples, Target, validate};
+use niwaki_core::Model;
+
+use crate::output::{self, Format};
+
+/// Arguments of `niwaki report`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Runs the exported model of a training run on the target, compares every output byte with this computer's,
+prints the result and writes report.html into the run's folder.
+
+Example:
+  niwaki report runs/digits --target qemu-cortex-m4")]
+pub(crate) struct ReportArgs {
+    /// Folder of a complete training run with its exported model
+    run: PathBuf,
+    /// The model [default: model.niwaki in the run's folder]
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Where to run it: a board under boards/, or `host`
+    #[arg(long, default_value = "qemu-cortex-m4")]
+    target: String,
+    /// Use only the first N samples of the test split
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// File to write [default: report.html in the run's folder]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Runs `niwaki report`.
+pub(crate) fn run(args: &ReportArgs, format: Format) -> Result<()> {
+    let run = RunFile::load(&args.run)?;
+    let Some(summary) = run.summary.clone() else {
+        bail!(
+            "the run in {0} is not complete; continue it with `niwaki train --resume --out {0}`",
+            args.run.display()
+        );
+    };
+    let path = args.model.clone().unwrap_or_else(|| args.run.join("model.niwaki"));
+    let blob = export::read_model(&path)
+        .with_context(|| format!("export the model first: niwaki export {}", args.run.display()))?;
+    let model =
+        Model::new(blob.as_bytes()).with_context(|| format!("{} is refused", path.display()))?;
+
+    let data = load(&run.data.spec, &run.data.options)?;
+    let mut samples = data.indices(Split::Test);
+    samples.truncate(args.limit.unwrap_or(usize::MAX));
+    ensure!(!samples.is_empty(), "the test split of `{}` is empty", data.name);
+    let inputs = export::quantised_inputs(&model, &data, &samples)?;
+    let inputs: Vec<Vec<i8>> = inputs.chunks(model.input().len()).map(<[i8]>::to_vec).collect();
+    let labels: Vec<usize> = samples.iter().map(|&sample| data.labels[sample] as usize).collect();
+    let target = Target::find(&args.target)?;
+    let firmware = output::firmware(&target)?;
+    let bar = output::bar(inputs.len() as u64, "samples").with_message(target.name().to_owned());
+    let compared =
+        Samples { inputs: &inputs, labels: (model.label_count() > 0).then_some(&labels) };
+    let validation = validate(&target, firmware.as_ref(), &model, compared, &|| bar.inc(1))?;
+    bar.finish_and_clear();
+
+    let core = match &target {
+        Target::Board(board) => Core::from_name(&board.about.core).unwrap_or(Core::CortexM4),
+        Target::Host => Core::CortexM4,
+    };
+    let analysis = export::analyse(&model, core);
+    let report = Report {
+        result: Outcome::new(&summary, &analysis, &validation),
+        epochs: epochs(&args.run)?,
+        run,
+        analysis,
+        validation,
+    };
+    let file = args.output.clone().unwrap_or_else(|| args.run.join("report.html"));
+    std::fs::write(&file, report::html(&report)?)
+        .with_context(|| format!("writing {}", file.display()))?;
+    match format {
+        Format::Json => output::print_json(&report.result)?,
+        Format::Table => {
+            let mut table = output::table([&report.run.net.name, report.run.data.name.as_str()]);
+            for (name, value) in report.result.rows() {
+                table.add_row([name.to_owned(), value]);
+            }
+            output::print_table(&table)?;
+            output::print(&format!("report: {}", file.display()))?;
+        }
+    }
+    let differing = report.result.mismatched_bytes;
+    ensure!(differing == 0, "{differing} output bytes of {target} differ from the host's");
+    Ok(())
+}
+
+fn epochs(run: &Path) -> Result<Vec<EpochRow>> {
+    let path = run.join(niwaki::net::METRICS_FILE);
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let parse = |(index, line): (usize, &str)| {
+        serde_json::from_str(line)
+            .with_context(|| format!("{}, line {}", path.display(), index + 1))
+    };
+    text.lines().enumerate().map(parse).collect()
+}

@@ -1,0 +1,206 @@
+//! Which kernel executes a convolution or linear layer, and the weights in the order it reads them.
+//!
+//! Every kernel that can execute a layer gets a bid: its weights packed, its cost on the target core
+//! predicted. The lowest bid wins.
+
+use anyhow::{Context, Result};
+use niwaki_core::kernels::sparse::{Block, ConvStream, LinearStream, MAX_BIAS};
+use niwaki_core::kernels::{KernelId, pack_sparse, packed};
+use niwaki_core::model::{Conv, Op, Scratch, Tensor, Weights, Window};
+use zerocopy::IntoBytes;
+
+use super::AlignedVec;
+use super::graph::Weighted;
+use crate::target::cost::{Core, CostModel, sparse_conv_terms};
+
+/// How a layer's kernel is chosen among those that can execute it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelChoice {
+    /// The one that the cost model of a core predicts to be fastest.
+    Cheapest(Core),
+    /// This one wherever it can execute the layer, else the fastest on a Cortex-M4.
+    Only(KernelId),
+}
+
+impl KernelChoice {
+    fn core(self) -> Core {
+        match self {
+            Self::Cheapest(core) => core,
+            Self::Only(_) => Core::CortexM4,
+        }
+    }
+}
+
+/// A weighted layer's shape.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) input: Tensor,
+    pub(super) output: Tensor,
+    /// Window of a convolution; `None` for a linear layer.
+    pub(super) window: Option<Window>,
+    pub(super) groups: usize,
+}
+
+/// A kernel with its weights in the order it reads them.
+pub(super) struct Bid {
+    pub(super) kernel: KernelId,
+    pub(super) weights: Vec<u8>,
+    pub(super) scratch_len: usize,
+    cost: f64,
+}
+
+/// The winning bid for a layer. Sparse convolutions may take `spare` bytes of working memory or what the
+/// dense one takes; where they need more, they take the least that they can do with.
+pub(super) fn choose(
+    shape: &Shape,
+    weighted: &Weighted,
+    bias: &[i32],
+    choice: KernelChoice,
+    spare: usize,
+) -> Result<Bid> {
+    use KernelId::{
+        ConvBlock2, ConvBlock4, ConvDense, ConvPacked, ConvSparse, LinearBlock2, LinearBlock4,
+        LinearDense, LinearPacked, LinearSparse,
+    };
+    let candidates = match shape.window {
+        Some(_) => [ConvPacked, ConvSparse, ConvBlock2, ConvBlock4, ConvDense],
+        None => [LinearPacked, LinearSparse, LinearBlock2, LinearBlock4, LinearDense],
+    };
+    let wanted = match choice {
+        KernelChoice::Only(kernel) if candidates.contains(&kernel) => Some(kernel),
+        _ => None,
+    };
+    let per_channel = weighted.weights.len() / shape.output.channels;
+    let scratch_limit = spare.max(packed::conv_scratch_len(shape.input.channels, per_channel));
+    let bids = candidates
+        .into_iter()
+        // The sparse kernels' sums begin with the bias and must stay clear of overflow.
+        .filter(|kernel| {
+            let small = bias.iter().all(|bias| bias.unsigned_abs() < MAX_BIAS);
+            small || matches!(kernel, ConvPacked | ConvDense | LinearPacked | LinearDense)
+        })
+        .filter_map(|kernel| bid(kernel, shape, weighted, choice.core(), scratch_limit));
+    let mut bids: Vec<Bid> = bids.collect();
+    if let Some(kernel) = wanted
+        && let Some(index) = bids.iter().position(|bid| bid.kernel == kernel)
+    {
+        return Ok(bids.swap_remove(index));
+    }
+    // The plain kernels win only where no other can do it.
+    if bids.len() > 1 {
+        bids.retain(|bid| !matches!(bid.kernel, ConvDense | LinearDense));
+    }
+    bids.into_iter()
+        .min_by(|a, b| a.cost.total_cmp(&b.cost))
+        .context("no kernel can execute this layer")
+}
+
+fn bid(
+    kernel: KernelId,
+    shape: &Shape,
+    weighted: &Weighted,
+    core: Core,
+    scratch_limit: usize,
+) -> Option<Bid> {
+    let outputs = shape.output.channels;
+    let per_channel = weighted.weights.len() / outputs;
+    let costs = CostModel::of(core);
+    let block = match kernel {
+        KernelId::ConvSparse | KernelId::LinearSparse => Block::One,
+        KernelId::ConvBlock2 | KernelId::LinearBlock2 => Block::Two,
+        _ => Block::Four,
+    };
+    let (weights, scratch_len) = match kernel {
+        KernelId::ConvDense | KernelId::LinearDense => (weighted.weights.as_bytes().to_vec(), 0),
+        KernelId::ConvPacked | KernelId::LinearPacked => {
+            if shape.groups != 1 {
+                return None;
+            }
+            let mut words = vec![0; packed::packed_len(outputs, per_channel)?];
+            let weight = |output: usize, at: usize| weighted.weights[output * per_channel + at];
+            packed::pack(outputs, per_channel, weight, &mut words)?;
+            let scratch = match kernel {
+                KernelId::ConvPacked => packed::conv_scratch_len(shape.input.channels, per_channel),
+                _ => packed::linear_scratch_len(per_channel),
+            };
+            let bytes = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            (bytes, scratch)
+        }
+        KernelId::ConvSparse | KernelId::ConvBlock2 | KernelId::ConvBlock4 => {
+            let window = shape.window?;
+            let entries = blocks(&weighted.weights, shape.input.channels / shape.groups, block);
+            let choose = |limit| {
+                let cost = |geometry: &_| {
+                    let terms = sparse_conv_terms(geometry, outputs as f64, entries as f64);
+                    costs.sum(kernel, &terms)
+                };
+                let (input, output) = (&shape.input, &shape.output);
+                pack_sparse::choose_geometry(input, output, &window, block, limit, cost)
+            };
+            let geometry = choose(scratch_limit).or_else(|| {
+                let cost = |geometry: &niwaki_core::kernels::sparse::Geometry| {
+                    geometry.scratch_len() as f64
+                };
+                let (input, output) = (&shape.input, &shape.output);
+                pack_sparse::choose_geometry(input, output, &window, block, usize::MAX, cost)
+            })?;
+            let stream = pack_sparse::conv_stream(&weighted.weights, shape.groups, &geometry)?;
+            (stream, geometry.scratch_len())
+        }
+        _ => {
+            if shape.groups != 1 {
+                return None;
+            }
+            let stream = pack_sparse::linear_stream(&weighted.weights, per_channel, block)?;
+            let scratch = niwaki_core::kernels::sparse::linear_scratch_len(per_channel, block);
+            (stream, scratch)
+        }
+    };
+    let aligned = AlignedVec::new(&weights);
+    let op = operator(kernel, shape, weighted, &aligned, block, scratch_len)?;
+    Some(Bid { kernel, cost: costs.instructions(&op, kernel), weights, scratch_len })
+}
+
+/// Blocks of neighbouring input channels with a weight that is not zero.
+fn blocks(weights: &[i8], depth: usize, block: Block) -> usize {
+    let in_pixel = |pixel: &[i8]| {
+        pixel.chunks(block.len()).filter(|block| block.iter().any(|&weight| weight != 0)).count()
+    };
+    weights.chunks(depth).map(in_pixel).sum()
+}
+
+/// The operator as the device will see it, for its cost.
+fn operator<'a>(
+    kernel: KernelId,
+    shape: &Shape,
+    weighted: &'a Weighted,
+    bytes: &'a AlignedVec,
+    block: Block,
+    scratch_len: usize,
+) -> Option<Op<'a>> {
+    let bytes = bytes.as_bytes();
+    let (input, output) = (&shape.input, &shape.output);
+    let whole = Window { kernel: [input.height, input.width], stride: [1, 1], pad: [0, 0] };
+    let window = shape.window.unwrap_or(whole);
+    let weights = match kernel {
+        KernelId::ConvDense | KernelId::LinearDense => Weights::Dense(&weighted.weights),
+        KernelId::ConvPacked | KernelId::LinearPacked => {
+            Weights::Packed(zerocopy::FromBytes::ref_from_bytes(bytes).ok()?)
+        }
+        KernelId::LinearSparse | KernelId::LinearBlock2 | KernelId::LinearBlock4 => {
+            Weights::SparseLinear(LinearStream::new(bytes, input.len(), output.channels, block)?)
+        }
+        _ => Weights::Sparse(ConvStream::new(bytes, input, output, &window, block)?),
+    };
+    let conv = Conv {
+        input: *input,
+        output: *output,
+        window,
+        groups: shape.groups,
+        clamp: weighted.clamp,
+        channels: &[],
+        weights,
+        scratch: Scratch { offset: 0, len: scratch_len },
+    };
+    Some(if shape.window.is_some() { Op::Conv(conv) } else { Op::Linear(conv) })
+}

@@ -1,0 +1,100 @@
+//! SVG charts.
+
+use anyhow::{Result, anyhow};
+use plotters::prelude::*;
+
+use crate::export::Analysis;
+use crate::sparse::EpochRow;
+
+const GREEN: RGBColor = RGBColor(74, 124, 89);
+const BROWN: RGBColor = RGBColor(166, 108, 60);
+const GREY: RGBColor = RGBColor(160, 160, 155);
+
+/// Figure of merit in training and testing over the epochs.
+pub(super) fn training(epochs: &[EpochRow]) -> Result<String> {
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (800, 300)).into_drawing_area();
+        draw_training(&area, epochs).map_err(|error| anyhow!("drawing the training: {error}"))?;
+    }
+    Ok(svg)
+}
+
+fn draw_training(
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    epochs: &[EpochRow],
+) -> Result<(), Box<dyn std::error::Error>> {
+    let held_out = |row: &EpochRow| row.val.or(row.test);
+    let merits = epochs.iter().flat_map(|row| [Some(row.train), held_out(row)]).flatten();
+    let (least, most) = merits.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), merit| {
+        (least.min(merit), most.max(merit))
+    });
+    let margin = (most - least).max(1e-3) * 0.05;
+    let last = epochs.len().max(2) as f64;
+    let mut chart = ChartBuilder::on(area)
+        .margin(8)
+        .x_label_area_size(32)
+        .y_label_area_size(48)
+        .build_cartesian_2d(1.0..last, least - margin..most + margin)?;
+    chart.configure_mesh().light_line_style(WHITE).x_desc("epoch").draw()?;
+    let train = epochs.iter().map(|row| (row.epoch as f64, row.train));
+    chart
+        .draw_series(LineSeries::new(train, BROWN.stroke_width(2)))?
+        .label("training batches")
+        .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], BROWN.stroke_width(2)));
+    let held_out = epochs.iter().filter_map(|row| Some((row.epoch as f64, held_out(row)?)));
+    chart
+        .draw_series(LineSeries::new(held_out, GREEN.stroke_width(2)))?
+        .label("held-out split")
+        .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], GREEN.stroke_width(2)));
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .background_style(WHITE.mix(0.8))
+        .draw()?;
+    area.present()?;
+    Ok(())
+}
+
+/// The arena's bytes over the layers: outputs while they are needed, and working memory.
+pub(super) fn arena(analysis: &Analysis) -> Result<String> {
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (800, 300)).into_drawing_area();
+        draw_arena(&area, analysis).map_err(|error| anyhow!("drawing the arena: {error}"))?;
+    }
+    Ok(svg)
+}
+
+fn draw_arena(
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    analysis: &Analysis,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let layers = analysis.layers.len() as f64;
+    let mut chart = ChartBuilder::on(area)
+        .margin(8)
+        .x_label_area_size(32)
+        .y_label_area_size(64)
+        .build_cartesian_2d(0.0..layers.max(1.0), 0.0..analysis.arena_bytes.max(1) as f64)?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .disable_x_mesh()
+        .x_desc("layer")
+        .y_desc("byte")
+        .y_label_formatter(&|byte| format!("{byte:.0}"))
+        .draw()?;
+    let rectangle = |bytes: [usize; 2], steps: [usize; 2]| {
+        [(steps[0] as f64 + 0.03, bytes[0] as f64), (steps[1] as f64 + 0.97, bytes[1] as f64)]
+    };
+    for (index, layer) in analysis.layers.iter().enumerate() {
+        let output = rectangle(layer.arena, layer.live);
+        chart.draw_series([Rectangle::new(output, GREEN.mix(0.6).filled())])?;
+        if layer.scratch_bytes > 0 {
+            let scratch = rectangle(layer.scratch, [index, index]);
+            chart.draw_series([Rectangle::new(scratch, GREY.mix(0.6).filled())])?;
+        }
+    }
+    area.present()?;
+    Ok(())
+}
