@@ -14,9 +14,10 @@ use crate::output::{self, Format};
 /// Arguments of `niwaki import`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Reads full-integer int8 TensorFlow Lite models. The result computes what the reference kernels of TensorFlow
-Lite Micro compute, byte for byte. Operators that cannot be imported are all named at once. Inputs and
-outputs in floating point or uint8 become int8: the caller quantises.
+Reads full-integer int8 TensorFlow Lite models. The result computes what the reference
+kernels of TensorFlow Lite Micro compute, byte for byte. Operators that cannot be imported
+are all named at once. Inputs and outputs in floating point or uint8 become int8: the
+caller quantises.
 
 Examples:
   niwaki import kws.tflite -o kws.niwaki
