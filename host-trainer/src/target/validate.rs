@@ -13,6 +13,8 @@ pub struct Samples<'a> {
     pub inputs: &'a [Vec<i8>],
     /// The class of each, where the task is classification.
     pub labels: Option<&'a [usize]>,
+    /// Outputs, one after the other, to compare with instead of this computer's: another engine's.
+    pub golden: Option<&'a [i8]>,
 }
 
 /// What [`validate`] found.
@@ -22,11 +24,11 @@ pub struct Validation {
     pub target: String,
     /// Inputs that were compared.
     pub samples: usize,
-    /// Output bytes that differ between host and target, over all samples.
+    /// Output bytes of the target that differ from the host's or the golden ones, over all samples.
     pub mismatched_bytes: usize,
     /// The first sample with a byte that differs.
     pub first_mismatch: Option<usize>,
-    /// Share of samples whose largest output on the host is their label's.
+    /// Share of samples whose largest output on the host, or golden output, is their label's.
     pub accuracy_host: Option<f64>,
     /// The same on the target.
     pub accuracy_target: Option<f64>,
@@ -56,7 +58,8 @@ pub struct LayerCost {
     pub instructions: Option<u64>,
 }
 
-/// Runs `model` on every sample on the host and on `target` and compares every output byte. `done` is
+/// Runs `model` on every sample on the host and on `target` and compares every output byte, with the golden
+/// outputs where there are some. A sample without a golden output differs in every byte. `done` is
 /// called after each sample. A board's `firmware` is built where none is given.
 ///
 /// On [`Target::Host`] the second run is one on this computer too, in an arena full of noise and operator
@@ -82,7 +85,10 @@ pub fn validate(
     let mut session: Session<'_, '_> = Session::new(*model, values(&mut arena))?;
     let mut found = Found::default();
     for (index, input) in samples.inputs.iter().enumerate() {
-        let expected = session.run(input)?;
+        let of_host = session.run(input)?;
+        let len = of_host.len();
+        let golden = samples.golden.map(|golden| golden.get(index * len..(index + 1) * len));
+        let expected = golden.map_or(of_host, |golden| golden.unwrap_or(&[]));
         let label = samples.labels.and_then(|labels| labels.get(index)).copied();
         found.add(index, expected, &runner.run(input)?, label);
         done();

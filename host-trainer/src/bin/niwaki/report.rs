@@ -65,8 +65,11 @@ pub(crate) fn run(args: &ReportArgs, format: Format) -> Result<()> {
     let target = Target::find(&args.target)?;
     let firmware = output::firmware(&target)?;
     let bar = output::bar(inputs.len() as u64, "samples").with_message(target.name().to_owned());
-    let compared =
-        Samples { inputs: &inputs, labels: (model.label_count() > 0).then_some(&labels) };
+    let compared = Samples {
+        inputs: &inputs,
+        labels: (model.label_count() > 0).then_some(&labels),
+        golden: None,
+    };
     let validation = validate(&target, firmware.as_ref(), &model, compared, &|| bar.inc(1))?;
     bar.finish_and_clear();
 

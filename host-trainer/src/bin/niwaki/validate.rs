@@ -1,10 +1,10 @@
-//! `niwaki validate`: compares a target's outputs with this computer's.
+//! `niwaki validate`: compares a target's outputs with this computer's or with given ones.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use niwaki::data::{Dataset, LoadOptions, Split, load};
+use niwaki::data::{Dataset, LoadOptions, Split, load, read_samples};
 use niwaki::export;
 use niwaki::target::{Firmware, Samples, Target, Validation, validate};
 use niwaki_core::Model;
@@ -14,13 +14,15 @@ use crate::output::{self, Format};
 /// Arguments of `niwaki validate`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Runs the model on the target and on this computer and compares every output byte. The exit code is not 0
-when a byte differs. Instructions are those that the emulator executes; they are not clock cycles.
+Runs the model on the target and on this computer and compares every output byte. The exit code
+is not 0 when a byte differs. With --golden the target's outputs are compared with another
+engine's instead. Instructions are those that the emulator executes; they are not clock cycles.
 
 Examples:
   niwaki validate model.niwaki --target qemu-cortex-m4 --data digits
   niwaki validate model.niwaki --target qemu-cortex-m4 --data fashion-mnist --limit 1000 --format json
-  niwaki validate model.niwaki --target host --data digits")]
+  niwaki validate model.niwaki --target host --data digits
+  niwaki validate kws.niwaki --target qemu-cortex-m4 --inputs kws_inputs.npy --golden kws_golden.npy")]
 pub(crate) struct ValidateArgs {
     /// The model, as `niwaki export` wrote it
     model: PathBuf,
@@ -33,7 +35,13 @@ pub(crate) struct ValidateArgs {
     /// Split of the data set that the inputs come from
     #[arg(long, value_enum, default_value_t = Split::Test)]
     split: Split,
-    /// Use only the first N samples of the split
+    /// Quantised inputs to use instead of a data set: an int8 .npy file, samples along the first axis
+    #[arg(long, value_name = "NPY", conflicts_with_all = ["data", "split"])]
+    inputs: Option<PathBuf>,
+    /// Outputs to compare with instead of this computer's: an int8 .npy file
+    #[arg(long, value_name = "NPY", requires = "inputs")]
+    golden: Option<PathBuf>,
+    /// Use only the first N samples
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Use this ELF file of the board's firmware instead of building it
@@ -49,13 +57,22 @@ pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
     let blob = export::read_model(&args.model)?;
     let model = Model::new(blob.as_bytes())
         .with_context(|| format!("{} is refused", args.model.display()))?;
-    let dataset = load(&args.data, &args.options)?;
-    let (inputs, labels) = samples(&model, &dataset, args)?;
+    let (inputs, labels, golden) = match &args.inputs {
+        Some(path) => {
+            let (inputs, golden) = given(&model, path, args)?;
+            (inputs, None, golden)
+        }
+        None => {
+            let dataset = load(&args.data, &args.options)?;
+            let (inputs, labels) = samples(&model, &dataset, args)?;
+            (inputs, Some(labels), None)
+        }
+    };
     let firmware = firmware(&target, args)?;
 
     let bar = output::bar(inputs.len() as u64, "samples");
     bar.set_message(target.name().to_owned());
-    let samples = Samples { inputs: &inputs, labels: Some(&labels) };
+    let samples = Samples { inputs: &inputs, labels: labels.as_deref(), golden: golden.as_deref() };
     let found = validate(&target, firmware.as_ref(), &model, samples, &|| bar.inc(1))?;
     bar.finish_and_clear();
 
@@ -69,11 +86,47 @@ pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
     match found.first_mismatch {
         None => Ok(()),
         Some(sample) => bail!(
-            "{} output bytes of {} differ from the host's, first in sample {sample} of the split",
+            "{} output bytes of {} differ from {}, first in sample {sample}",
             found.mismatched_bytes,
-            target.name()
+            target.name(),
+            if golden.is_some() { "the golden ones" } else { "the host's" }
         ),
     }
+}
+
+/// The inputs given as a file, and the outputs if there are some.
+fn given(
+    model: &Model<'_>,
+    inputs: &Path,
+    args: &ValidateArgs,
+) -> Result<(Vec<Vec<i8>>, Option<Vec<i8>>)> {
+    let read = |path: &Path, what: &str, expected: usize| {
+        let (values, len) = read_samples(path)?;
+        ensure!(
+            len == expected,
+            "{}: the model {what} {expected} values, a sample there has {len}",
+            path.display()
+        );
+        Ok(values)
+    };
+    let len = model.input().len();
+    let values = read(inputs, "takes", len)?;
+    let limit = args.limit.unwrap_or(usize::MAX);
+    let samples: Vec<Vec<i8>> = values.chunks(len).take(limit).map(<[i8]>::to_vec).collect();
+    ensure!(!samples.is_empty(), "no samples in {}", inputs.display());
+    let golden = args.golden.as_deref().map(|path| {
+        let golden = read(path, "gives", model.output().len())?;
+        let count = golden.len() / model.output().len();
+        let expected = values.len() / len;
+        ensure!(
+            count == expected,
+            "{} has {count} samples, {} has {expected}",
+            path.display(),
+            inputs.display()
+        );
+        Ok(golden)
+    });
+    Ok((samples, golden.transpose()?))
 }
 
 /// Quantised inputs and classes of the samples asked for.
