@@ -54,7 +54,6 @@ pub use describe::{ClassCounts, Description, GroupCounts, SplitCounts, describe}
 pub use error::{DataError, Place};
 pub use load::{MissingValues, Source, load, load_with_source};
 pub use normalise::Normalisation;
-pub use npy::read_samples;
 pub use options::{ImageSize, LoadOptions, SplitBy};
 pub use preview::write_contact_sheet;
 

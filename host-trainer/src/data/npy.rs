@@ -92,26 +92,6 @@ pub(super) fn read(features_path: &Path, labels_path: &Path) -> Result<Parsed, D
     })
 }
 
-/// Reads an int8 array, such as inputs or outputs of a model for several samples: the values and the
-/// length of one sample, which is the product of all dimensions but the first.
-///
-/// # Errors
-///
-/// When the file cannot be read, is no complete array, or holds another type.
-pub fn read_samples(path: &Path) -> Result<(Vec<i8>, usize), DataError> {
-    let array = Array::read(path)?;
-    let len = array.shape.iter().skip(1).product();
-    let found = match array.values {
-        Values::I8(values) if !array.shape.is_empty() && len > 0 => return Ok((values, len)),
-        Values::I8(_) => "no samples",
-        Values::U8(_) => "u8",
-        Values::Whole(_) => "another integer type",
-        Values::Real(_) => "real numbers",
-    };
-    let expected = "an array of type i8 with the samples along its first axis";
-    Err(DataError::damaged(path, Place::File, expected, found))
-}
-
 struct Array {
     shape: Vec<usize>,
     values: Values,

@@ -14,6 +14,7 @@ use zerocopy::IntoBytes;
 use super::choose::{self, KernelChoice};
 use super::graph::{Constant, Function, Graph, Node, Operator, TensorId, Weighted};
 use super::plan::{Needs, Plan, Sharing, plan};
+use super::simplify::drop_constant_channels;
 use crate::target::cost::Core;
 
 /// A blob and how it came about.
@@ -53,6 +54,9 @@ pub fn write(graph: &Graph) -> Result<Exported> {
 /// As [`write`].
 pub fn write_with(graph: &Graph, choice: KernelChoice) -> Result<Exported> {
     ensure!(!graph.nodes.is_empty(), "the network has no operators: there is nothing to export");
+    let mut graph = graph.clone();
+    drop_constant_channels(&mut graph);
+    let graph = &graph;
     // What the tensors alone need at their peak, a layer may use as working memory elsewhere for free.
     let none: Vec<Needs> = graph.nodes.iter().map(|_| Needs::default()).collect();
     let tensors_only = plan(graph, &none);

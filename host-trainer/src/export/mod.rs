@@ -12,6 +12,7 @@ mod plan;
 mod quantise;
 mod run;
 mod rust_module;
+mod simplify;
 
 pub use analyse::{Analysis, LayerAnalysis, analyse};
 pub use blob::{Exported, Layer, write, write_with};

@@ -176,14 +176,14 @@ fn lenet(width: f64) -> NetSpec {
     // Inputs as small as 8x8 still have two rows left for the second pooling.
     let conv = |base| plain_conv(scaled(base, width), [5, 5], 1, Padding::SAME);
     Builder::default()
-        .layer("conv1", conv(16))
+        .layer("conv1", conv(8))
         .norm_relu("1")
         .layer("pool1", pool())
         .layer("conv2", conv(32))
         .norm_relu("2")
         .layer("pool2", pool())
         .layer("flatten", Kind::Flatten {})
-        .layer("fc1", plain_linear(scaled(256, width)))
+        .layer("fc1", plain_linear(scaled(192, width)))
         .norm_relu("3")
         .head()
         .finish(Task::Classify)

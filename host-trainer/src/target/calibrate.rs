@@ -159,9 +159,13 @@ pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
     let depth = match kernel {
         ConvPacked | ConvDense => pick(&[1, 3, 4, 8, 16, 24, 32, 64], random),
         Depthwise | MaxPool | AvgPool => pick(&[4, 8, 16, 16, 32, 64, 7], random),
+        ConvSparse | ConvBlock2 | ConvBlock4 => pick(&[1, 3, 4, 8, 16, 24, 32, 64], random),
         _ => pick(&[4, 8, 16, 24, 32, 64], random),
     };
-    let outputs = pick(&[8, 10, 16, 24, 32, 64], random);
+    let outputs = match kernel {
+        Softmax => pick(&[2, 8, 10, 12, 16, 64], random),
+        _ => pick(&[8, 10, 16, 24, 32, 64, 128], random),
+    };
     let image = [size[0], size[1], depth];
     let (input, output) = match kernel {
         ConvDense | ConvPacked | ConvSparse | ConvBlock2 | ConvBlock4 => {

@@ -13,8 +13,8 @@ pub struct Samples<'a> {
     pub inputs: &'a [Vec<i8>],
     /// The class of each, where the task is classification.
     pub labels: Option<&'a [usize]>,
-    /// Outputs, one after the other, to compare with instead of this computer's: another engine's.
-    pub golden: Option<&'a [i8]>,
+    /// The outputs that another engine gave for them.
+    pub golden: Option<&'a [Vec<i8>]>,
 }
 
 /// What [`validate`] found.
@@ -24,11 +24,13 @@ pub struct Validation {
     pub target: String,
     /// Inputs that were compared.
     pub samples: usize,
-    /// Output bytes of the target that differ from the host's or the golden ones, over all samples.
+    /// Output bytes that differ between host and target, over all samples.
     pub mismatched_bytes: usize,
+    /// Output bytes of the target that differ from another engine's, where those are given.
+    pub golden_mismatched_bytes: Option<usize>,
     /// The first sample with a byte that differs.
     pub first_mismatch: Option<usize>,
-    /// Share of samples whose largest output on the host, or golden output, is their label's.
+    /// Share of samples whose largest output on the host is their label's.
     pub accuracy_host: Option<f64>,
     /// The same on the target.
     pub accuracy_target: Option<f64>,
@@ -58,8 +60,7 @@ pub struct LayerCost {
     pub instructions: Option<u64>,
 }
 
-/// Runs `model` on every sample on the host and on `target` and compares every output byte, with the golden
-/// outputs where there are some. A sample without a golden output differs in every byte. `done` is
+/// Runs `model` on every sample on the host and on `target` and compares every output byte. `done` is
 /// called after each sample. A board's `firmware` is built where none is given.
 ///
 /// On [`Target::Host`] the second run is one on this computer too, in an arena full of noise and operator
@@ -85,12 +86,10 @@ pub fn validate(
     let mut session: Session<'_, '_> = Session::new(*model, values(&mut arena))?;
     let mut found = Found::default();
     for (index, input) in samples.inputs.iter().enumerate() {
-        let of_host = session.run(input)?;
-        let len = of_host.len();
-        let golden = samples.golden.map(|golden| golden.get(index * len..(index + 1) * len));
-        let expected = golden.map_or(of_host, |golden| golden.unwrap_or(&[]));
+        let expected = session.run(input)?;
         let label = samples.labels.and_then(|labels| labels.get(index)).copied();
-        found.add(index, expected, &runner.run(input)?, label);
+        let golden = samples.golden.and_then(|golden| golden.get(index));
+        found.add(index, expected, &runner.run(input)?, label, golden);
         done();
     }
     let (costs, stack_bytes) = match (&mut runner, samples.inputs.first()) {
@@ -114,6 +113,7 @@ pub fn validate(
         target: target.name().to_owned(),
         samples: count,
         mismatched_bytes: found.mismatched_bytes,
+        golden_mismatched_bytes: samples.golden.map(|_| found.golden_mismatched_bytes),
         first_mismatch: found.first_mismatch,
         accuracy_host: share(found.right_on_host),
         accuracy_target: share(found.right_on_target),
@@ -130,6 +130,7 @@ pub fn validate(
 #[derive(Default)]
 struct Found {
     mismatched_bytes: usize,
+    golden_mismatched_bytes: usize,
     first_mismatch: Option<usize>,
     right_on_host: usize,
     right_on_target: usize,
@@ -137,10 +138,19 @@ struct Found {
 }
 
 impl Found {
-    fn add(&mut self, index: usize, expected: &[i8], ran: &Ran, label: Option<usize>) {
-        let differing = differing(expected, &ran.output);
-        self.mismatched_bytes += differing;
-        if differing > 0 {
+    fn add(
+        &mut self,
+        index: usize,
+        expected: &[i8],
+        ran: &Ran,
+        label: Option<usize>,
+        golden: Option<&Vec<i8>>,
+    ) {
+        let from_host = differing(expected, &ran.output);
+        let from_golden = golden.map_or(0, |golden| differing(golden, &ran.output));
+        self.mismatched_bytes += from_host;
+        self.golden_mismatched_bytes += from_golden;
+        if from_host + from_golden > 0 {
             self.first_mismatch.get_or_insert(index);
         }
         self.right_on_host += usize::from(label.is_some() && largest(expected) == label);

@@ -1,10 +1,10 @@
-//! `niwaki validate`: compares a target's outputs with this computer's or with given ones.
+//! `niwaki validate`: compares a target's outputs with this computer's.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use niwaki::data::{Dataset, LoadOptions, Split, load, read_samples};
+use niwaki::data::{Dataset, LoadOptions, Split, load};
 use niwaki::export;
 use niwaki::target::{Firmware, Samples, Target, Validation, validate};
 use niwaki_core::Model;
@@ -14,15 +14,14 @@ use crate::output::{self, Format};
 /// Arguments of `niwaki validate`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Runs the model on the target and on this computer and compares every output byte. The exit code
-is not 0 when a byte differs. With --golden the target's outputs are compared with another
-engine's instead. Instructions are those that the emulator executes; they are not clock cycles.
+Runs the model on the target and on this computer and compares every output byte. The exit code is not 0
+when a byte differs. Instructions are those that the emulator executes; they are not clock cycles.
 
 Examples:
   niwaki validate model.niwaki --target qemu-cortex-m4 --data digits
   niwaki validate model.niwaki --target qemu-cortex-m4 --data fashion-mnist --limit 1000 --format json
   niwaki validate model.niwaki --target host --data digits
-  niwaki validate kws.niwaki --target qemu-cortex-m4 --inputs kws_inputs.npy --golden kws_golden.npy")]
+  niwaki validate kws.niwaki --inputs kws_inputs.npy --golden kws_golden.npy --limit 20")]
 pub(crate) struct ValidateArgs {
     /// The model, as `niwaki export` wrote it
     model: PathBuf,
@@ -35,15 +34,15 @@ pub(crate) struct ValidateArgs {
     /// Split of the data set that the inputs come from
     #[arg(long, value_enum, default_value_t = Split::Test)]
     split: Split,
-    /// Quantised inputs to use instead of a data set: an int8 .npy file, samples along the first axis
-    #[arg(long, value_name = "NPY", conflicts_with_all = ["data", "split"])]
-    inputs: Option<PathBuf>,
-    /// Outputs to compare with instead of this computer's: an int8 .npy file
-    #[arg(long, value_name = "NPY", requires = "inputs")]
-    golden: Option<PathBuf>,
-    /// Use only the first N samples
+    /// Use only the first N samples of the split
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    /// Take quantised inputs from this file instead: int8, one sample after the other
+    #[arg(long, value_name = "X.npy", conflicts_with = "data")]
+    inputs: Option<PathBuf>,
+    /// Also compare with the outputs that another engine gave for the inputs
+    #[arg(long, value_name = "Y.npy", requires = "inputs")]
+    golden: Option<PathBuf>,
     /// Use this ELF file of the board's firmware instead of building it
     #[arg(long, value_name = "ELF")]
     firmware: Option<PathBuf>,
@@ -57,17 +56,26 @@ pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
     let blob = export::read_model(&args.model)?;
     let model = Model::new(blob.as_bytes())
         .with_context(|| format!("{} is refused", args.model.display()))?;
-    let (inputs, labels, golden) = match &args.inputs {
-        Some(path) => {
-            let (inputs, golden) = given(&model, path, args)?;
-            (inputs, None, golden)
-        }
+    let (inputs, labels) = match &args.inputs {
+        Some(path) => (rows(path, model.input().len(), args.limit)?, None),
         None => {
             let dataset = load(&args.data, &args.options)?;
             let (inputs, labels) = samples(&model, &dataset, args)?;
-            (inputs, Some(labels), None)
+            (inputs, Some(labels))
         }
     };
+    let golden = match &args.golden {
+        Some(path) => Some(rows(path, model.output().len(), args.limit)?),
+        None => None,
+    };
+    if let Some(golden) = &golden {
+        ensure!(
+            golden.len() == inputs.len(),
+            "{} inputs, but {} golden outputs",
+            inputs.len(),
+            golden.len()
+        );
+    }
     let firmware = firmware(&target, args)?;
 
     let bar = output::bar(inputs.len() as u64, "samples");
@@ -86,47 +94,28 @@ pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
     match found.first_mismatch {
         None => Ok(()),
         Some(sample) => bail!(
-            "{} output bytes of {} differ from {}, first in sample {sample}",
+            "{} output bytes of {} differ from the host's and {} from the golden outputs, first in sample {sample}",
             found.mismatched_bytes,
             target.name(),
-            if golden.is_some() { "the golden ones" } else { "the host's" }
+            found.golden_mismatched_bytes.unwrap_or(0)
         ),
     }
 }
 
-/// The inputs given as a file, and the outputs if there are some.
-fn given(
-    model: &Model<'_>,
-    inputs: &Path,
-    args: &ValidateArgs,
-) -> Result<(Vec<Vec<i8>>, Option<Vec<i8>>)> {
-    let read = |path: &Path, what: &str, expected: usize| {
-        let (values, len) = read_samples(path)?;
-        ensure!(
-            len == expected,
-            "{}: the model {what} {expected} values, a sample there has {len}",
-            path.display()
-        );
-        Ok(values)
+/// The first rows of an int8 array, each of `len` values.
+fn rows(path: &Path, len: usize, limit: Option<usize>) -> Result<Vec<Vec<i8>>> {
+    let read = || -> Result<Vec<i8>> {
+        let file = std::io::BufReader::new(std::fs::File::open(path)?);
+        Ok(npyz::NpyFile::new(file)?.into_vec()?)
     };
-    let len = model.input().len();
-    let values = read(inputs, "takes", len)?;
-    let limit = args.limit.unwrap_or(usize::MAX);
-    let samples: Vec<Vec<i8>> = values.chunks(len).take(limit).map(<[i8]>::to_vec).collect();
-    ensure!(!samples.is_empty(), "no samples in {}", inputs.display());
-    let golden = args.golden.as_deref().map(|path| {
-        let golden = read(path, "gives", model.output().len())?;
-        let count = golden.len() / model.output().len();
-        let expected = values.len() / len;
-        ensure!(
-            count == expected,
-            "{} has {count} samples, {} has {expected}",
-            path.display(),
-            inputs.display()
-        );
-        Ok(golden)
-    });
-    Ok((samples, golden.transpose()?))
+    let values = read().with_context(|| format!("reading int8 values from {}", path.display()))?;
+    ensure!(
+        values.len().is_multiple_of(len) && !values.is_empty(),
+        "{}: expected rows of {len} values, found {} values",
+        path.display(),
+        values.len()
+    );
+    Ok(values.chunks(len).take(limit.unwrap_or(usize::MAX)).map(<[i8]>::to_vec).collect())
 }
 
 /// Quantised inputs and classes of the samples asked for.
@@ -182,6 +171,7 @@ fn facts(found: &Validation) -> comfy_table::Table {
     let bytes = |count: u64| format!("{count} bytes");
     row("samples", Some(found.samples.to_string()));
     row("mismatched bytes", Some(found.mismatched_bytes.to_string()));
+    row("differ from golden", found.golden_mismatched_bytes.map(|count| count.to_string()));
     row("accuracy, host", percent(found.accuracy_host));
     row("accuracy, target", percent(found.accuracy_target));
     row(
