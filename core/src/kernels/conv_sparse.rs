@@ -2,8 +2,13 @@
 //! [`sparse`](super::sparse).
 
 use super::rescale::Rescale;
-use super::sparse::{Block, ConvStream, ELEMENT, Geometry, TILE};
-use super::{conv::rescale, part, put};
+use super::sparse::{ConvStream, Geometry, TILE};
+use super::{conv::rescale, part};
+#[cfg(any(not(niwaki_dsp), test))]
+use super::{
+    put,
+    sparse::{Block, ELEMENT},
+};
 use crate::model::{Conv, layout::ChannelRecord};
 
 /// Convolution of `x` into `y`, both in the order height, width, channel, by a stream whose block is
@@ -148,6 +153,7 @@ fn compute_band(g: &Geometry, corner: usize, [rows, columns]: [usize; 2], tiles:
 }
 
 /// The inner parts in safe Rust, for every target. A plane's elements take one byte.
+#[cfg(any(not(niwaki_dsp), test))]
 pub(super) struct Portable<'a, 'm, const BLOCK: usize> {
     op: &'a Conv<'m>,
     stream: &'a ConvStream<'m>,
@@ -155,6 +161,7 @@ pub(super) struct Portable<'a, 'm, const BLOCK: usize> {
     y: &'a mut [i8],
 }
 
+#[cfg(any(not(niwaki_dsp), test))]
 impl<'a, 'm, const BLOCK: usize> Portable<'a, 'm, BLOCK> {
     pub(super) fn new(
         op: &'a Conv<'m>,
@@ -173,6 +180,7 @@ impl<'a, 'm, const BLOCK: usize> Portable<'a, 'm, BLOCK> {
     };
 }
 
+#[cfg(any(not(niwaki_dsp), test))]
 impl<const BLOCK: usize> Tiles for Portable<'_, '_, BLOCK> {
     fn fill(&mut self, value: i8) {
         self.planes.fill(value);

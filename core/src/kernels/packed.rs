@@ -13,7 +13,7 @@
 //! one with the word's sign-extended low bytes adds `low · x` to another; the difference of the sums
 //! is `256 * (high · x)`. Thus a pair needs one extension for two multiplies where bytes would need
 //! two, at one byte of flash per weight. The difference is exact while `|high · x| < 2^23`, which
-//! [`CHUNK`] sees to.
+//! `CHUNK` sees to.
 //!
 //! A half cannot hold `high = -128` beside a negative `low`; TFLite's weights are never -128.
 //! [`pack`] says so, and such an operator takes the plain layout.

@@ -126,6 +126,7 @@ impl Block {
     }
 
     /// Largest distance between blocks of a linear operator's stream.
+    #[cfg(any(test, feature = "pack"))]
     pub(super) const fn max_distance(self) -> usize {
         match self {
             Self::One | Self::Two => u8::MAX as usize,

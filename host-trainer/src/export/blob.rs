@@ -47,11 +47,11 @@ pub fn write(graph: &Graph) -> Result<Exported> {
     write_with(graph, KernelChoice::Cheapest(Core::CortexM4))
 }
 
-/// As [`write`], with a rule for choosing kernels.
+/// As [`write`](write()), with a rule for choosing kernels.
 ///
 /// # Errors
 ///
-/// As [`write`].
+/// As [`write`](write()).
 pub fn write_with(graph: &Graph, choice: KernelChoice) -> Result<Exported> {
     ensure!(!graph.nodes.is_empty(), "the network has no operators: there is nothing to export");
     let mut graph = graph.clone();

@@ -1,7 +1,7 @@
 //! From a trained network to a `.niwaki` blob: fold, quantise, choose kernels, plan memory, write.
 //!
 //! [`Graph`] is the meeting point: a network in integers, whether it was trained here
-//! ([`quantise`]) or imported. [`blob`] turns a graph into bytes that `niwaki-core` runs.
+//! ([`quantise`]) or imported. [`write`](write()) turns a graph into bytes that `niwaki-core` runs.
 
 mod analyse;
 mod blob;

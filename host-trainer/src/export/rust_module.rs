@@ -52,8 +52,8 @@ fn rust_module(model: &Model<'_>) -> String {
          /// The model, checked.\n\
          pub fn model() -> Result<Model<'static>, ModelError> {{\n    Model::new(&BLOB.0)\n}}\n\n\
          /// A session in `arena`.\n\
-         pub fn session(\n    model: Model<'static>,\n    arena: &mut Arena<ARENA_BYTES>,\n\
-         ) -> Result<ModelSession<'_>, RunError> {{\n    Session::new(model, arena.as_mut_slice())\n}}\n",
+         pub fn session<'a>(\n    model: Model<'static>,\n    arena: &'a mut Arena<ARENA_BYTES>,\n\
+         ) -> Result<ModelSession<'a>, RunError> {{\n    Session::new(model, arena.as_mut_slice())\n}}\n",
         model.kernels(),
         labels.len(),
     );

@@ -233,7 +233,10 @@ impl Network {
                 Op::Relu | Op::Relu6 | Op::Softmax => take(step.inputs[0]),
             };
             let output = match step.act {
-                Some(Op::Relu6) => output.clamp(0.0, 6.0),
+                // Faster than a clamp, whose gradient fills masks.
+                Some(Op::Relu6) => {
+                    activation::relu(output.clone()) - activation::relu(output - 6.0)
+                }
                 Some(_) => activation::relu(output),
                 None => output,
             };

@@ -27,7 +27,7 @@ pub const PRESETS: &[Preset] = &[
     Preset {
         name: "lenet",
         about: "LeNet-5 with batch norm and modern widths: 2 x (conv 5x5, pool), 2 linear",
-        width_means: "factor on 16/32 channels and 256 features",
+        width_means: "factor on 8/32 channels and 192 features",
         width: 1.0,
         build: lenet,
     },

@@ -28,7 +28,7 @@ pub struct Measurement {
 }
 
 /// Shapes measured per kernel.
-const SHAPES_PER_KERNEL: usize = 32;
+const SHAPES_PER_KERNEL: usize = 48;
 
 /// Number of measurements that [`measure`] makes.
 pub fn measurement_count() -> usize {
@@ -144,8 +144,10 @@ pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
     let pick =
         |choices: &[usize], random: &mut Pcg64| choices[random.random_range(0..choices.len())];
     let quantisation = Quantisation { scale: 0.05, zero_point: random.random_range(-20..20) };
+    let quantisation_between = Quantisation { scale: 0.031, zero_point: -7 };
+    let quantisation_output = Quantisation { scale: 0.083, zero_point: -128 };
     let clamp = Clamp { min: -128, max: 127 };
-    let size = [random.random_range(4..=20usize), random.random_range(4..=20usize)];
+    let size = [random.random_range(3..=20usize), random.random_range(3..=20usize)];
     let window_size = match kernel {
         MaxPool | AvgPool => pick(&[2, 2, 3, 4], random),
         _ => pick(&[1, 3, 3, 3, 5], random),
@@ -153,9 +155,16 @@ pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
     let stride = pick(&[1, 1, 2], random);
     let pad = if random.random_bool(0.8) { window_size / 2 } else { 0 };
     let window_size = window_size.min(size[0].min(size[1]));
-    let window = Window { kernel: [window_size; 2], stride: [stride; 2], pad: [pad; 2] };
-    let after = |size: usize| (size + 2 * pad - window_size) / stride + 1;
-    let output_size = size.map(after);
+    // A global pool now and then.
+    let global = kernel == AvgPool && random.random_bool(0.3);
+    let window = match global {
+        true => Window { kernel: size, stride: [1, 1], pad: [0, 0] },
+        false => Window { kernel: [window_size; 2], stride: [stride; 2], pad: [pad; 2] },
+    };
+    let after = |axis: usize| {
+        (size[axis] + 2 * window.pad[axis] - window.kernel[axis]) / window.stride[axis] + 1
+    };
+    let output_size = [after(0), after(1)];
     let depth = match kernel {
         ConvPacked | ConvDense => pick(&[1, 3, 4, 8, 16, 24, 32, 64], random),
         Depthwise | MaxPool | AvgPool => pick(&[4, 8, 16, 16, 32, 64, 7], random),
@@ -180,7 +189,8 @@ pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
     };
     let density = match kernel {
         ConvDense | ConvPacked | LinearDense | LinearPacked | Depthwise => 1.0,
-        _ => random.random_range(0.02..0.4f64),
+        // Evenly over the orders of magnitude.
+        _ => random.random_range(0.003f64.ln()..0.4f64.ln()).exp(),
     };
     let block = match kernel {
         ConvBlock2 | LinearBlock2 => 2,
@@ -216,7 +226,8 @@ pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
         Lookup => Operator::lookup(quantisation, quantisation, f64::tanh),
         // Operators that only imported models have are not measured.
         Add | Copy | Mean | Mul | AddBroadcast => {
-            Operator::add([quantisation; 2], quantisation, clamp).expect("the scales are positive")
+            let scales = [quantisation_between, quantisation];
+            Operator::add(scales, quantisation_output, clamp).expect("the scales are positive")
         }
     };
     let tensor = |name: &str, shape: [usize; 3]| TensorInfo {

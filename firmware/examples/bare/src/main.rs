@@ -1,4 +1,5 @@
-//! Runs a model with `niwaki-core` alone: no agent, no heap, no float.
+//! Runs a model with `niwaki-core` alone: no agent, no heap, no float. The model is that of
+//! `cargo xtask demo`.
 #![no_std]
 #![no_main]
 
@@ -13,10 +14,10 @@ static BLOB: &AlignedBytes<[u8]> = &AlignedBytes(*include_bytes!("../model.niwak
 #[entry]
 fn main() -> ! {
     // `entry` turns this into a `&mut Arena` that belongs to `main`.
-    static mut ARENA: Arena<4704> = Arena::new();
+    static mut ARENA: Arena<1616> = Arena::new();
     // `black_box` keeps the compiler from using what it knows of this one model.
     let Ok(model) = Model::new(black_box(&BLOB.0)) else { exit(2) };
-    match classify(model, ARENA.as_mut_slice(), black_box(&[0; 784])) {
+    match classify(model, ARENA.as_mut_slice(), black_box(&[0; 64])) {
         Ok(class) if class < 10 => exit(0),
         _ => exit(3),
     }

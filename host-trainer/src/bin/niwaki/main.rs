@@ -2,6 +2,7 @@
 
 mod analyze;
 mod calibrate;
+mod completions;
 mod data;
 mod doctor;
 mod eval;
@@ -14,7 +15,7 @@ mod validate;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use output::Format;
 
@@ -49,6 +50,8 @@ enum Command {
     Validate(validate::ValidateArgs),
     /// Fit the cost model of a core to measurements
     Calibrate(calibrate::CalibrateArgs),
+    /// Print a script that completes arguments in a shell
+    Completions(completions::CompletionsArgs),
     /// Say what is installed, what is missing and how to get it
     Doctor,
 }
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Calibrate(args) => calibrate::run(args, cli.format),
         Command::Report(args) => report::run(args, cli.format),
         Command::Validate(args) => validate::run(args, cli.format),
+        Command::Completions(args) => completions::run(args, &mut Cli::command()),
         Command::Doctor => doctor::run(cli.format),
     };
     match result {
@@ -78,7 +82,7 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::CommandFactory as _;
 
     #[test]
     fn arguments_are_consistent() {

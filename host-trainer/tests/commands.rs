@@ -1,0 +1,104 @@
+//! The commands as a user types them, from data to a model that firmware links.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn niwaki(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_niwaki")).args(arguments).output().expect("niwaki starts")
+}
+
+/// Standard output of a command that must succeed, which must be JSON and nothing else.
+fn json(arguments: &[&str]) -> Value {
+    let output = niwaki(&[arguments, &["--format", "json"]].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
+}
+
+/// What a command that must fail says; it must say it on standard error alone.
+fn error(arguments: &[&str]) -> String {
+    let output = niwaki(arguments);
+    assert!(!output.status.success() && output.stdout.is_empty(), "{arguments:?}: {output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn from_data_to_a_linked_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (run, model, module) = (path("run"), path("m.niwaki"), path("module"));
+
+    let described = json(&["data", "describe", "digits"]);
+    assert_eq!(described["samples"].as_u64().or(described["len"].as_u64()).unwrap_or(1797), 1797);
+
+    let train = ["train", "--net", "mlp", "--density", "0.2", "--epochs", "3", "--qat-epochs", "1"];
+    let trained = json(&[&train[..], &["--seed", "1", "--out", &run]].concat());
+    assert!(trained["accuracy_float"]["test"].as_f64().unwrap() > 0.8, "{trained}");
+
+    let exported = json(&["export", &run, "-o", &model, "--rust", &module]);
+    let bytes = std::fs::metadata(&model).unwrap().len();
+    assert_eq!(exported["model_bytes"].as_u64(), Some(bytes));
+
+    let analysed = json(&["analyze", &model]);
+    assert_eq!(analysed, exported);
+    assert!(analysed["instructions"].as_f64().unwrap() > 1000.0);
+
+    let evaluated = json(&["eval", &model]);
+    assert_eq!(evaluated["samples"].as_u64(), Some(359));
+    let accuracy = |name: &str| evaluated[name].as_f64().unwrap();
+    assert!((accuracy("accuracy") - accuracy("accuracy_float")).abs() < 0.05, "{evaluated}");
+
+    let validated = json(&["validate", &model, "--target", "host", "--limit", "50"]);
+    assert_eq!(validated["mismatched_bytes"].as_u64(), Some(0));
+    assert_eq!(validated["samples"].as_u64(), Some(50));
+    assert_eq!(validated["arena_bytes"], analysed["arena_bytes"]);
+
+    links(folder.path());
+}
+
+/// Compiles a crate that consists of the exported module.
+fn links(folder: &Path) {
+    let core = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("core");
+    let krate = folder.join("firmware");
+    std::fs::create_dir_all(krate.join("src")).unwrap();
+    std::fs::rename(folder.join("module"), krate.join("src/model")).unwrap();
+    std::fs::write(
+        krate.join("Cargo.toml"),
+        format!(
+            "[package]\nname = \"firmware\"\nedition = \"2024\"\n[dependencies]\n\
+             niwaki-core = {{ path = {core:?} }}\n[workspace]\n"
+        ),
+    )
+    .unwrap();
+    std::fs::write(
+        krate.join("src/main.rs"),
+        "mod model;\nfn main() {\n    let mut arena = niwaki_core::Arena::new();\n    \
+         let mut session = model::session(model::model().unwrap(), &mut arena).unwrap();\n    \
+         assert_eq!(session.run(&[0; model::INPUT_LEN]).unwrap().len(), model::LABELS.len());\n}\n",
+    )
+    .unwrap();
+    // The workspace's lock file names versions that are on this computer already.
+    std::fs::copy(core.parent().unwrap().join("Cargo.lock"), krate.join("Cargo.lock")).unwrap();
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+        .args(["run", "--quiet", "--offline"])
+        .env("CARGO_TARGET_DIR", krate.join("target"))
+        .current_dir(&krate)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn mistakes_are_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("not-a-model.niwaki");
+    std::fs::write(&file, b"hello").unwrap();
+    let file = file.to_str().unwrap();
+    assert!(error(&["eval", "/nowhere.niwaki"]).contains("/nowhere.niwaki"));
+    assert!(error(&["analyze", file]).contains("too short for a model"));
+    assert!(error(&["export", folder.path().to_str().unwrap()]).contains("run.json"));
+    assert!(error(&["train", "--net", "vgg", "--out", file]).contains("lenet"));
+    assert!(error(&["validate", file, "--target", "qemu-abacus"]).contains("qemu-cortex-m4"));
+}
