@@ -87,8 +87,9 @@ fn with_smaller_arena(graph: &Graph, choice: KernelChoice) -> Result<(Vec<Chosen
 /// A kernel for each node. What the tensors alone need at their peak, when those with `rows` may be executed
 /// row by row, a layer may use as working memory elsewhere for free.
 fn choose_all(graph: &Graph, choice: KernelChoice, rows: &[Option<Rows>]) -> Result<Vec<Chosen>> {
-    let tensors: Vec<Needs> = rows.iter().map(|&rows| Needs { rows, ..Needs::default() }).collect();
-    let tensors = plan(graph, &tensors);
+    let nodes = graph.nodes.iter().zip(rows);
+    let tensors = nodes.map(|(node, &rows)| Needs { rows, ..tensor_needs(node) });
+    let tensors = plan(graph, &tensors.collect::<Vec<_>>());
     let nodes = graph.nodes.iter().enumerate();
     nodes
         .map(|(step, node)| {
