@@ -113,8 +113,9 @@ fn mlperf_tiny_layers() -> Result<()> {
 /// another folder of such pairs of files.
 #[test]
 fn fixtures() -> Result<()> {
-    let folder = std::env::var_os("NIWAKI_FIXTURES")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures"), PathBuf::from);
+    let other = std::env::var_os("NIWAKI_FIXTURES").map(PathBuf::from);
+    let own = other.is_none();
+    let folder = other.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures"));
     let mut wrong = Vec::new();
     let (mut count, mut by_rows) = (0, 0);
     for entry in std::fs::read_dir(folder)? {
@@ -153,8 +154,8 @@ fn fixtures() -> Result<()> {
             }
         }
     }
-    assert!(count > 10, "{count} fixtures");
-    assert!(by_rows > 2, "{by_rows} operators are executed row by row");
+    assert!(count > 0, "no fixtures");
+    assert!(!own || by_rows > 2, "{by_rows} operators are executed row by row");
     assert!(wrong.is_empty(), "{wrong:?}");
     Ok(())
 }
