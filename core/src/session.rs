@@ -6,7 +6,7 @@ use core::ops::Range;
 use crate::kernels::sparse::Block;
 use crate::kernels::{self, ALL_KERNELS, KernelId};
 use crate::model::layout::ALIGNMENT;
-use crate::model::{Model, Op, OpProblem, OperandSource, Weights};
+use crate::model::{Conv, Model, Op, OpProblem, OperandSource, Weights};
 
 /// Bytes at the alignment that a model needs: for `static` data from `include_bytes!`.
 #[derive(Clone, Copy, Debug)]
@@ -206,11 +206,12 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
         let op = self.model.decode(index)?;
         match &op {
             Op::Conv(conv) => match conv.weights {
-                Weights::Dense(_) if const { linked(KERNELS, &[KernelId::ConvDense]) } => {
-                    self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
-                }
+                Weights::Dense(_) if const { linked(KERNELS, &[KernelId::ConvDense]) } => self
+                    .conv(index, conv, |conv, x, y, scratch| {
+                        kernels::conv(conv, x.unwrap_or(&[]), y, scratch);
+                    }),
                 Weights::Packed(words) if const { linked(KERNELS, &[KernelId::ConvPacked]) } => {
-                    self.unary_or_in_place(&op, |x, y, scratch| {
+                    self.conv(index, conv, |conv, x, y, scratch| {
                         kernels::packed::conv(conv, words, x, y, scratch);
                     })
                 }
@@ -352,6 +353,35 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
         let [input, y, scratch] =
             self.arena.get_disjoint_mut(ranges).map_err(|_| RunError::ModelChanged)?;
         kernel(x.is_some().then_some(&*input), y, scratch);
+        Ok(())
+    }
+
+    /// Runs a convolution: at once, or row by row through a buffer when its output takes the place of
+    /// input rows that are used up.
+    fn conv(
+        &mut self,
+        index: usize,
+        conv: &Conv<'_>,
+        kernel: impl Fn(&Conv<'_>, Option<&[i8]>, &mut [i8], &mut [i8]),
+    ) -> Result<(), RunError> {
+        let Some(row) = self.model.row_buffer(index, &conv.output) else {
+            return self.unary_or_in_place(&Op::Conv(*conv), |x, y, scratch| {
+                kernel(conv, x, y, scratch);
+            });
+        };
+        let mut target = conv.output.offset..conv.output.offset.wrapping_add(row.len);
+        for index in 0..conv.output.height {
+            let part = conv.row(index);
+            let ranges = [part.input.range(), row.range(), conv.scratch.range()];
+            let [x, y, scratch] =
+                self.arena.get_disjoint_mut(ranges).map_err(|_| RunError::ModelChanged)?;
+            kernel(&part, Some(x), y, scratch);
+            let ranges = [row.range(), target.clone()];
+            let [y, target_row] =
+                self.arena.get_disjoint_mut(ranges).map_err(|_| RunError::ModelChanged)?;
+            copy(y, target_row);
+            target = target.end..target.end.wrapping_add(row.len);
+        }
         Ok(())
     }
 

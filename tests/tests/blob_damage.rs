@@ -23,6 +23,8 @@ fn blobs() -> Vec<Vec<u8>> {
         ("windows", KernelChoice::Only(KernelId::ConvSparse)),
         ("windows", KernelChoice::Only(KernelId::ConvBlock4)),
         ("windows", KernelChoice::Only(KernelId::ConvDense)),
+        ("wide", KernelChoice::Only(KernelId::ConvDense)),
+        ("wide", KernelChoice::Only(KernelId::ConvPacked)),
         ("depthwises", cheapest),
         ("pools", cheapest),
         ("residual", cheapest),

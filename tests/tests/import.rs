@@ -60,7 +60,7 @@ fn no_tflite_file() {
 #[test]
 fn damaged_files_never_panic() {
     let mut random = Pcg64::seed_from_u64(7);
-    let mut imported = 0;
+    let mut exported = 0;
     for entry in std::fs::read_dir(fixtures()).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_none_or(|extension| extension != "tflite") {
@@ -70,17 +70,18 @@ fn damaged_files_never_panic() {
         for len in (0..whole.len()).step_by(37) {
             assert!(tflite(&whole[..len], "cut").is_err(), "{} cut to {len}", path.display());
         }
-        for _ in 0..3000 {
+        for round in 0..1000 {
             let mut damaged = whole.clone();
             for _ in 0..random.random_range(1..=3) {
                 let at = random.random_range(0..damaged.len());
                 damaged[at] = random.random();
             }
-            // What is imported must be exportable or be refused there; neither may panic.
-            if let Ok(graph) = tflite(&damaged, "damaged") {
-                imported += usize::from(niwaki::export::write(&graph).is_ok());
+            let Ok(graph) = tflite(&damaged, "damaged") else { continue };
+            // What is imported can be exported or is refused there. That takes longer.
+            if round % 8 == 0 {
+                exported += usize::from(niwaki::export::write(&graph).is_ok());
             }
         }
     }
-    assert!(imported > 100, "{imported} damaged files were still models");
+    assert!(exported > 100, "{exported} damaged files were still models");
 }

@@ -94,6 +94,8 @@ pub enum OpProblem {
     Scratch,
     /// Memory that it writes overlaps memory that it reads.
     Overlap,
+    /// It cannot be executed row by row as its record asks.
+    Rows,
     /// The smallest output value is above the largest.
     Clamp,
 }
@@ -150,6 +152,7 @@ impl fmt::Display for OpProblem {
             Self::Quantisation => "shift or multiplier out of range",
             Self::Scratch => "working memory too small or outside the arena",
             Self::Overlap => "writes memory that it reads",
+            Self::Rows => "cannot be executed row by row",
             Self::Clamp => "smallest output value above the largest",
         })
     }

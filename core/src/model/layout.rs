@@ -102,8 +102,9 @@ pub struct TensorRecord {
 pub struct OpRecord {
     /// Number of the kernel: [`KernelId`](crate::kernels::KernelId).
     pub kernel: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// 1 when the operator computes one row of its output after the other in the first bytes of its
+    /// working memory, because the output takes the place of input rows that are used up; else 0.
+    pub by_rows: u8,
     /// Smallest output value: a fused activation.
     pub clamp_min: i8,
     /// Largest output value: a fused activation.

@@ -221,6 +221,14 @@ impl<'m> Model<'m> {
         Op::decode(record, context)
     }
 
+    /// Working memory for one row of `output`, when operator `index` that writes it is executed row
+    /// by row.
+    pub(crate) fn row_buffer(&self, index: usize, output: &Tensor) -> Option<Scratch> {
+        let record = self.ops.get(index)?;
+        let kernel = KernelId::from_number(record.kernel)?;
+        op::row_buffer(record, kernel, output, self.arena_len()).ok()?
+    }
+
     fn string(&self, index: usize) -> &'m str {
         let mut rest = slice(self.bytes, self.header.strings).unwrap_or_default();
         for _ in 0..index {

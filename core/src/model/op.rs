@@ -452,6 +452,8 @@ impl<'m> Op<'m> {
         if clamp.min > clamp.max {
             return Err(OpProblem::Clamp);
         }
+        let row = row_buffer(record, kernel, &output, context.arena_len)?;
+        let record = &row.map_or(*record, |row| without_row(record, row));
         let window = || window(record, &input, &output).ok_or(OpProblem::Shape);
         let op = match kernel {
             KernelId::ConvDense
@@ -593,7 +595,7 @@ impl<'m> Op<'m> {
                 Self::Elementwise(Elementwise { input, operand, output, function, clamp })
             }
         };
-        op.check_overlap()?;
+        op.check_overlap(row)?;
         Ok(op)
     }
 
@@ -662,7 +664,7 @@ impl<'m> Op<'m> {
         }
     }
 
-    fn check_overlap(&self) -> Result<(), OpProblem> {
+    fn check_overlap(&self, row: Option<Scratch>) -> Result<(), OpProblem> {
         let output = self.output().range();
         let scratch = self.scratch().range();
         let [first, second] = self.inputs();
@@ -670,6 +672,7 @@ impl<'m> Op<'m> {
         let first_is_sound = first.is_none_or(|tensor| {
             let input = tensor.range();
             let (in_output, in_scratch) = match self {
+                Self::Conv(conv) if row.is_some() => (rows_make_way(conv), false),
                 Self::Add(_) | Self::Lookup(_) | Self::Elementwise(_) => (input == output, false),
                 Self::Conv(Conv {
                     input: x,
@@ -695,12 +698,36 @@ impl<'m> Op<'m> {
             (disjoint(&input, &output) || in_output) && (disjoint(&input, &scratch) || in_scratch)
         });
         let second_is_sound = second.is_none_or(|tensor| disjoint(&tensor.range(), &output));
-        let sound = first_is_sound && second_is_sound && disjoint(&scratch, &output);
+        let row = row.map_or(0..0, |row| row.range());
+        let row_is_sound =
+            disjoint(&row, &output) && first.is_none_or(|tensor| disjoint(&row, &tensor.range()));
+        let sound =
+            first_is_sound && second_is_sound && disjoint(&scratch, &output) && row_is_sound;
         sound.then_some(()).ok_or(OpProblem::Overlap)
     }
 }
 
 impl Conv<'_> {
+    /// The part of the convolution that computes one row of its output from the input rows under it.
+    pub(crate) fn row(&self, index: usize) -> Self {
+        let [pad, left] = self.window.pad;
+        let start = index.wrapping_mul(self.window.stride[0]);
+        let first = start.saturating_sub(pad);
+        let end = start.wrapping_add(self.window.kernel[0]).saturating_sub(pad);
+        let end = end.min(self.input.height);
+        let row_len = self.input.width.wrapping_mul(self.input.channels);
+        Self {
+            input: Tensor {
+                offset: self.input.offset.wrapping_add(first.wrapping_mul(row_len)),
+                height: end.saturating_sub(first),
+                ..self.input
+            },
+            output: Tensor { height: 1, ..self.output },
+            window: Window { pad: [pad.saturating_sub(start), left], ..self.window },
+            ..*self
+        }
+    }
+
     /// Weights that one output channel has when dense: kernel area times input channels of a group.
     pub fn weights_per_channel(&self) -> usize {
         let area = self.window.kernel[0].wrapping_mul(self.window.kernel[1]);
@@ -720,6 +747,47 @@ fn add(constants: &AddRecord) -> Result<([Rescale; 2], Rescale), OpProblem> {
     }
     let output = rescale(constants.output_multiplier.get(), constants.output_shift.get())?;
     Ok((input_rescale, output))
+}
+
+/// Working memory for one row of the output, in front of the kernel's own, when a record asks for
+/// execution row by row.
+pub(super) fn row_buffer(
+    record: &OpRecord,
+    kernel: KernelId,
+    output: &Tensor,
+    arena_len: usize,
+) -> Result<Option<Scratch>, OpProblem> {
+    match (record.by_rows, kernel) {
+        (0, _) => Ok(None),
+        (1, KernelId::ConvDense | KernelId::ConvPacked) => {
+            let scratch = Scratch::decode(record, arena_len)?;
+            let len = output.width.wrapping_mul(output.channels);
+            let fits = len <= scratch.len;
+            fits.then_some(Some(Scratch { len, ..scratch })).ok_or(OpProblem::Scratch)
+        }
+        _ => Err(OpProblem::Rows),
+    }
+}
+
+/// The record with the working memory that a row leaves for the kernel.
+fn without_row(record: &OpRecord, row: Scratch) -> OpRecord {
+    let used = row.len.next_multiple_of(ALIGNMENT);
+    let rest = (record.scratch.len.get() as usize).saturating_sub(used);
+    let start = if rest == 0 { 0 } else { row.offset.wrapping_add(used) };
+    OpRecord { scratch: Span::new(start as u32, rest as u32), ..*record }
+}
+
+/// Whether each row of the output ends before the first input row that later rows need.
+fn rows_make_way(conv: &Conv<'_>) -> bool {
+    let Conv { input, output, window, .. } = conv;
+    let input_row = input.width.wrapping_mul(input.channels);
+    let output_row = output.width.wrapping_mul(output.channels);
+    // No overflow: both ends lie in their tensors, and those in the arena.
+    (1..output.height).all(|rows| {
+        let needed = rows.wrapping_mul(window.stride[0]).saturating_sub(window.pad[0]);
+        let needed = input.offset.wrapping_add(needed.wrapping_mul(input_row));
+        output.offset.wrapping_add(rows.wrapping_mul(output_row)) <= needed
+    })
 }
 
 fn conv<'m>(

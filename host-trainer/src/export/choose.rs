@@ -46,11 +46,13 @@ pub(super) struct Bid {
     pub(super) kernel: KernelId,
     pub(super) weights: Vec<u8>,
     pub(super) scratch_len: usize,
-    cost: f64,
+    /// Predicted instructions.
+    pub(super) cost: f64,
 }
 
 /// The winning bid for a layer. Sparse convolutions may take `spare` bytes of working memory or what the
-/// dense one takes; where they need more, they take the least that they can do with.
+/// dense one takes; where they need more, they take the least that they can do with, and must be much
+/// cheaper.
 pub(super) fn choose(
     shape: &Shape,
     weighted: &Weighted,
@@ -90,8 +92,11 @@ pub(super) fn choose(
     if bids.len() > 1 {
         bids.retain(|bid| !matches!(bid.kernel, ConvDense | LinearDense));
     }
+    // Memory beyond the limit must buy a fifth of the time.
+    let free = |bid: &Bid| bid.scratch_len <= scratch_limit;
+    let price = |bid: &Bid| if free(bid) { bid.cost } else { bid.cost * 1.25 };
     bids.into_iter()
-        .min_by(|a, b| a.cost.total_cmp(&b.cost))
+        .min_by(|a, b| price(a).total_cmp(&price(b)))
         .context("no kernel can execute this layer")
 }
 
