@@ -2,7 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Method, decoupled::Decoupled, mask::Distribution, optimiser::Rule};
+use super::{
+    Method,
+    decoupled::Decoupled,
+    mask::{Distribution, Structure},
+    optimiser::Rule,
+};
 use crate::data::Augment;
 
 /// Everything that decides the result of a training run, beside network and data.
@@ -15,6 +20,9 @@ pub struct Config {
     pub density: f64,
     /// How that share is divided among the layers.
     pub distribution: Distribution,
+    /// Which weights of a layer are kept or dropped together.
+    #[serde(default)]
+    pub structure: Structure,
     /// Passes over the training split.
     pub epochs: usize,
     /// Epochs at the end that simulate int8 arithmetic.
@@ -47,6 +55,7 @@ impl Default for Config {
             method: Method::Decoupled(Decoupled::default()),
             density: 0.1,
             distribution: Distribution::default(),
+            structure: Structure::default(),
             epochs: 12,
             qat_epochs: 2,
             batch: 128,

@@ -4,6 +4,7 @@
 //! which paths of the network are trained ([`decoupled`] is the method of this project), and
 //! [`train`] is the one loop for all of them.
 
+pub mod channels;
 mod config;
 pub mod decoupled;
 mod evaluate;

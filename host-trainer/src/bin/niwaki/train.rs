@@ -18,7 +18,7 @@ use niwaki::{
     sparse::{
         self, Config, EpochRow, Event, Flow, Method, Outcome,
         decoupled::Decoupled,
-        mask::Distribution,
+        mask::{Distribution, Structure},
         method::{Gmp, MaskKind},
         optimiser::Rule,
     },
@@ -70,6 +70,9 @@ struct Settings {
     /// How the density is divided among the layers [default: erk]
     #[arg(long, value_enum)]
     distribution: Option<Distribution>,
+    /// Which weights of a layer are kept or dropped together [default: unstructured]
+    #[arg(long, value_enum)]
+    structure: Option<Structure>,
     /// Passes over the training data [default: 12]
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
@@ -274,6 +277,7 @@ impl Settings {
             method,
             density,
             distribution: self.distribution.unwrap_or(base.distribution),
+            structure: self.structure.unwrap_or(base.structure),
             epochs,
             qat_epochs,
             batch: self.batch.unwrap_or(base.batch),
