@@ -7,6 +7,7 @@ mod analyse;
 mod blob;
 mod choose;
 mod graph;
+mod narrow;
 mod package;
 mod plan;
 mod quantise;
