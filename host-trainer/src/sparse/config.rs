@@ -2,7 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Method, decoupled::Decoupled, mask::Distribution, method::share, optimiser::Rule};
+use super::{
+    Method,
+    decoupled::Decoupled,
+    mask::{Distribution, Structure},
+    method::share,
+    optimiser::Rule,
+};
 use crate::data::Augment;
 
 /// Everything that decides the result of a training run, beside network and data.
@@ -15,6 +21,9 @@ pub struct Config {
     pub density: f64,
     /// How that share is divided among the layers.
     pub distribution: Distribution,
+    /// Which weights of a layer are kept or dropped together.
+    #[serde(default)]
+    pub structure: Structure,
     /// Passes over the training split.
     pub epochs: usize,
     /// Epochs at the end that simulate int8 arithmetic.
@@ -47,6 +56,7 @@ impl Default for Config {
             method: Method::Decoupled(Decoupled::default()),
             density: 0.1,
             distribution: Distribution::default(),
+            structure: Structure::default(),
             epochs: 12,
             qat_epochs: 2,
             batch: 128,
@@ -73,11 +83,15 @@ impl Config {
         1.0 - self.qat_epochs as f64 / self.epochs as f64
     }
 
-    /// The same settings with a method that is complete before int8 is simulated.
+    /// The same settings with a method that is complete before int8 is simulated, and with the
+    /// structure that it needs.
     #[must_use]
     pub fn fitted(mut self) -> Self {
         let float = self.float_share();
         self.method.settle_by(float);
+        if let (Method::Srigl(_), Structure::Unstructured) = (&self.method, self.structure) {
+            self.structure = Structure::FanIn;
+        }
         self
     }
 
@@ -94,6 +108,19 @@ impl Config {
             Ok(())
         };
         self.method.check()?;
+        match (&self.method, self.structure) {
+            (Method::Srigl(_), Structure::FanIn)
+            | (Method::Set(_) | Method::Rigl(_), Structure::Unstructured) => {}
+            (Method::Srigl(_), _) => {
+                anyhow::bail!("the method srigl needs the structure fan-in")
+            }
+            (Method::Set(_) | Method::Rigl(_), _) => anyhow::bail!(
+                "the method {} moves single weights, which the structure does not allow; for a \
+                 constant fan-in there is srigl",
+                self.method.name()
+            ),
+            _ => {}
+        }
         share("density", self.density)?;
         share("label smoothing", self.label_smoothing)?;
         positive("density", self.density)?;

@@ -106,8 +106,7 @@ impl Decoupled {
             MaskKind::Random => Choice::Random,
             MaskKind::Magnitude => Choice::Magnitude,
             MaskKind::Gmp => {
-                let gmp =
-                    Gmp { start: self.dense_until, end: self.mask_until, ..Gmp::default() };
+                let gmp = Gmp { start: self.dense_until, end: self.mask_until, ..Gmp::default() };
                 return gmp.renewal(clock, density);
             }
         };
@@ -123,9 +122,8 @@ impl Decoupled {
         if clock.step >= end {
             return Phase::Masked;
         }
-        let progress = |start: usize, step: usize| {
-            step.saturating_sub(start) as f64 / (end - start) as f64
-        };
+        let progress =
+            |start: usize, step: usize| step.saturating_sub(start) as f64 / (end - start) as f64;
         let fading = progress(clock.at(self.fade_from).clamp(start, end - 1), clock.step);
         // Exactly 0 in the last step, so that what is dropped after it has no effect any more.
         let gamma = match (end - clock.step, self.fade) {

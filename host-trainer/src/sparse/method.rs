@@ -134,8 +134,6 @@ pub enum Phase {
 pub enum Choice {
     /// At random.
     Random,
-    /// At random, with the same number of weights in every row (output channel) of a layer.
-    RandomRows,
     /// The largest weights.
     Magnitude,
 }
@@ -232,8 +230,7 @@ impl Method {
         };
         match self {
             Self::Dense => None,
-            Self::Static | Self::Set(_) | Self::Rigl(_) => once(0, Choice::Random),
-            Self::Srigl(_) => once(0, Choice::RandomRows),
+            Self::Static | Self::Set(_) | Self::Rigl(_) | Self::Srigl(_) => once(0, Choice::Random),
             Self::OneShot(one_shot) => once(clock.at(one_shot.at), Choice::Magnitude),
             Self::Gmp(gmp) => gmp.renewal(clock, density),
             Self::Decoupled(decoupled) => decoupled.renewal(clock, density),
@@ -297,10 +294,7 @@ impl Method {
 
 /// Checks that a setting is a share.
 pub(super) fn share(name: &str, value: f64) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        (0.0..=1.0).contains(&value),
-        "{name} must be between 0 and 1, found {value}"
-    );
+    anyhow::ensure!((0.0..=1.0).contains(&value), "{name} must be between 0 and 1, found {value}");
     Ok(())
 }
 
@@ -399,7 +393,9 @@ mod tests {
         for (name, _) in METHODS {
             assert_eq!(name.parse::<Method>().unwrap().to_string(), *name);
         }
-        for text in ["gmp:end=0.7,start=0.2", "decoupled-gmp:distil=0.0,norms=shared", "rigl:drop=0.5"] {
+        for text in
+            ["gmp:end=0.7,start=0.2", "decoupled-gmp:distil=0.0,norms=shared", "rigl:drop=0.5"]
+        {
             assert_eq!(text.parse::<Method>().unwrap().to_string(), text);
         }
         // The mask decides the name.
