@@ -6,6 +6,7 @@ use super::{
     Method,
     decoupled::Decoupled,
     mask::{Distribution, Structure},
+    method::share,
     optimiser::Rule,
 };
 use crate::data::Augment;
@@ -82,17 +83,14 @@ impl Config {
         1.0 - self.qat_epochs as f64 / self.epochs as f64
     }
 
-    /// The same settings with a method that is complete before int8 is simulated.
+    /// The same settings with a method that is complete before int8 is simulated, and with the
+    /// structure that it needs.
     #[must_use]
     pub fn fitted(mut self) -> Self {
         let float = self.float_share();
-        match &mut self.method {
-            Method::Dense | Method::Static => {}
-            Method::Gmp(gmp) => gmp.end = gmp.end.min(float),
-            Method::Decoupled(decoupled) => {
-                decoupled.until = decoupled.until.min(float);
-                decoupled.dense_until = decoupled.dense_until.min(decoupled.until / 2.0);
-            }
+        self.method.settle_by(float);
+        if let (Method::Srigl(_), Structure::Unstructured) = (&self.method, self.structure) {
+            self.structure = Structure::FanIn;
         }
         self
     }
@@ -102,13 +100,6 @@ impl Config {
     /// # Errors
     /// Names the setting, what was expected and what was found.
     pub fn check(&self) -> anyhow::Result<()> {
-        let share = |name: &str, value: f64| {
-            anyhow::ensure!(
-                (0.0..=1.0).contains(&value),
-                "{name} must be between 0 and 1, found {value}"
-            );
-            Ok(())
-        };
         let positive = |name: &str, value: f64| {
             anyhow::ensure!(
                 value > 0.0 && value.is_finite(),
@@ -116,6 +107,20 @@ impl Config {
             );
             Ok(())
         };
+        self.method.check()?;
+        match (&self.method, self.structure) {
+            (Method::Srigl(_), Structure::FanIn)
+            | (Method::Set(_) | Method::Rigl(_), Structure::Unstructured) => {}
+            (Method::Srigl(_), _) => {
+                anyhow::bail!("the method srigl needs the structure fan-in")
+            }
+            (Method::Set(_) | Method::Rigl(_), _) => anyhow::bail!(
+                "the method {} moves single weights, which the structure does not allow; for a \
+                 constant fan-in there is srigl",
+                self.method.name()
+            ),
+            _ => {}
+        }
         share("density", self.density)?;
         share("label smoothing", self.label_smoothing)?;
         positive("density", self.density)?;
@@ -140,25 +145,7 @@ impl Config {
         );
         // The float network must be finished before int8 is simulated.
         let float = self.float_share();
-        let needed = match &self.method {
-            Method::Dense | Method::Static => 0.0,
-            Method::Gmp(gmp) => {
-                share("gmp start", gmp.start)?;
-                anyhow::ensure!(gmp.start <= gmp.end, "gmp must not end before it starts");
-                gmp.end
-            }
-            Method::Decoupled(decoupled) => {
-                share("dense part", decoupled.dense_until)?;
-                anyhow::ensure!(
-                    decoupled.dense_until < decoupled.until,
-                    "the redundant units must live longer ({}) than the dense part of the training ({})",
-                    decoupled.until,
-                    decoupled.dense_until
-                );
-                positive("distillation temperature", decoupled.temperature)?;
-                decoupled.until
-            }
-        };
+        let needed = self.method.settled();
         anyhow::ensure!(
             needed <= float,
             "{} is complete after {:.0} % of the training, but quantisation-aware epochs start after {:.0} %",

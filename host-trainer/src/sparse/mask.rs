@@ -196,6 +196,11 @@ impl Mask {
         rows.map(|row| !row.contains(&true)).collect()
     }
 
+    /// One flag per weight, whether it is kept.
+    pub fn flags(&self) -> &[bool] {
+        &self.0
+    }
+
     /// Whether a weight is kept.
     pub fn keeps(&self, index: usize) -> bool {
         self.0[index]

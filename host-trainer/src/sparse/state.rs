@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     Config,
     channels::{norm_of, shifts},
-    mask::{Budget, Distribution, Mask, Structure},
-    method::{MaskKind, Renewal},
+    dynamic::{self, Layer, Update},
+    mask::{Budget, Distribution, LayerBudget, Mask, Structure},
+    method::{Choice, Renewal},
 };
 use crate::net::{
     Dropped, Params,
@@ -153,9 +154,9 @@ impl State {
         let (graph, params) = (&self.net.graph, &self.net.params);
         let structure = config.structure;
         let budget = Budget::new(graph, params, renewal.density, config.distribution, structure)?;
-        let masks = match renewal.kind {
-            MaskKind::Random => budget.random(&mut rng(config.seed, Purpose::Masks, step)),
-            MaskKind::Magnitude => {
+        let masks = match renewal.choice {
+            Choice::Random => budget.random(&mut rng(config.seed, Purpose::Masks, step)),
+            Choice::Magnitude => {
                 let scores: Vec<Vec<f32>> = budget
                     .layers
                     .iter()
@@ -197,6 +198,45 @@ impl State {
                 stats.mean = stats.mean.clone() * alive.clone();
             }
         }
+    }
+
+    /// Changes all masks: drops some weights and grows others, which start at zero without momentum.
+    pub(super) fn update_masks(
+        &mut self,
+        update: Update,
+        gradients: &[Tensor<1>],
+        config: &Config,
+        step: usize,
+    ) -> anyhow::Result<()> {
+        let (graph, params) = (&self.net.graph, &self.net.params);
+        let budget =
+            Budget::new(graph, params, config.density, config.distribution, config.structure)?;
+        let mut random = rng(config.seed, Purpose::Masks, step);
+        let last = budget.layers.last().map(|layer| layer.param);
+        for LayerBudget { param, keep, .. } in budget.layers {
+            let Some(old) = &self.masks[param] else { continue };
+            let mask = Mask::from_values(&values(old));
+            let weights = values(&self.values[param]);
+            let gradient = || values(&gradients[param]);
+            let flags = mask.flags();
+            let new = match update {
+                Update::Set { drop } => dynamic::set(&weights, flags, drop, &mut random),
+                Update::Rigl { drop } => dynamic::rigl(&weights, &gradient(), flags, drop),
+                Update::Srigl { drop, salient } => {
+                    let rows = self.net.params[param].shape[0];
+                    let layer = Layer { rows, total: keep, ablate: Some(param) != last };
+                    dynamic::srigl(&weights, &gradient(), flags, layer, drop, salient)
+                }
+            };
+            let new = tensor(&Mask::from_flags(new).to_values(), &self.device);
+            let stays = old.clone() * new.clone();
+            self.values[param] = self.values[param].clone() * stays.clone();
+            for slot in &mut self.slots[param] {
+                *slot = slot.clone() * stays.clone();
+            }
+            self.masks[param] = Some(new);
+        }
+        Ok(())
     }
 
     /// Sets redundant weights and their optimiser state to zero.

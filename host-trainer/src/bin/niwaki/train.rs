@@ -10,16 +10,15 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use niwaki::{
     data::{Augment, Dataset, LoadOptions, load},
     net::{self, DataInfo, PRESETS, RunFile, Summary, spec::Task},
     sparse::{
         self, Config, EpochRow, Event, Flow, Method, Outcome,
-        decoupled::Decoupled,
         mask::{Distribution, Structure},
-        method::{Gmp, MaskKind},
+        method::{METHODS, MaskKind},
         optimiser::Rule,
     },
 };
@@ -61,9 +60,9 @@ struct Settings {
     /// Share of all weights that is nonzero in the end [default: 0.1]
     #[arg(long, value_name = "SHARE")]
     density: Option<f64>,
-    /// How it gets there [default: decoupled]
-    #[arg(long, value_enum)]
-    method: Option<MethodName>,
+    /// How it gets there, optionally with settings of the method [default: decoupled]
+    #[arg(long, value_name = "METHOD[:SETTING=VALUE,...]")]
+    method: Option<Method>,
     /// Method decoupled: how the backbone is chosen [default: random]
     #[arg(long, value_enum)]
     mask: Option<MaskKind>,
@@ -106,18 +105,6 @@ struct Settings {
     seed: Option<u64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum MethodName {
-    /// All weights, no mask
-    Dense,
-    /// A random mask from start to end: the control of every other method
-    Static,
-    /// Gradual magnitude pruning
-    Gmp,
-    /// Self-decoupled: redundant weights help to train the backbone and fade out
-    Decoupled,
-}
-
 fn after_help() -> String {
     let mut text = String::from("Networks (--net):\n");
     for preset in PRESETS {
@@ -126,12 +113,41 @@ fn after_help() -> String {
             preset.name, preset.about, preset.width_means, preset.width
         );
     }
-    text + "\nExamples:
+    text += "\nMethods (--method), with their settings:\n";
+    text += &methods_help();
+    text + "\nTimes (at, start, end, until, ...) are shares of the training. Parts of the method decoupled can be
+left out: norms=shared, distil=0, decay=0.
+
+Examples:
   niwaki train
   niwaki train --data fashion-mnist --net lenet --density 0.1 --epochs 12 --seed 1 --out runs/fm
   niwaki train --data fashion-mnist --net lenet:width=2 --density 0.05 --mask magnitude --out runs/fm2
+  niwaki train --density 0.05 --method rigl:drop=0.2 --out runs/rigl
+  niwaki train --density 0.05 --method decoupled-gmp:distil=0 --out runs/no-distillation
   niwaki train --data cifar10/ --net nets/residual-dw.toml --augment crop=4,flip --epochs 30 --out runs/c
   niwaki train --resume --out runs/c"
+}
+
+/// One entry per method: what it does, and its settings with their defaults.
+pub(crate) fn methods_help() -> String {
+    let mut text = String::new();
+    let mut last = String::new();
+    for (name, about) in METHODS {
+        text += &format!("  {name:<19} {about}\n");
+        let settings = Method::named(name).map(|method| method.settings()).unwrap_or_default();
+        let settings: Vec<String> = settings
+            .iter()
+            .map(|(key, value)| format!("{key}={}", value.to_string().trim_matches('"')))
+            .collect();
+        let settings = settings.join(" ");
+        // The variants of a method differ in one setting.
+        let family = name.split('-').next() == last.split('-').next();
+        if !settings.is_empty() && !family {
+            text += &format!("{:22}{settings}\n", "");
+        }
+        last = (*name).to_owned();
+    }
+    text
 }
 
 /// Runs `niwaki train`.
@@ -247,17 +263,7 @@ impl Settings {
             (None, Some(_)) if epochs != base.epochs => Config::qat_epochs_for(epochs),
             (None, _) => base.qat_epochs,
         };
-        let mut method = match self.method {
-            None => base.method,
-            Some(name) => match (name, base.method) {
-                (MethodName::Dense, _) => Method::Dense,
-                (MethodName::Static, _) => Method::Static,
-                (MethodName::Gmp, method @ Method::Gmp(_))
-                | (MethodName::Decoupled, method @ Method::Decoupled(_)) => method,
-                (MethodName::Gmp, _) => Method::Gmp(Gmp::default()),
-                (MethodName::Decoupled, _) => Method::Decoupled(Decoupled::default()),
-            },
-        };
+        let mut method = self.method.clone().unwrap_or(base.method);
         match (&mut method, self.mask) {
             (Method::Decoupled(decoupled), Some(mask)) => decoupled.mask = mask,
             (method, Some(_)) => {
