@@ -250,85 +250,21 @@ mod tests {
     use rand_pcg::Pcg64;
 
     use super::*;
-    use crate::data::Normalisation;
     use crate::export::blob::write_simplified;
-    use crate::export::{AlignedVec, KernelChoice, quantise, run_all};
-    use crate::net::shape::{self, Role};
-    use crate::net::units::{RangeRule, units};
-    use crate::net::{Accuracy, DataInfo, Params, Summary, Trained, preset};
-    use crate::sparse::channels::shifts;
+    use crate::export::estimate::made_up;
+    use crate::export::{AlignedVec, KernelChoice, run_all};
+    use crate::net::{preset, shape};
     use crate::sparse::mask::{Budget, Distribution, Structure};
     use crate::target::cost::Core;
 
-    /// A network with random weights and a random mask.
-    fn network(name: &str, input: [usize; 3], density: f64, structure: Structure) -> Trained {
+    /// A network under a random mask.
+    fn network(name: &str, input: [usize; 3], density: f64, structure: Structure) -> Graph {
         let spec = preset(name).unwrap().for_data(input, 10).unwrap();
         let graph = shape::Graph::new(&spec).unwrap();
-        let mut rng = Pcg64::seed_from_u64(5);
-        let mut params = Params::default();
-        let specs = graph.params();
-        let budget = Budget::new(&graph, &specs, density, Distribution::Erk, structure).unwrap();
-        let masks = budget.random(&mut rng);
-        let mut values: Vec<Vec<f32>> = specs
-            .iter()
-            .map(|spec| {
-                let scale = if spec.role == Role::Weight { 4.0 } else { 1.0 };
-                (0..spec.len()).map(|_| scale * rng.random_range(-0.5..0.5)).collect()
-            })
-            .collect();
-        for (layer, mask) in budget.layers.iter().zip(&masks) {
-            let keep = mask.to_values();
-            values[layer.param].iter_mut().zip(keep).for_each(|(value, keep)| *value *= keep);
-            let silent = mask.silent_rows(layer.layout.outputs);
-            for shift in shifts(&graph, &specs, specs[layer.param].layer) {
-                let shift = values[shift].iter_mut().zip(&silent);
-                shift.filter(|(_, silent)| **silent).for_each(|(value, _)| *value = 0.0);
-            }
-        }
-        for (spec, values) in specs.iter().zip(values) {
-            params.insert(&spec.name, &spec.shape, values);
-        }
-        for node in graph.layers.iter() {
-            if matches!(node.op, shape::Op::BatchNorm { .. }) {
-                let channels = node.output[2];
-                params.insert(format!("{}.mean", node.name), &[channels], vec![0.0; channels]);
-                params.insert(format!("{}.var", node.name), &[channels], vec![4.0; channels]);
-            }
-        }
-        params.insert("input.range", &[2], vec![-1.0, 1.0]);
-        for unit in units(&graph).iter().filter(|unit| unit.range == RangeRule::Observed) {
-            let name = &graph.layers[unit.output()].name;
-            params.insert(format!("{name}.range"), &[2], vec![-3.0, 5.0]);
-        }
-        let accuracy = Accuracy { val: None, test: None };
-        Trained {
-            spec,
-            graph,
-            params,
-            data: DataInfo {
-                spec: String::new(),
-                options: Default::default(),
-                name: String::new(),
-                label_names: (0..10).map(|class| class.to_string()).collect(),
-                normalisation: Normalisation {
-                    mean: vec![0.0; input[2]],
-                    std: vec![1.0; input[2]],
-                },
-            },
-            summary: Summary {
-                accuracy_float: accuracy,
-                accuracy_int8_simulated: accuracy,
-                density,
-                nonzeros: 0,
-                weights: 0,
-                macs: 0,
-                macs_dense: 0,
-                dropped: None,
-                epochs: 0,
-                images_per_s: 0.0,
-                seconds: 0.0,
-            },
-        }
+        let budget =
+            Budget::new(&graph, &graph.params(), density, Distribution::Erk, structure).unwrap();
+        let masks = budget.random(&mut Pcg64::seed_from_u64(5));
+        made_up(&spec, &budget.layer_masks(masks)).unwrap()
     }
 
     /// Networks that have lost channels, behind residual additions, depthwise convolutions and a
@@ -340,8 +276,7 @@ mod tests {
             ("ds-cnn:width=16", [20, 10, 1], 0.4),
             ("lenet", [12, 12, 1], 0.2),
         ] {
-            let trained = network(name, input, density, Structure::Channels);
-            let graph = quantise(&trained).unwrap();
+            let graph = network(name, input, density, Structure::Channels);
             let mut narrow = graph.clone();
             remove_channels(&mut narrow);
             let weights = |graph: &Graph| {
@@ -353,8 +288,7 @@ mod tests {
             same_outputs(&graph, &narrow);
         }
         // Single weights: few channels are silent, but what goes is exact all the same.
-        let graph =
-            quantise(&network("lenet", [12, 12, 1], 0.02, Structure::Unstructured)).unwrap();
+        let graph = network("lenet", [12, 12, 1], 0.02, Structure::Unstructured);
         let mut narrow = graph.clone();
         remove_channels(&mut narrow);
         same_outputs(&graph, &narrow);

@@ -1,9 +1,12 @@
 //! Settings of a training run.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
     Method,
+    criteria::Criterion,
     decoupled::Decoupled,
     mask::{Distribution, Structure},
     method::share,
@@ -24,6 +27,13 @@ pub struct Config {
     /// Which weights of a layer are kept or dropped together.
     #[serde(default)]
     pub structure: Structure,
+    /// What weights are scored by, where a method keeps those with the highest scores.
+    #[serde(default)]
+    pub criterion: Criterion,
+    /// File of values and masks to begin with, relative to the folder of the run: the checkpoint of
+    /// another run of the same network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
     /// Passes over the training split.
     pub epochs: usize,
     /// Epochs at the end that simulate int8 arithmetic.
@@ -57,6 +67,8 @@ impl Default for Config {
             density: 0.1,
             distribution: Distribution::default(),
             structure: Structure::default(),
+            criterion: Criterion::default(),
+            start: None,
             epochs: 12,
             qat_epochs: 2,
             batch: 128,
@@ -121,6 +133,18 @@ impl Config {
             ),
             _ => {}
         }
+        anyhow::ensure!(
+            self.criterion == Criterion::default() || self.method.chooses_by_score(),
+            "the method {} does not choose weights by a score, so that the criterion {} has no meaning; \
+             one-shot, gmp, decoupled-magnitude and decoupled-gmp do",
+            self.method.name(),
+            self.criterion.name()
+        );
+        anyhow::ensure!(
+            self.start.is_some() || !self.method.needs_masks(),
+            "the method {} keeps the masks that it begins with; say where they are (--start)",
+            self.method.name()
+        );
         share("density", self.density)?;
         share("label smoothing", self.label_smoothing)?;
         positive("density", self.density)?;

@@ -237,6 +237,18 @@ impl Mask {
     }
 }
 
+/// The mask of one layer of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerMask {
+    /// Index of the parameter.
+    pub param: usize,
+    /// Its mask.
+    pub mask: Mask,
+    /// Whether output channels without weights are to be removed from the network: their biases and
+    /// batch norm shifts then go too.
+    pub remove: bool,
+}
+
 /// Mean score of every unit, in device order.
 fn unit_scores(scores: &[f32], unit: usize, layout: &Layout) -> Vec<f32> {
     let ordered: Vec<f32> = (0..scores.len()).map(|at| scores[layout.place(at)]).collect();
@@ -474,6 +486,13 @@ impl Budget {
     /// Weights that the whole network keeps.
     pub fn kept(&self) -> usize {
         self.dense + self.layers.iter().map(|layer| layer.keep).sum::<usize>()
+    }
+
+    /// Masks in the order of `layers`, with the parameters they belong to.
+    pub fn layer_masks(&self, masks: Vec<Mask>) -> Vec<LayerMask> {
+        let remove = self.structure == Structure::Channels;
+        let layers = self.layers.iter().zip(masks);
+        layers.map(|(layer, mask)| LayerMask { param: layer.param, mask, remove }).collect()
     }
 
     /// Random masks, in the order of `layers`.

@@ -28,7 +28,7 @@ pub enum Method {
     Dense,
     /// A random mask from the first step to the last: the control of every other method.
     Static,
-    /// Magnitude pruning at once, then fine-tuning.
+    /// Pruning by a score at once, then fine-tuning.
     OneShot(OneShot),
     /// Gradual magnitude pruning: the density falls by a cubic schedule (Zhu and Gupta, "To prune,
     /// or not to prune", 2017, arXiv:1710.01878).
@@ -42,6 +42,8 @@ pub enum Method {
     Srigl(Srigl),
     /// Self-decoupled training.
     Decoupled(Decoupled),
+    /// The masks that the run begins with, from the first step to the last.
+    FineTune,
 }
 
 /// Names of methods and what they do, in the order of `--help`.
@@ -62,6 +64,12 @@ pub const METHODS: &[(&str, &str)] = &[
     ("decoupled", "self-decoupled: redundant weights help to train a random backbone and fade out"),
     ("decoupled-magnitude", "the same with the largest weights as backbone"),
     ("decoupled-gmp", "the same with a backbone that is pruned gradually"),
+];
+
+/// Methods that continue another run (`start`), as [`METHODS`].
+pub const CONTINUATIONS: &[(&str, &str)] = &[
+    ("decoupled-given", "decoupled with the masks of the run that --start names"),
+    ("fine-tune", "trains under the masks of the run that --start names"),
 ];
 
 /// Settings of one-shot magnitude pruning (Han et al., "Learning both weights and connections",
@@ -111,6 +119,8 @@ pub enum MaskKind {
     Magnitude,
     /// The largest weights, fewer and fewer by the schedule of gradual magnitude pruning
     Gmp,
+    /// The masks that the run begins with
+    Given,
 }
 
 /// What the network trains in a step.
@@ -134,8 +144,8 @@ pub enum Phase {
 pub enum Choice {
     /// At random.
     Random,
-    /// The largest weights.
-    Magnitude,
+    /// The weights with the highest scores.
+    Scores,
 }
 
 /// New masks that are due before a step.
@@ -178,6 +188,8 @@ impl Method {
             "decoupled" => decoupled(MaskKind::Random),
             "decoupled-magnitude" => decoupled(MaskKind::Magnitude),
             "decoupled-gmp" => decoupled(MaskKind::Gmp),
+            "decoupled-given" => decoupled(MaskKind::Given),
+            "fine-tune" => Self::FineTune,
             _ => return None,
         })
     }
@@ -196,7 +208,29 @@ impl Method {
                 MaskKind::Random => "decoupled",
                 MaskKind::Magnitude => "decoupled-magnitude",
                 MaskKind::Gmp => "decoupled-gmp",
+                MaskKind::Given => "decoupled-given",
             },
+            Self::FineTune => "fine-tune",
+        }
+    }
+
+    /// Whether it keeps the masks that the run begins with.
+    pub fn needs_masks(&self) -> bool {
+        match self {
+            Self::FineTune => true,
+            Self::Decoupled(decoupled) => decoupled.mask == MaskKind::Given,
+            _ => false,
+        }
+    }
+
+    /// Whether it keeps the weights with the highest scores, now or at some time.
+    pub fn chooses_by_score(&self) -> bool {
+        match self {
+            Self::OneShot(_) | Self::Gmp(_) => true,
+            Self::Decoupled(decoupled) => {
+                matches!(decoupled.mask, MaskKind::Magnitude | MaskKind::Gmp)
+            }
+            _ => false,
         }
     }
 
@@ -214,6 +248,7 @@ impl Method {
             Self::OneShot(one_shot) if clock.step < clock.at(one_shot.at) => Phase::Dense,
             Self::Gmp(gmp) if clock.step < clock.at(gmp.start) => Phase::Dense,
             Self::Static
+            | Self::FineTune
             | Self::OneShot(_)
             | Self::Gmp(_)
             | Self::Set(_)
@@ -229,9 +264,9 @@ impl Method {
             (clock.step == step).then_some(Renewal { choice, density })
         };
         match self {
-            Self::Dense => None,
+            Self::Dense | Self::FineTune => None,
             Self::Static | Self::Set(_) | Self::Rigl(_) | Self::Srigl(_) => once(0, Choice::Random),
-            Self::OneShot(one_shot) => once(clock.at(one_shot.at), Choice::Magnitude),
+            Self::OneShot(one_shot) => once(clock.at(one_shot.at), Choice::Scores),
             Self::Gmp(gmp) => gmp.renewal(clock, density),
             Self::Decoupled(decoupled) => decoupled.renewal(clock, density),
         }
@@ -252,7 +287,7 @@ impl Method {
     /// Share of the training after which the float network is as it will be, but for its values.
     pub fn settled(&self) -> f64 {
         match self {
-            Self::Dense | Self::Static => 0.0,
+            Self::Dense | Self::Static | Self::FineTune => 0.0,
             Self::OneShot(one_shot) => one_shot.at,
             Self::Gmp(gmp) => gmp.end,
             Self::Set(dynamic) | Self::Rigl(dynamic) => dynamic.until,
@@ -264,7 +299,7 @@ impl Method {
     /// The same method, settled after this share of the training or before.
     pub(super) fn settle_by(&mut self, share: f64) {
         match self {
-            Self::Dense | Self::Static => {}
+            Self::Dense | Self::Static | Self::FineTune => {}
             Self::OneShot(one_shot) => one_shot.at = one_shot.at.min(share),
             Self::Gmp(gmp) => gmp.end = gmp.end.min(share),
             Self::Set(dynamic) | Self::Rigl(dynamic) => dynamic.until = dynamic.until.min(share),
@@ -276,7 +311,7 @@ impl Method {
     /// Checks what types cannot.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         let check = || match self {
-            Self::Dense | Self::Static => Ok(()),
+            Self::Dense | Self::Static | Self::FineTune => Ok(()),
             Self::OneShot(one_shot) => share("at", one_shot.at),
             Self::Gmp(gmp) => {
                 share("start", gmp.start)?;
@@ -305,7 +340,8 @@ impl FromStr for Method {
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let (name, settings) = text.split_once(':').unwrap_or((text, ""));
         let method = Self::named(name).with_context(|| {
-            let names: Vec<&str> = METHODS.iter().map(|(name, _)| *name).collect();
+            let all = METHODS.iter().chain(CONTINUATIONS);
+            let names: Vec<&str> = all.map(|(name, _)| *name).collect();
             format!("no method is called `{name}`; expected one of {}", names.join(", "))
         })?;
         let mut json = serde_json::to_value(&method)?;
@@ -365,10 +401,7 @@ impl Gmp {
             return None;
         }
         let rest = 1.0 - (clock.step - start) as f64 / (end - start).max(1) as f64;
-        Some(Renewal {
-            choice: Choice::Magnitude,
-            density: density + (1.0 - density) * rest.powi(3),
-        })
+        Some(Renewal { choice: Choice::Scores, density: density + (1.0 - density) * rest.powi(3) })
     }
 }
 
@@ -390,7 +423,7 @@ mod tests {
 
     #[test]
     fn methods_are_written_as_they_are_read() {
-        for (name, _) in METHODS {
+        for (name, _) in METHODS.iter().chain(CONTINUATIONS) {
             assert_eq!(name.parse::<Method>().unwrap().to_string(), *name);
         }
         for text in

@@ -12,10 +12,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     Config,
     channels::{norm_of, shifts},
+    criteria::scores,
     dynamic::{self, Layer, Update},
-    mask::{Budget, Distribution, LayerBudget, Mask, Structure},
+    mask::{Budget, Distribution, LayerBudget, LayerMask, Layout, Mask},
     method::{Choice, Renewal},
 };
+use crate::data::Dataset;
 use crate::net::{
     Dropped, Params,
     module::{Network, Ranges, Stats, tensor, values},
@@ -29,6 +31,8 @@ pub(super) enum Purpose {
     Weights = 1,
     Masks = 2,
     Order = 3,
+    Scores = 4,
+    Search = 5,
 }
 
 /// Random numbers that depend on nothing but seed, purpose and a count such as the epoch.
@@ -149,6 +153,7 @@ impl State {
         &mut self,
         renewal: Renewal,
         config: &Config,
+        data: &Dataset,
         step: usize,
     ) -> anyhow::Result<()> {
         let (graph, params) = (&self.net.graph, &self.net.params);
@@ -156,26 +161,21 @@ impl State {
         let budget = Budget::new(graph, params, renewal.density, config.distribution, structure)?;
         let masks = match renewal.choice {
             Choice::Random => budget.random(&mut rng(config.seed, Purpose::Masks, step)),
-            Choice::Magnitude => {
-                let scores: Vec<Vec<f32>> = budget
-                    .layers
-                    .iter()
-                    .map(|layer| values(&self.values[layer.param].clone().abs()))
-                    .collect();
-                budget.top(&scores, config.distribution == Distribution::Global)
+            Choice::Scores => {
+                let layers = budget.layers.iter().map(|layer| (layer.param, layer.layout));
+                let layers: Vec<(usize, Layout)> = layers.collect();
+                let scores = scores(self, data, config, &[config.criterion], &layers, step);
+                budget.top(&scores[0], config.distribution == Distribution::Global)
             }
         };
-        let params = budget.layers.iter().map(|layer| layer.param);
-        let remove = structure == Structure::Channels;
-        self.set_masks(params.zip(masks).map(|(param, mask)| (param, mask, remove)));
+        self.set_masks(&budget.layer_masks(masks));
         Ok(())
     }
 
-    /// Replaces all masks: parameter, mask, and whether output channels without weights are to be
-    /// removed, which their biases and batch norm shifts must not outlive.
-    pub(super) fn set_masks(&mut self, masks: impl Iterator<Item = (usize, Mask, bool)>) {
+    /// Replaces all masks.
+    pub(super) fn set_masks(&mut self, masks: &[LayerMask]) {
         self.masks = vec![None; self.values.len()];
-        for (param, mask, remove) in masks {
+        for &LayerMask { param, ref mask, remove } in masks {
             self.masks[param] = Some(tensor(&mask.to_values(), &self.device));
             if !remove {
                 continue;
@@ -279,7 +279,7 @@ impl State {
 
     /// Everything as named tensors: the network's own names, and more under `whole/` and
     /// `optimiser/`.
-    fn to_params(&self) -> Params {
+    pub(super) fn to_params(&self) -> Params {
         let mut params = Params::default();
         for (index, spec) in self.net.params.iter().enumerate() {
             params.insert(&spec.name, &spec.shape, values(&self.values[index]));
@@ -322,7 +322,23 @@ impl State {
         })
     }
 
-    fn read(&mut self, params: &Params, note: &str) -> anyhow::Result<()> {
+    /// Begins with the values, masks and statistics of another training of the same network.
+    pub(super) fn begin(&mut self, path: &Path) -> anyhow::Result<()> {
+        let (mut params, _) = Params::load(path)?;
+        for (index, spec) in self.net.params.iter().enumerate() {
+            for number in 0..self.slots[index].len() {
+                params.insert(slot_name(&spec.name, number), &spec.shape, vec![0.0; spec.len()]);
+            }
+        }
+        let note = serde_json::to_string(&self.progress)?;
+        self.read(&params, &note)
+            .with_context(|| format!("{} does not belong to this network", path.display()))?;
+        // Ranges are those of the other network.
+        self.ranges = vec![None; self.net.slots()];
+        Ok(())
+    }
+
+    pub(super) fn read(&mut self, params: &Params, note: &str) -> anyhow::Result<()> {
         let device = &self.device;
         for (index, spec) in self.net.params.iter().enumerate() {
             let get =

@@ -144,6 +144,14 @@ pub fn train(
     let mut state = State::new(Network::new(graph), &config, device);
     if run.join(CHECKPOINT_FILE).exists() {
         state.restore(run)?;
+    } else if let Some(start) = &config.start {
+        state.begin(&run.join(start))?;
+        ensure!(
+            !config.method.needs_masks() || state.masks.iter().any(Option::is_some),
+            "the method {} needs masks, but {} has none",
+            config.method.name(),
+            run.join(start).display()
+        );
     }
     trim_metrics(run, state.progress.epochs)?;
 
@@ -297,7 +305,7 @@ impl<'a> Session<'a> {
         let phase = method.phase(self.clock(step));
         let before = step.checked_sub(1).map(|step| method.phase(self.clock(step)));
         if let Some(renewal) = method.renewal(self.clock(step), self.config.density) {
-            self.state.renew_masks(renewal, self.config, step)?;
+            self.state.renew_masks(renewal, self.config, self.data, step)?;
         }
         match (before, phase) {
             (None | Some(Phase::Dense), Phase::Both { .. }) => {
@@ -323,6 +331,8 @@ impl<'a> Session<'a> {
                 self.state.progress.dropped = Some(dropped);
                 self.state.drop_redundant();
             }
+            // The masks that the run begins with.
+            (None, Phase::Masked) if method.needs_masks() => self.state.drop_redundant(),
             (_, Phase::Masked)
                 if method.renewal(self.clock(step), self.config.density).is_some() =>
             {

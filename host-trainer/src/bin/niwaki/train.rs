@@ -1,7 +1,7 @@
 //! `niwaki train`: trains a sparse network.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,11 +14,12 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use niwaki::{
     data::{Augment, Dataset, LoadOptions, load},
-    net::{self, DataInfo, PRESETS, RunFile, Summary, spec::Task},
+    net::{self, DataInfo, PRESETS, RunFile, Summary, spec::Task, trained::CHECKPOINT_FILE},
     sparse::{
         self, Config, EpochRow, Event, Flow, Method, Outcome,
+        criteria::Criterion,
         mask::{Distribution, Structure},
-        method::{METHODS, MaskKind},
+        method::{CONTINUATIONS, METHODS, MaskKind},
         optimiser::Rule,
     },
 };
@@ -47,6 +48,9 @@ pub(crate) struct TrainArgs {
     /// Replace a run that is already in the folder
     #[arg(long, conflicts_with = "resume")]
     force: bool,
+    /// Begin with the weights and masks of another run of the same network: its folder, or a checkpoint
+    #[arg(long, value_name = "RUN|FILE.safetensors")]
+    start: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
     #[command(flatten)]
@@ -72,6 +76,9 @@ struct Settings {
     /// Which weights of a layer are kept or dropped together [default: unstructured]
     #[arg(long, value_enum)]
     structure: Option<Structure>,
+    /// What weights are scored by, for methods that keep the best ones [default: l1]
+    #[arg(long, value_enum)]
+    criterion: Option<Criterion>,
     /// Passes over the training data [default: 12]
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
@@ -132,7 +139,7 @@ Examples:
 pub(crate) fn methods_help() -> String {
     let mut text = String::new();
     let mut last = String::new();
-    for (name, about) in METHODS {
+    for (name, about) in METHODS.iter().chain(CONTINUATIONS) {
         text += &format!("  {name:<19} {about}\n");
         let settings = Method::named(name).map(|method| method.settings()).unwrap_or_default();
         let settings: Vec<String> = settings
@@ -201,7 +208,8 @@ fn start(args: &TrainArgs, device: &Device) -> Result<Dataset> {
     let batch = (train / 30).next_power_of_two().clamp(16, 128);
     // A GPU is busy with a whole batch; a CPU computes parts of it in parallel.
     let shards = if *device == Device::flex() { Config::default().shards } else { 1 };
-    let config = args.settings.over(Config { batch, shards, ..Config::default() })?;
+    let start = args.start.as_deref().map(start_file).transpose()?;
+    let config = args.settings.over(Config { batch, shards, start, ..Config::default() })?;
     if let Some(augment) = &config.augment {
         augment.check(data.shape)?;
     }
@@ -214,6 +222,12 @@ fn start(args: &TrainArgs, device: &Device) -> Result<Dataset> {
     };
     sparse::create(&args.out, &file, &config)?;
     Ok(data)
+}
+
+/// The checkpoint that a run is to begin with, from its path or that of its folder.
+fn start_file(path: &Path) -> Result<PathBuf> {
+    let file = if path.is_dir() { path.join(CHECKPOINT_FILE) } else { path.to_owned() };
+    file.canonicalize().with_context(|| format!("looking for {} to begin with", file.display()))
 }
 
 /// Loads the data of an interrupted run and checks that no option contradicts it.
@@ -284,6 +298,8 @@ impl Settings {
             density,
             distribution: self.distribution.unwrap_or(base.distribution),
             structure: self.structure.unwrap_or(base.structure),
+            criterion: self.criterion.unwrap_or(base.criterion),
+            start: base.start,
             epochs,
             qat_epochs,
             batch: self.batch.unwrap_or(base.batch),
