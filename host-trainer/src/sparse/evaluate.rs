@@ -72,12 +72,23 @@ pub(super) fn merit(
     if indices.is_empty() {
         return None;
     }
-    let logits = logits(state, &state.backbone_values(), quantise, data, &indices);
+    Some(merit_of(state, &state.backbone_values(), quantise, data, &indices))
+}
+
+/// Figure of merit of a network with these values on these samples.
+pub(super) fn merit_of(
+    state: &State,
+    params: &[Tensor<1>],
+    quantise: Option<&Ranges>,
+    data: &Dataset,
+    indices: &[usize],
+) -> f64 {
+    let logits = logits(state, params, quantise, data, indices);
     let sum = match state.net.graph.task {
-        Task::Classify => correct(&logits, &data.labels, &indices) as f64,
+        Task::Classify => correct(&logits, &data.labels, indices) as f64,
         Task::Reconstruct => {
             let width = logits.len() / indices.len();
-            let rows = logits.par_chunks_exact(width).zip(&indices);
+            let rows = logits.par_chunks_exact(width).zip(indices);
             let errors: Vec<f64> = rows
                 .map(|(row, &index)| {
                     let target = data.batch(&[index], None);
@@ -88,7 +99,7 @@ pub(super) fn merit(
             errors.iter().sum()
         }
     };
-    Some(sum / indices.len() as f64)
+    sum / indices.len() as f64
 }
 
 /// Figures of merit of the backbone on the splits that are not trained on.

@@ -8,6 +8,7 @@ mod doctor;
 mod eval;
 mod export;
 mod import;
+mod layerwise;
 mod output;
 mod report;
 mod train;
@@ -36,6 +37,8 @@ enum Command {
     Data(data::DataArgs),
     /// Train a sparse network
     Train(train::TrainArgs),
+    /// Search a sparse criterion, structure and density for each layer, and train the result
+    Layerwise(layerwise::LayerwiseArgs),
     /// Turn a trained network into a model for devices
     Export(export::ExportArgs),
     /// Turn a TensorFlow Lite model into a model for devices
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Data(args) => data::run(args, cli.format),
         Command::Train(args) => train::run(args, cli.format),
+        Command::Layerwise(args) => layerwise::run(args, cli.format),
         Command::Export(args) => export::run(args, cli.format),
         Command::Import(args) => import::run(args, cli.format),
         Command::Analyze(args) => analyze::run(args, cli.format),

@@ -162,6 +162,26 @@ pub(crate) fn run(args: &TrainArgs, format: Format) -> Result<()> {
     let device = sparse::device(&args.device)?;
     let data = if args.resume { resume(args)? } else { start(args, &device)? };
 
+    let stop = stop_on_ctrl_c()?;
+    let file = RunFile::load(&args.out)?;
+    let config: Config = serde_json::from_value(file.config.clone())?;
+    let mut progress = Progress::new(file.net.task, config.epochs, config.density)?;
+    let outcome = sparse::train(&args.out, &data, &device, &mut |event| {
+        progress.show(event);
+        if stop.load(Ordering::Relaxed) { Flow::Stop } else { Flow::Continue }
+    })?;
+    progress.bar.finish_and_clear();
+    match outcome {
+        Outcome::Complete(summary) => print(&args.out, &file, &summary, format),
+        Outcome::Stopped(epochs) => bail!(
+            "stopped after {epochs} complete epochs; continue with `niwaki train --resume --out {}`",
+            args.out.display()
+        ),
+    }
+}
+
+/// A flag that Ctrl-C sets.
+pub(crate) fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
     ctrlc::set_handler(move || {
@@ -171,21 +191,17 @@ pub(crate) fn run(args: &TrainArgs, format: Format) -> Result<()> {
         }
     })
     .context("catching Ctrl-C")?;
+    Ok(stop)
+}
 
-    let file = RunFile::load(&args.out)?;
-    let mut progress = Progress::new(&file)?;
-    let outcome = sparse::train(&args.out, &data, &device, &mut |event| {
-        progress.show(event);
-        if stop.load(Ordering::Relaxed) { Flow::Stop } else { Flow::Continue }
-    })?;
-    progress.bar.finish_and_clear();
-    match outcome {
-        Outcome::Complete(summary) => print(args, &file, &summary, format),
-        Outcome::Stopped(epochs) => bail!(
-            "stopped after {epochs} complete epochs; continue with `niwaki train --resume --out {}`",
-            args.out.display()
-        ),
-    }
+/// Settings that suit the data and the device.
+pub(crate) fn base_config(data: &Dataset, device: &Device) -> Config {
+    let train = data.splits.iter().filter(|&&split| split == niwaki::data::Split::Train).count();
+    // About thirty steps per epoch are the least that a short training can work with.
+    let batch = (train / 30).next_power_of_two().clamp(16, 128);
+    // A GPU is busy with a whole batch; a CPU computes parts of it in parallel.
+    let shards = if *device == Device::flex() { Config::default().shards } else { 1 };
+    Config { batch, shards, ..Config::default() }
 }
 
 /// Writes the settings of a new run and loads its data.
@@ -203,13 +219,8 @@ fn start(args: &TrainArgs, device: &Device) -> Result<Dataset> {
     let data = load(spec, &args.load)?;
     let net = net::describe(args.net.as_deref().unwrap_or("lenet"))?
         .for_data(data.shape, data.classes())?;
-    let train = data.splits.iter().filter(|&&split| split == niwaki::data::Split::Train).count();
-    // About thirty steps per epoch are the least that a short training can work with.
-    let batch = (train / 30).next_power_of_two().clamp(16, 128);
-    // A GPU is busy with a whole batch; a CPU computes parts of it in parallel.
-    let shards = if *device == Device::flex() { Config::default().shards } else { 1 };
     let start = args.start.as_deref().map(start_file).transpose()?;
-    let config = args.settings.over(Config { batch, shards, start, ..Config::default() })?;
+    let config = args.settings.over(Config { start, ..base_config(&data, device) })?;
     if let Some(augment) = &config.augment {
         augment.check(data.shape)?;
     }
@@ -317,8 +328,8 @@ impl Settings {
 }
 
 /// Progress on standard error: one bar for the whole training, one line per epoch.
-struct Progress {
-    bar: ProgressBar,
+pub(crate) struct Progress {
+    pub(crate) bar: ProgressBar,
     task: Task,
     epochs: usize,
     first: bool,
@@ -327,21 +338,13 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(file: &RunFile) -> Result<Self> {
-        let config: Config = serde_json::from_value(file.config.clone())?;
+    pub(crate) fn new(task: Task, epochs: usize, density: f64) -> Result<Self> {
         let bar = ProgressBar::no_length();
         bar.set_style(ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}  ETA {eta}")?);
-        Ok(Self {
-            bar,
-            task: file.net.task,
-            epochs: config.epochs,
-            first: true,
-            loss: f64::NAN,
-            density: config.density,
-        })
+        Ok(Self { bar, task, epochs, first: true, loss: f64::NAN, density })
     }
 
-    fn show(&mut self, event: Event<'_>) {
+    pub(crate) fn show(&mut self, event: Event<'_>) {
         match event {
             Event::Begin { epoch, steps } => {
                 if std::mem::take(&mut self.first) {
@@ -418,10 +421,15 @@ struct Report<'a> {
     summary: &'a Summary,
 }
 
-fn print(args: &TrainArgs, file: &RunFile, summary: &Summary, format: Format) -> Result<()> {
+pub(crate) fn print(
+    out: &PathBuf,
+    file: &RunFile,
+    summary: &Summary,
+    format: Format,
+) -> Result<()> {
     if format == Format::Json {
         return output::print_json(&Report {
-            path: &args.out,
+            path: out,
             network: &file.net.name,
             data: &file.data.name,
             summary,
@@ -452,6 +460,6 @@ fn print(args: &TrainArgs, file: &RunFile, summary: &Summary, format: Format) ->
     }
     row("samples/s", format!("{:.0}", summary.images_per_s));
     row("seconds", format!("{:.1}", summary.seconds));
-    row("path", args.out.display().to_string());
+    row("path", out.display().to_string());
     output::print_table(&table)
 }
