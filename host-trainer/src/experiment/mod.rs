@@ -24,7 +24,7 @@ mod summary;
 
 pub use bench::{Bench, Measured};
 pub use page::{Page, write_page};
-pub use rows::{ROWS_FILE, Row, Store};
+pub use rows::{ROWS_FILE, Row, Store, read_rows};
 pub use runner::{Event, Outcome, Work, run};
 pub use summary::{Cell, Comparison, Spread, Summary, Variant, summarise};
 

@@ -37,8 +37,7 @@ pub fn write_page(folder: &Path, page: &Page<'_>, summary: &Summary) -> Result<(
 
 fn markdown(page: &Page<'_>, summary: &Summary) -> String {
     let mut text = format!("# {}\n\n```sh\n{}\n```\n\n", page.title, page.command);
-    let mut commits: Vec<&str> =
-        page.rows.iter().filter_map(|row| row.commit.as_deref()).collect();
+    let mut commits: Vec<&str> = page.rows.iter().filter_map(|row| row.commit.as_deref()).collect();
     commits.sort_unstable();
     commits.dedup();
     let hours = page.rows.iter().map(|row| row.seconds).sum::<f64>() / 3600.0;
@@ -90,7 +89,9 @@ fn table(density: f64, cells: &[&Cell], task: Task) -> String {
     if let Some(best) = best_control {
         header.extend(["float", "int8"].map(|kind| format!("{kind} - {}", best.with)));
     }
-    if let Some(baseline) = baseline.filter(|_| baseline.map(|b| &b.with) != best_control.map(|b| &b.with)) {
+    if let Some(baseline) =
+        baseline.filter(|_| baseline.map(|b| &b.with) != best_control.map(|b| &b.with))
+    {
         header.push(format!("float - {}", baseline.with));
     }
     let columns = header.len();
@@ -137,8 +138,7 @@ fn figure(Spread { mean, std, .. }: Spread, task: Task, signed: bool) -> String 
         Task::Reconstruct => (1.0, 4),
     };
     let mean = factor * mean;
-    let mean =
-        if signed { format!("{mean:+.digits$}") } else { format!("{mean:.digits$}") };
+    let mean = if signed { format!("{mean:+.digits$}") } else { format!("{mean:.digits$}") };
     match std {
         Some(std) => format!("{mean} ± {:.digits$}", factor * std),
         None => mean,
@@ -159,9 +159,8 @@ mod tests {
                 rows.push(row(variant, 0.1, seed, merit + 0.01 * seed as f64));
             }
         }
-        let variants =
-            [("dense", false), ("static", true), ("gmp", true), ("ours", false)]
-                .map(|(name, control)| Variant { name: name.to_owned(), control });
+        let variants = [("dense", false), ("static", true), ("gmp", true), ("ours", false)]
+            .map(|(name, control)| Variant { name: name.to_owned(), control });
         let summary = summarise(&rows, &variants, Some("static"), Task::Classify);
         let page = Page {
             title: "Methods on x".to_owned(),

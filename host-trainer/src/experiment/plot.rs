@@ -56,11 +56,12 @@ fn draw_on(
             variants.push(&cell.variant);
         }
     }
-    let bounds = summary.cells.iter().flat_map(|cell| {
-        [value(cell) - spread(cell), value(cell) + spread(cell)]
-    });
-    let (low, high) = bounds
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
+    let bounds = summary
+        .cells
+        .iter()
+        .flat_map(|cell| [value(cell) - spread(cell), value(cell) + spread(cell)]);
+    let (low, high) =
+        bounds.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
     let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
     let margin = (high - low).max(1e-3) * 0.06;
     // Densities are powers apart; each variant has its own place, so that error bars do not overlap.
@@ -112,9 +113,8 @@ fn draw_on(
     for (index, variant) in variants.iter().enumerate() {
         let shift = (index as f64 - 0.5 * (variants.len() - 1) as f64) * step;
         let cells = sparse.iter().filter(|cell| cell.variant == **variant);
-        let mut points: Vec<(f64, f64, f64)> = cells
-            .map(|cell| (place(cell.density) + shift, value(cell), spread(cell)))
-            .collect();
+        let mut points: Vec<(f64, f64, f64)> =
+            cells.map(|cell| (place(cell.density) + shift, value(cell), spread(cell))).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         let bars = points
             .iter()

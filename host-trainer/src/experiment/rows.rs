@@ -121,19 +121,36 @@ impl Store {
     }
 }
 
+/// The rows of an experiment that another process may be working on; none where there is none yet.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn read_rows(folder: &Path) -> anyhow::Result<Vec<Row>> {
+    let path = folder.join(ROWS_FILE);
+    match path.exists() {
+        true => Ok(parse(&path)?.0),
+        false => Ok(Vec::new()),
+    }
+}
+
 /// Reads all rows and cuts off half a line at the end, which a process left that was killed.
 fn read(path: &Path, file: &File) -> anyhow::Result<Vec<Row>> {
+    let (rows, complete) = parse(path)?;
+    file.set_len(complete as u64).with_context(|| format!("mending {}", path.display()))?;
+    Ok(rows)
+}
+
+/// All complete rows and the number of bytes that they take.
+fn parse(path: &Path) -> anyhow::Result<(Vec<Row>, usize)> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let complete = text.rfind('\n').map_or(0, |end| end + 1);
-    if complete < text.len() {
-        file.set_len(complete as u64).with_context(|| format!("mending {}", path.display()))?;
-    }
     let parse = |(index, line)| {
         serde_json::from_str(line)
             .with_context(|| format!("{}, line {}", path.display(), index + 1))
     };
-    text[..complete].lines().enumerate().map(parse).collect()
+    let rows = text[..complete].lines().enumerate().map(parse).collect::<anyhow::Result<_>>()?;
+    Ok((rows, complete))
 }
 
 /// Settings that differ, as `name: stored, not asked`.

@@ -84,8 +84,7 @@ pub fn run(
         Ok(())
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            pools.iter().map(|pool| scope.spawn(|| pool.install(job))).collect();
+        let threads: Vec<_> = pools.iter().map(|pool| scope.spawn(|| pool.install(job))).collect();
         threads.into_iter().try_for_each(|thread| {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })

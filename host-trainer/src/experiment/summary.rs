@@ -106,9 +106,8 @@ pub fn summarise(
             let rows = rows.iter().filter(|row| row.trial.density == density);
             rows.filter(|row| row.trial.variant == name).collect()
         };
-        let float = |name: &str| {
-            Spread::of(&of(name).iter().map(|row| row.float).collect::<Vec<_>>())
-        };
+        let float =
+            |name: &str| Spread::of(&of(name).iter().map(|row| row.float).collect::<Vec<_>>());
         let controls = variants.iter().filter(|variant| variant.control);
         let best = controls
             .filter_map(|variant| Some((&variant.name, sign * float(&variant.name)?.mean)))
@@ -132,8 +131,9 @@ pub fn summarise(
         };
         for Variant { name, control } in variants {
             let rows = of(name);
-            let spread =
-                |value: fn(&Row) -> f64| Spread::of(&rows.iter().map(|row| value(row)).collect::<Vec<_>>());
+            let spread = |value: fn(&Row) -> f64| {
+                Spread::of(&rows.iter().map(|row| value(row)).collect::<Vec<_>>())
+            };
             let mean = |value: fn(&Row) -> f64| spread(value).map_or(0.0, |spread| spread.mean);
             let (Some(float), Some(int8)) = (spread(|row| row.float), spread(|row| row.int8))
             else {

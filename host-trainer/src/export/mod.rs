@@ -23,7 +23,5 @@ pub use graph::{
 pub use package::{Card, card_path, export_run, hexadecimal, read_model, write_model};
 pub use plan::{Needs, Plan, Rows, Sharing, plan};
 pub use quantise::quantise;
-pub use run::{
-    AlignedVec, Merit, evaluate, mean_squared_error, quantised_inputs, run_all, top1,
-};
+pub use run::{AlignedVec, Merit, evaluate, mean_squared_error, quantised_inputs, run_all, top1};
 pub use rust_module::write_rust_module;

@@ -6,6 +6,7 @@ mod completions;
 mod data;
 mod doctor;
 mod eval;
+mod experiment;
 mod export;
 mod import;
 mod output;
@@ -36,6 +37,8 @@ enum Command {
     Data(data::DataArgs),
     /// Train a sparse network
     Train(train::TrainArgs),
+    /// Train many networks and compare them
+    Experiment(experiment::ExperimentArgs),
     /// Turn a trained network into a model for devices
     Export(export::ExportArgs),
     /// Turn a TensorFlow Lite model into a model for devices
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Data(args) => data::run(args, cli.format),
         Command::Train(args) => train::run(args, cli.format),
+        Command::Experiment(args) => experiment::run(args, cli.format),
         Command::Export(args) => export::run(args, cli.format),
         Command::Import(args) => import::run(args, cli.format),
         Command::Analyze(args) => analyze::run(args, cli.format),
