@@ -82,15 +82,24 @@ fn finish(parsed: Parsed, options: &LoadOptions) -> Result<(Dataset, Source), Da
         shape,
         unit,
         mut features,
-        labels,
+        mut labels,
         label_names,
-        groups,
+        mut groups,
         splits,
         scaling,
         source,
     } = parsed;
-    let splits = split::assign(splits, &labels, groups.as_ref(), options)?;
-    let sample_len = shape.iter().product();
+    let mut splits = split::assign(splits, &labels, groups.as_ref(), options)?;
+    let sample_len: usize = shape.iter().product();
+    if let Some(limit) = options.train_limit {
+        let chosen = split::limit_training(&splits, &labels, limit, options.seed)?;
+        features = features.select(&chosen, sample_len);
+        labels = chosen.iter().map(|&sample| labels[sample]).collect();
+        splits = chosen.iter().map(|&sample| splits[sample]).collect();
+        if let Some(groups) = &mut groups {
+            groups.ids = chosen.iter().map(|&sample| groups.ids[sample]).collect();
+        }
+    }
     let training: Vec<usize> = (0..splits.len()).filter(|&i| splits[i] == Split::Train).collect();
     let normalisation = Normalisation::fit(&features, sample_len, &training, scaling);
     if let Features::F32(values) = &mut features {

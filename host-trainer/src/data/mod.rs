@@ -106,6 +106,17 @@ impl Features {
         self.len() == 0
     }
 
+    /// The values of some samples, each of this length.
+    fn select(&self, samples: &[usize], len: usize) -> Self {
+        fn pick<T: Copy>(values: &[T], samples: &[usize], len: usize) -> Vec<T> {
+            samples.iter().flat_map(|&sample| values[sample * len..][..len].to_vec()).collect()
+        }
+        match self {
+            Self::U8(values) => Self::U8(pick(values, samples, len)),
+            Self::F32(values) => Self::F32(pick(values, samples, len)),
+        }
+    }
+
     fn get(&self, index: usize) -> f32 {
         match self {
             Self::U8(values) => f32::from(values[index]),

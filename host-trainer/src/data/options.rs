@@ -35,6 +35,10 @@ pub struct LoadOptions {
     /// Share of the training samples (or groups) to set aside for validation
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = parse_fraction)]
     pub val_fraction: f64,
+    /// Learn from N samples of the training split only: every class keeps its share, and the same
+    /// samples are taken every time
+    #[arg(long, value_name = "N")]
+    pub train_limit: Option<usize>,
 }
 
 impl Default for LoadOptions {
@@ -47,6 +51,7 @@ impl Default for LoadOptions {
             split_by: SplitBy::Sample,
             test_fraction: TEST_FRACTION,
             val_fraction: 0.0,
+            train_limit: None,
         }
     }
 }

@@ -345,3 +345,24 @@ fn real_data_sets_load_as_their_papers_say() {
         }
     }
 }
+
+#[test]
+fn a_limit_keeps_the_classes_in_proportion() {
+    let all = load("digits", &LoadOptions::default()).unwrap();
+    let options = LoadOptions { train_limit: Some(200), ..LoadOptions::default() };
+    let some = load("digits", &options).unwrap();
+    assert_eq!(some, load("digits", &options).unwrap());
+    assert_eq!(some.indices(Split::Train).len(), 200);
+    let test = |data: &Dataset| -> Vec<Vec<f32>> {
+        data.indices(Split::Test).into_iter().map(|sample| data.raw(sample)).collect()
+    };
+    assert_eq!(test(&some), test(&all));
+    let count = |class: u32| {
+        some.indices(Split::Train).iter().filter(|&&sample| some.labels[sample] == class).count()
+    };
+    assert!((0..10).all(|class| (18..=22).contains(&count(class))));
+    for limit in [0, 5000] {
+        let options = LoadOptions { train_limit: Some(limit), ..LoadOptions::default() };
+        assert!(load("digits", &options).unwrap_err().to_string().contains("--train-limit"));
+    }
+}

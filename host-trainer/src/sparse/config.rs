@@ -8,11 +8,11 @@ use super::{
     Method,
     criteria::Criterion,
     decoupled::Decoupled,
-    mask::{Distribution, Structure},
+    mask::{Budget, Distribution, Structure},
     method::share,
     optimiser::Rule,
 };
-use crate::data::Augment;
+use crate::{data::Augment, net::Graph};
 
 /// Everything that decides the result of a training run, beside network and data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -176,6 +176,25 @@ impl Config {
             self.method.name(),
             100.0 * needed,
             100.0 * float
+        );
+        Ok(())
+    }
+
+    /// Checks that a network can have the density with the structure of its masks.
+    ///
+    /// # Errors
+    /// When layers that stay dense or the least size of a structure exceed it.
+    pub fn check_density(&self, graph: &Graph) -> anyhow::Result<()> {
+        if self.method == Method::Dense {
+            return Ok(());
+        }
+        let budget =
+            Budget::new(graph, &graph.params(), self.density, self.distribution, self.structure)?;
+        let real = budget.kept() as f64 / budget.weights as f64;
+        anyhow::ensure!(
+            real <= 1.1 * self.density,
+            "a density of {} is not possible with the structure of the masks: the nearest one is {real:.3}",
+            self.density
         );
         Ok(())
     }

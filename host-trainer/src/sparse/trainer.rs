@@ -100,7 +100,7 @@ pub enum Outcome {
 /// When the settings are impossible or the folder cannot be written.
 pub fn create(run: &Path, file: &RunFile, config: &Config) -> anyhow::Result<()> {
     config.check()?;
-    Graph::new(&file.net)?;
+    config.check_density(&Graph::new(&file.net)?)?;
     std::fs::create_dir_all(run)
         .with_context(|| format!("creating the folder {}", run.display()))?;
     for old in [CHECKPOINT_FILE, METRICS_FILE] {

@@ -6,14 +6,13 @@ use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
 use clap::Args;
 use niwaki::{
-    data::{Augment, Dataset, LoadOptions, load},
+    data::{Dataset, LoadOptions, load},
     net::{self, DataInfo, RunFile, Summary, trained::RUN_FILE},
     sparse::{
         self, Config, Flow, Method, Outcome,
         criteria::Criterion,
         layerwise::{Chooser, Layerwise, LayerwiseFile, Stage, layerwise, prepare},
         mask::Structure,
-        optimiser::Rule,
     },
     target::cost::Core,
 };
@@ -21,7 +20,7 @@ use serde::Serialize;
 
 use crate::{
     output::{self, Format},
-    train::{Progress, base_config, print, stop_on_ctrl_c},
+    train::{Progress, Recipe, print},
 };
 
 /// Arguments of `niwaki layerwise`.
@@ -30,7 +29,8 @@ use crate::{
 Trains the dense network, searches a strategy for each layer (a criterion, a structure, a share of weights to
 keep) that is accurate at a given cost on the target, and retrains the network under the masks of the chosen
 strategies. The folder is that of an ordinary run: export, eval and report take it, and the report shows how
-the choices were made.
+the choices were made. Of the epochs (--epochs), a third is for the teacher, a third for the search and a third
+for the retraining; an epoch of the search counts twice.
 
 Examples:
   niwaki layerwise --data digits --net lenet --density 0.1 --out runs/l
@@ -59,6 +59,8 @@ pub(crate) struct LayerwiseArgs {
     #[command(flatten)]
     settings: Settings,
     #[command(flatten)]
+    recipe: Recipe,
+    #[command(flatten)]
     load: LoadOptions,
 }
 
@@ -80,12 +82,6 @@ struct Settings {
     /// Shares of weights to choose from, as multiples of a layer's usual one [default: 0.5,1,2]
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     ratios: Option<Vec<f64>>,
-    /// Epochs in all: a third for the teacher, a third for the search, a third for the retraining
-    #[arg(long, value_name = "N", default_value_t = 12)]
-    epochs: usize,
-    /// Last epochs that simulate int8 arithmetic [default: a fifth of the epochs, at most 2]
-    #[arg(long, value_name = "N")]
-    qat_epochs: Option<usize>,
     /// Folder of a complete run of the dense network, to use as teacher instead of training one
     #[arg(long, value_name = "RUN")]
     teacher: Option<PathBuf>,
@@ -95,18 +91,6 @@ struct Settings {
     /// Weight of the cost's relative distance from what is asked for, squared
     #[arg(long, value_name = "WEIGHT")]
     cost_weight: Option<f64>,
-    /// Samples per step [default: 128, less for small data sets]
-    #[arg(long, value_name = "N")]
-    batch: Option<usize>,
-    /// Update rule [default: sgd]
-    #[arg(long, value_enum)]
-    optimizer: Option<Rule>,
-    /// Largest learning rate [default: 0.1 for sgd, 0.002 for adamw]
-    #[arg(long, value_name = "RATE")]
-    lr: Option<f64>,
-    /// Random changes of training images, such as shift=2,flip
-    #[arg(long, value_name = "LIST")]
-    augment: Option<Augment>,
     /// Seed of everything random
     // Not to be confused with the seed of a split, which has this identifier in `LoadOptions`.
     #[arg(long = "seed", id = "training-seed", value_name = "SEED", default_value_t = 0)]
@@ -115,49 +99,34 @@ struct Settings {
 
 impl Settings {
     fn layerwise(&self, base: Config) -> Result<Layerwise> {
-        let defaults = Layerwise::new(Chooser::Search, self.epochs);
-        let optimiser = self.optimizer.unwrap_or(base.optimiser);
-        let training = Config {
-            method: self.retrain.clone(),
-            start: defaults.training.start.clone(),
-            density: self.density,
-            batch: self.batch.unwrap_or(base.batch),
-            optimiser,
-            learning_rate: self.lr.unwrap_or(optimiser.learning_rate()),
-            weight_decay: optimiser.weight_decay(),
-            augment: self.augment.clone(),
-            seed: self.seed,
-            ..base
+        let teacher = match &self.teacher {
+            Some(teacher) => {
+                let complete = RunFile::load(teacher)?.summary.is_some();
+                ensure!(
+                    complete,
+                    "the training of the teacher in {} is not complete",
+                    teacher.display()
+                );
+                Some(teacher.canonicalize().context("looking for the teacher")?)
+            }
+            None => None,
         };
-        let mut settings = Layerwise {
+        let defaults = Layerwise::new(Chooser::Search, base);
+        let method = self.retrain.clone();
+        let training =
+            Config { method, density: self.density, seed: self.seed, ..defaults.training };
+        let settings = Layerwise {
             density: self.density,
             target: self.target,
-            criteria: self.criteria.clone().unwrap_or(defaults.criteria.clone()),
-            structures: self.structures.clone().unwrap_or(defaults.structures.clone()),
-            ratios: self.ratios.clone().unwrap_or(defaults.ratios.clone()),
+            criteria: self.criteria.clone().unwrap_or(defaults.criteria),
+            structures: self.structures.clone().unwrap_or(defaults.structures),
+            ratios: self.ratios.clone().unwrap_or(defaults.ratios),
             cost_weight: self.cost_weight.unwrap_or(defaults.cost_weight),
-            training,
+            teacher,
+            training: training.fitted(),
             ..defaults
-        }
-        .with_epochs(self.epochs);
-        ensure!(
-            self.epochs >= 4,
-            "teacher, search and retraining need 4 epochs at least, found {}",
-            self.epochs
-        );
-        if let Some(epochs) = self.qat_epochs {
-            settings.training.qat_epochs = epochs;
-            settings.training = settings.training.fitted();
-        }
-        if let Some(teacher) = &self.teacher {
-            let complete = RunFile::load(teacher)?.summary.is_some();
-            ensure!(
-                complete,
-                "the training of the teacher in {} is not complete",
-                teacher.display()
-            );
-            settings.teacher = Some(teacher.canonicalize().context("looking for the teacher")?);
-        }
+        };
+        settings.check()?;
         Ok(settings)
     }
 }
@@ -166,7 +135,7 @@ impl Settings {
 pub(crate) fn run(args: &LayerwiseArgs, format: Format) -> Result<()> {
     let device = sparse::device(&args.device)?;
     let data = if args.resume { resume(args)? } else { start(args, &device)? };
-    let stop = stop_on_ctrl_c()?;
+    let stop = output::stop_on_ctrl_c()?;
     let file = LayerwiseFile::load(&args.out)?;
     let (task, density) = (file.net.task, file.settings.density);
     let progress = std::cell::RefCell::new(Progress::new(task, 0, density)?);
@@ -213,10 +182,7 @@ fn start(args: &LayerwiseArgs, device: &Device) -> Result<Dataset> {
     let data = load(spec, &args.load)?;
     let net = net::describe(args.net.as_deref().unwrap_or("lenet"))?
         .for_data(data.shape, data.classes())?;
-    let settings = args.settings.layerwise(base_config(&data, device))?;
-    if let Some(augment) = &settings.training.augment {
-        augment.check(data.shape)?;
-    }
+    let settings = args.settings.layerwise(args.recipe.for_data(&data, device)?)?;
     let file = LayerwiseFile {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         net,

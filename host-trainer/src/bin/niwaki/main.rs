@@ -6,6 +6,7 @@ mod completions;
 mod data;
 mod doctor;
 mod eval;
+mod experiment;
 mod export;
 mod import;
 mod layerwise;
@@ -39,6 +40,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Search a sparse criterion, structure and density for each layer, and train the result
     Layerwise(layerwise::LayerwiseArgs),
+    /// Train many networks and compare them
+    Experiment(experiment::ExperimentArgs),
     /// Turn a trained network into a model for devices
     Export(export::ExportArgs),
     /// Turn a TensorFlow Lite model into a model for devices
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Data(args) => data::run(args, cli.format),
         Command::Train(args) => train::run(args, cli.format),
         Command::Layerwise(args) => layerwise::run(args, cli.format),
+        Command::Experiment(args) => experiment::run(args, cli.format),
         Command::Export(args) => export::run(args, cli.format),
         Command::Import(args) => import::run(args, cli.format),
         Command::Analyze(args) => analyze::run(args, cli.format),

@@ -1,7 +1,10 @@
 //! What commands print: a table for people or JSON for programs.
 
 use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::Context;
 use comfy_table::{ContentArrangement, LineStyle, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use niwaki::target::{Firmware, Target};
@@ -39,6 +42,19 @@ pub(crate) fn bar(len: u64, things: &'static str) -> ProgressBar {
         Ok(style) => bar.with_style(style.progress_chars("=> ")).with_prefix(things),
         Err(_) => bar,
     }
+}
+
+/// A flag that the first Ctrl-C sets; the second one ends the process at once.
+pub(crate) fn stop_on_ctrl_c() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .context("catching Ctrl-C")?;
+    Ok(stop)
 }
 
 /// The firmware of a board, built if need be with what is being done on standard error. A host has none.

@@ -2,10 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::Ordering,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -70,6 +67,18 @@ struct Settings {
     /// Method decoupled: how the backbone is chosen [default: random]
     #[arg(long, value_enum)]
     mask: Option<MaskKind>,
+    /// Seed of everything random [default: 0]
+    // Not to be confused with the seed of a split, which has this identifier in `LoadOptions`.
+    #[arg(long = "seed", id = "training-seed", value_name = "SEED")]
+    seed: Option<u64>,
+    #[command(flatten)]
+    recipe: Recipe,
+}
+
+/// How a network is trained, whatever the method is.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Training options")]
+pub(crate) struct Recipe {
     /// How the density is divided among the layers [default: erk]
     #[arg(long, value_enum)]
     distribution: Option<Distribution>,
@@ -106,10 +115,6 @@ struct Settings {
     /// Random changes of training images, such as shift=2,flip
     #[arg(long, value_name = "LIST")]
     augment: Option<Augment>,
-    /// Seed of everything random [default: 0]
-    // Not to be confused with the seed of a split, which has this identifier in `LoadOptions`.
-    #[arg(long = "seed", id = "training-seed", value_name = "SEED")]
-    seed: Option<u64>,
 }
 
 fn after_help() -> String {
@@ -162,7 +167,7 @@ pub(crate) fn run(args: &TrainArgs, format: Format) -> Result<()> {
     let device = sparse::device(&args.device)?;
     let data = if args.resume { resume(args)? } else { start(args, &device)? };
 
-    let stop = stop_on_ctrl_c()?;
+    let stop = output::stop_on_ctrl_c()?;
     let file = RunFile::load(&args.out)?;
     let config: Config = serde_json::from_value(file.config.clone())?;
     let mut progress = Progress::new(file.net.task, config.epochs, config.density)?;
@@ -178,30 +183,6 @@ pub(crate) fn run(args: &TrainArgs, format: Format) -> Result<()> {
             args.out.display()
         ),
     }
-}
-
-/// A flag that Ctrl-C sets.
-pub(crate) fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        // A second Ctrl-C does not wait for the batch.
-        if asked.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })
-    .context("catching Ctrl-C")?;
-    Ok(stop)
-}
-
-/// Settings that suit the data and the device.
-pub(crate) fn base_config(data: &Dataset, device: &Device) -> Config {
-    let train = data.splits.iter().filter(|&&split| split == niwaki::data::Split::Train).count();
-    // About thirty steps per epoch are the least that a short training can work with.
-    let batch = (train / 30).next_power_of_two().clamp(16, 128);
-    // A GPU is busy with a whole batch; a CPU computes parts of it in parallel.
-    let shards = if *device == Device::flex() { Config::default().shards } else { 1 };
-    Config { batch, shards, ..Config::default() }
 }
 
 /// Writes the settings of a new run and loads its data.
@@ -220,10 +201,8 @@ fn start(args: &TrainArgs, device: &Device) -> Result<Dataset> {
     let net = net::describe(args.net.as_deref().unwrap_or("lenet"))?
         .for_data(data.shape, data.classes())?;
     let start = args.start.as_deref().map(start_file).transpose()?;
-    let config = args.settings.over(Config { start, ..base_config(&data, device) })?;
-    if let Some(augment) = &config.augment {
-        augment.check(data.shape)?;
-    }
+    let base = args.settings.recipe.for_data(&data, device)?;
+    let config = args.settings.over(Config { start, ..base })?;
     let file = RunFile {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         net,
@@ -276,19 +255,7 @@ fn differences(stored: &Config, asked: &Config) -> Result<String> {
 impl Settings {
     /// These settings where given, else those of `base`.
     fn over(&self, base: Config) -> Result<Config> {
-        let optimiser = self.optimizer.unwrap_or(base.optimiser);
-        // Rates belong to the rule they were made for.
-        let same_rule = optimiser == base.optimiser;
-        let rate = |given: Option<f64>, base: f64, default: f64| {
-            given.unwrap_or(if same_rule { base } else { default })
-        };
-        let epochs = self.epochs.unwrap_or(base.epochs);
-        let qat_epochs = match (self.qat_epochs, self.epochs) {
-            (Some(given), _) => given,
-            (None, Some(_)) if epochs != base.epochs => Config::qat_epochs_for(epochs),
-            (None, _) => base.qat_epochs,
-        };
-        let mut method = self.method.clone().unwrap_or(base.method);
+        let mut method = self.method.clone().unwrap_or_else(|| base.method.clone());
         match (&mut method, self.mask) {
             (Method::Decoupled(decoupled), Some(mask)) => decoupled.mask = mask,
             (method, Some(_)) => {
@@ -304,9 +271,27 @@ impl Settings {
             (Method::Dense, _) => 1.0,
             (_, density) => density.unwrap_or(base.density),
         };
-        let config = Config {
-            method,
-            density,
+        let seed = self.seed.unwrap_or(base.seed);
+        Ok(Config { method, density, seed, ..self.recipe.over(base) }.fitted())
+    }
+}
+
+impl Recipe {
+    /// These settings where given, else those of `base`.
+    pub(crate) fn over(&self, base: Config) -> Config {
+        let optimiser = self.optimizer.unwrap_or(base.optimiser);
+        // Rates belong to the rule they were made for.
+        let same_rule = optimiser == base.optimiser;
+        let rate = |given: Option<f64>, base: f64, default: f64| {
+            given.unwrap_or(if same_rule { base } else { default })
+        };
+        let epochs = self.epochs.unwrap_or(base.epochs);
+        let qat_epochs = match (self.qat_epochs, self.epochs) {
+            (Some(given), _) => given,
+            (None, Some(_)) if epochs != base.epochs => Config::qat_epochs_for(epochs),
+            (None, _) => base.qat_epochs,
+        };
+        Config {
             distribution: self.distribution.unwrap_or(base.distribution),
             structure: self.structure.unwrap_or(base.structure),
             criterion: self.criterion.unwrap_or(base.criterion),
@@ -314,17 +299,34 @@ impl Settings {
             epochs,
             qat_epochs,
             batch: self.batch.unwrap_or(base.batch),
-            shards: base.shards,
             optimiser,
             learning_rate: rate(self.lr, base.learning_rate, optimiser.learning_rate()),
             warmup: self.warmup.unwrap_or(base.warmup),
             weight_decay: rate(self.weight_decay, base.weight_decay, optimiser.weight_decay()),
             label_smoothing: self.label_smoothing.unwrap_or(base.label_smoothing),
             augment: self.augment.clone().or(base.augment),
-            seed: self.seed.unwrap_or(base.seed),
-        };
-        Ok(config.fitted())
+            ..base
+        }
     }
+
+    /// These settings where given, else what suits data and device.
+    pub(crate) fn for_data(&self, data: &Dataset, device: &Device) -> Result<Config> {
+        let config = self.over(defaults(data, device));
+        if let Some(augment) = &config.augment {
+            augment.check(data.shape)?;
+        }
+        Ok(config)
+    }
+}
+
+/// Settings that suit data and device.
+fn defaults(data: &Dataset, device: &Device) -> Config {
+    let train = data.splits.iter().filter(|&&split| split == niwaki::data::Split::Train).count();
+    // About thirty steps per epoch are the least that a short training can work with.
+    let batch = (train / 30).next_power_of_two().clamp(16, 128);
+    // A GPU is busy with a whole batch; a CPU computes parts of it in parallel.
+    let shards = if *device == Device::flex() { Config::default().shards } else { 1 };
+    Config { batch, shards, ..Config::default() }
 }
 
 /// Progress on standard error: one bar for the whole training, one line per epoch.
@@ -384,7 +386,7 @@ impl Progress {
     }
 }
 
-fn figure(task: Task, merit: f64) -> String {
+pub(crate) fn figure(task: Task, merit: f64) -> String {
     match task {
         Task::Classify => format!("accuracy {:.2} %", 100.0 * merit),
         Task::Reconstruct => format!("error {merit:.4}"),

@@ -133,14 +133,15 @@ impl Layerwise {
         };
         let spent = self.teacher_epochs + 2 * self.search_epochs;
         self.training.epochs = epochs.saturating_sub(spent).max(1);
-        self.training.qat_epochs = Config::qat_epochs_for(epochs).min(self.training.epochs / 2);
+        self.training.qat_epochs = self.training.qat_epochs.min(self.training.epochs / 2);
         self.training = self.training.fitted();
         self
     }
 
-    /// Settings that suit most networks, for `epochs` in all.
-    pub fn new(chooser: Chooser, epochs: usize) -> Self {
+    /// Settings that suit most networks; `training` has as many epochs as there are in all.
+    pub fn new(chooser: Chooser, training: Config) -> Self {
         let retrain = Method::named("decoupled-given").expect("the name is in the list");
+        let epochs = training.epochs;
         Self {
             chooser,
             density: 0.1,
@@ -167,7 +168,7 @@ impl Layerwise {
             distil_temperature: 2.0,
             temperature: [5.0, 0.1],
             choice_rate: 0.1,
-            training: Config { method: retrain, start: Some(START.into()), ..Config::default() },
+            training: Config { method: retrain, start: Some(START.into()), ..training },
         }
         .with_epochs(epochs)
     }
@@ -183,6 +184,15 @@ impl Layerwise {
              fine-tune, found {}",
             self.training.method.name()
         );
+        let default = Config::default();
+        let own = (self.training.structure, self.training.criterion, self.training.distribution);
+        ensure!(
+            own == (default.structure, default.criterion, default.distribution),
+            "criteria, structures and densities are chosen for each layer; say among which (criteria, \
+             structures, ratios) instead of giving one"
+        );
+        let spent = self.teacher_epochs + 2 * self.search_epochs;
+        ensure!(spent > 0, "the teacher needs epochs");
         ensure!(!self.criteria.is_empty(), "no criterion to choose from");
         ensure!(!self.structures.is_empty(), "no structure to choose from");
         ensure!(
