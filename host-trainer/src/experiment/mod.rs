@@ -16,6 +16,7 @@
 //! several at a time.
 
 mod bench;
+mod criteria;
 mod page;
 mod plot;
 mod rows;
@@ -23,6 +24,7 @@ mod runner;
 mod summary;
 
 pub use bench::{Bench, Measured};
+pub use criteria::Teachers;
 pub use page::{Page, write_page};
 pub use rows::{ROWS_FILE, Row, Store, read_rows};
 pub use runner::{Event, Outcome, Work, run};

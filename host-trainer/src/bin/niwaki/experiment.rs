@@ -19,17 +19,22 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use niwaki::{
     data::{Dataset, LoadOptions, Split, load},
     experiment::{
-        self, Bench, Event, Impossible, Outcome, Page, Store, Summary, Trial, Variant, read_rows,
-        summarise, write_page,
+        self, Bench, Event, Impossible, Outcome, Page, Store, Summary, Teachers, Trial, Variant,
+        read_rows, summarise, write_page,
     },
     net::{self, DataInfo, Graph, spec::Task},
-    sparse::{self, Config, Flow, Method, method::METHODS},
+    sparse::{
+        self, Config, Flow, Method,
+        layerwise::{Chooser, Layerwise},
+        method::METHODS,
+    },
     target::cost::Core,
 };
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
+    layerwise::Options,
     output::{self, Format},
     train::{Recipe, figure, methods_help},
 };
@@ -45,6 +50,30 @@ pub(crate) struct ExperimentArgs {
 enum Experiment {
     /// Compare methods of sparse training with the same network, data, epochs and seeds
     Methods(MethodsArgs),
+    /// Compare the layer-wise search with uniform criteria and with chance, at the same cost
+    Criteria(CriteriaArgs),
+}
+
+/// Arguments of `niwaki experiment criteria`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The search may choose another criterion, structure and density in each layer. Its controls have the same
+criterion and structure everywhere, for all combinations of the lists, or strategies by chance. All have the
+same dense teacher per seed, the same epochs in total and, by the cost model of the target, the same
+instructions: those of a network whose single weights have the density asked for.
+
+Finished trainings are never repeated; see `niwaki experiment methods --help`.
+
+Examples:
+  niwaki experiment criteria --epochs 24 --out docs/results/criteria-digits
+  niwaki experiment criteria --data fashion-mnist --density 0.1 --seeds 3 --epochs 24 --train-limit 20000 \\
+      --criteria l1,geometric-median,taylor --structures unstructured,block4,channels \\
+      --out docs/results/criteria-fashion-mnist")]
+struct CriteriaArgs {
+    #[command(flatten)]
+    options: Options,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// Arguments of `niwaki experiment methods`.
@@ -118,6 +147,7 @@ Examples:
 pub(crate) fn run(args: &ExperimentArgs, format: Format) -> Result<()> {
     match &args.experiment {
         Experiment::Methods(args) => methods(args, format),
+        Experiment::Criteria(args) => criteria(args, format),
     }
 }
 
@@ -198,9 +228,67 @@ fn methods(args: &MethodsArgs, format: Format) -> Result<()> {
         impossible,
         variants,
         baseline: Some("static".to_owned()),
+        settings: Value::Null,
     };
     prepared.run(common, &plan, format, &|bench, trial, observe| {
         bench.train(trial, &configs[&trial.name()], observe)
+    })
+}
+
+fn criteria(args: &CriteriaArgs, format: Format) -> Result<()> {
+    let common = &args.common;
+    let prepared = Prepared::new(common)?;
+    let settings = |chooser: Chooser, density: f64, seed: u64| {
+        let base = Config { seed, ..prepared.config.clone() };
+        args.options.layerwise(chooser, base, density, common.target)
+    };
+    let search = settings(Chooser::Search, common.density[0], 1)?;
+    let mut choosers = vec![Chooser::Search];
+    choosers.extend(search.controls());
+    let mut trials = Vec::new();
+    let mut impossible = Vec::new();
+    let mut all: HashMap<String, Layerwise> = HashMap::new();
+    for seed in 1..=common.seeds {
+        for &density in &common.density {
+            let unstructured = Config { density, ..prepared.config.clone() };
+            if let Err(error) = unstructured.check_density(&prepared.graph) {
+                if seed == 1 {
+                    let (variant, reason) = ("all".to_owned(), format!("{error:#}"));
+                    impossible.push(Impossible { variant, density, reason });
+                }
+                continue;
+            }
+            for &chooser in &choosers {
+                let trial = Trial { variant: chooser.to_string(), density, seed };
+                all.insert(trial.name(), settings(chooser, density, seed)?);
+                trials.push(trial);
+            }
+        }
+    }
+    let variant = |chooser: &Chooser| Variant {
+        name: chooser.to_string(),
+        control: *chooser != Chooser::Search,
+    };
+    let plan = Plan {
+        title: format!(
+            "Layer-wise search of criteria: {} on {}",
+            prepared.graph.name, prepared.data.name
+        ),
+        trials,
+        impossible,
+        variants: choosers.iter().map(variant).collect(),
+        baseline: Some(Chooser::Random.to_string()),
+        settings: serde_json::json!({
+            "criteria": search.criteria,
+            "structures": search.structures,
+            "ratios": search.ratios,
+            "cost_weight": search.cost_weight,
+            "retrain": search.training.method,
+        }),
+    };
+    let teachers = Teachers::default();
+    prepared.run(common, &plan, format, &|bench, trial, observe| {
+        bench.layerwise(trial, &all[&trial.name()], &teachers, observe)
     })
 }
 
@@ -211,6 +299,8 @@ pub(crate) struct Plan {
     pub(crate) impossible: Vec<Impossible>,
     pub(crate) variants: Vec<Variant>,
     pub(crate) baseline: Option<String>,
+    /// Settings beyond those of every experiment; null when there are none.
+    pub(crate) settings: Value,
 }
 
 /// Data, network and settings of an experiment, loaded and checked.
@@ -261,13 +351,16 @@ impl Prepared {
             // These are what trials differ in.
             config.retain(|name, _| !["method", "density", "seed"].contains(&name.as_str()));
         }
-        let settings = serde_json::json!({
+        let mut settings = serde_json::json!({
             "data": info.spec,
             "data_options": info.options,
             "net": common.net,
             "target": common.target,
             "config": config,
         });
+        if !plan.settings.is_null() {
+            settings["experiment"] = plan.settings.clone();
+        }
         let name = common.out.file_name().map_or_else(|| "experiment".into(), PathBuf::from);
         let bench = Bench {
             net: self.net.clone(),

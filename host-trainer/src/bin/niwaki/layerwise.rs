@@ -73,6 +73,21 @@ struct Settings {
     /// Core whose cost model counts
     #[arg(long, value_enum, default_value_t = Core::CortexM4)]
     target: Core,
+    #[command(flatten)]
+    options: Options,
+    /// Folder of a complete run of the dense network, to use as teacher instead of training one
+    #[arg(long, value_name = "RUN")]
+    teacher: Option<PathBuf>,
+    /// Seed of everything random
+    // Not to be confused with the seed of a split, which has this identifier in `LoadOptions`.
+    #[arg(long = "seed", id = "training-seed", value_name = "SEED", default_value_t = 0)]
+    seed: u64,
+}
+
+/// What a search chooses from and how.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Search options")]
+pub(crate) struct Options {
     /// Criteria to choose from [default: l1,l2,geometric-median,batch-norm,taylor]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
     criteria: Option<Vec<Criterion>>,
@@ -82,19 +97,12 @@ struct Settings {
     /// Shares of weights to choose from, as multiples of a layer's usual one [default: 0.5,1,2]
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     ratios: Option<Vec<f64>>,
-    /// Folder of a complete run of the dense network, to use as teacher instead of training one
-    #[arg(long, value_name = "RUN")]
-    teacher: Option<PathBuf>,
     /// How the result is retrained: decoupled-given or fine-tune, optionally with settings
     #[arg(long, value_name = "METHOD[:SETTING=VALUE,...]", default_value = "decoupled-given")]
     retrain: Method,
     /// Weight of the cost's relative distance from what is asked for, squared
     #[arg(long, value_name = "WEIGHT")]
     cost_weight: Option<f64>,
-    /// Seed of everything random
-    // Not to be confused with the seed of a split, which has this identifier in `LoadOptions`.
-    #[arg(long = "seed", id = "training-seed", value_name = "SEED", default_value_t = 0)]
-    seed: u64,
 }
 
 impl Settings {
@@ -111,19 +119,31 @@ impl Settings {
             }
             None => None,
         };
-        let defaults = Layerwise::new(Chooser::Search, base);
+        let base = Config { seed: self.seed, ..base };
+        let settings = self.options.layerwise(Chooser::Search, base, self.density, self.target)?;
+        Ok(Layerwise { teacher, ..settings })
+    }
+}
+
+impl Options {
+    /// Settings of a search or one of its controls; `base` has the epochs in all.
+    pub(crate) fn layerwise(
+        &self,
+        chooser: Chooser,
+        base: Config,
+        density: f64,
+        target: Core,
+    ) -> Result<Layerwise> {
+        let defaults = Layerwise::new(chooser, base)?;
         let method = self.retrain.clone();
-        let training =
-            Config { method, density: self.density, seed: self.seed, ..defaults.training };
         let settings = Layerwise {
-            density: self.density,
-            target: self.target,
+            density,
+            target,
             criteria: self.criteria.clone().unwrap_or(defaults.criteria),
             structures: self.structures.clone().unwrap_or(defaults.structures),
             ratios: self.ratios.clone().unwrap_or(defaults.ratios),
             cost_weight: self.cost_weight.unwrap_or(defaults.cost_weight),
-            teacher,
-            training: training.fitted(),
+            training: Config { method, density, ..defaults.training }.fitted(),
             ..defaults
         };
         settings.check()?;

@@ -39,7 +39,10 @@
 mod search;
 mod space;
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, ensure};
 use burn::tensor::Device;
@@ -109,6 +112,20 @@ pub struct Layerwise {
     pub training: Config,
 }
 
+impl fmt::Display for Chooser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Search => f.write_str("search"),
+            Self::Random => f.write_str("random-choice"),
+            Self::Uniform(criterion, structure) => {
+                let structure = clap::ValueEnum::to_possible_value(structure);
+                let structure = structure.as_ref().map_or("", |value| value.get_name());
+                write!(f, "{} {structure}", criterion.name())
+            }
+        }
+    }
+}
+
 /// Who chooses the strategy of each layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -122,10 +139,27 @@ pub enum Chooser {
 }
 
 impl Layerwise {
+    /// Everything that a search can be compared with: the same strategy everywhere, for every criterion
+    /// and structure that it may choose, and strategies by chance.
+    pub fn controls(&self) -> Vec<Chooser> {
+        let mut controls = Vec::new();
+        for &structure in &self.structures {
+            // Single weights have the same order by magnitude and by its square.
+            let single = matches!(structure, Structure::Unstructured | Structure::FanIn);
+            let doubled = |c: &Criterion| {
+                single && *c == Criterion::L2 && self.criteria.contains(&Criterion::L1)
+            };
+            let criteria = self.criteria.iter().filter(|criterion| !doubled(criterion));
+            controls.extend(criteria.map(|&criterion| Chooser::Uniform(criterion, structure)));
+        }
+        controls.push(Chooser::Random);
+        controls
+    }
+
     /// Divides `epochs` in all: a third for the teacher, a third for the search (half as many epochs,
     /// which count twice), the rest for the retraining. Without a search the retraining has its share.
     #[must_use]
-    pub fn with_epochs(mut self, epochs: usize) -> Self {
+    fn with_epochs(mut self, epochs: usize) -> Self {
         self.teacher_epochs = (epochs / 3).max(1);
         self.search_epochs = match self.chooser {
             Chooser::Search => (epochs / 6).max(1),
@@ -139,10 +173,17 @@ impl Layerwise {
     }
 
     /// Settings that suit most networks; `training` has as many epochs as there are in all.
-    pub fn new(chooser: Chooser, training: Config) -> Self {
+    ///
+    /// # Errors
+    /// When there are too few epochs to divide.
+    pub fn new(chooser: Chooser, training: Config) -> anyhow::Result<Self> {
         let retrain = Method::named("decoupled-given").expect("the name is in the list");
         let epochs = training.epochs;
-        Self {
+        ensure!(
+            epochs >= 4,
+            "teacher, search and retraining need 4 epochs together at least, found {epochs}"
+        );
+        Ok(Self {
             chooser,
             density: 0.1,
             target: Core::CortexM4,
@@ -170,7 +211,7 @@ impl Layerwise {
             choice_rate: 0.1,
             training: Config { method: retrain, start: Some(START.into()), ..training },
         }
-        .with_epochs(epochs)
+        .with_epochs(epochs))
     }
 
     /// Checks what types cannot.
@@ -219,7 +260,8 @@ impl Layerwise {
         Config { start: Some(START.into()), ..self.training.clone() }.check()
     }
 
-    fn teacher_config(&self) -> Config {
+    /// Settings of the teacher's training.
+    pub fn teacher_config(&self) -> Config {
         Config {
             method: Method::Dense,
             density: 1.0,
