@@ -34,6 +34,8 @@ extern crate alloc;
 extern crate std;
 
 pub mod kernels;
+#[cfg(feature = "learn")]
+pub mod learn;
 #[cfg(feature = "link")]
 pub mod link;
 pub mod model;
