@@ -14,6 +14,9 @@ use crate::kernels::Rescale;
 use crate::model::layout::ChannelRecord;
 use crate::model::{Add, Lookup, Mean, Op, Pool, Window};
 
+/// Entries on either side over which a table's slope is taken.
+const SLOPE: usize = 4;
+
 /// The gradient's way back through an operator without weights, for one element of its input.
 pub(super) enum Pull<'a> {
     Avg(Pool),
@@ -95,13 +98,18 @@ pub(super) fn pull(pulls: &[Option<Pull<'_>>], gradient: &[f32], index: usize) -
         }
         Pull::Lookup { op, input } => {
             let x = usize::from(input.get(index).map_or(0, |&x| x as u8) ^ 0x80);
-            let (low, high) = (x.saturating_sub(1), x.saturating_add(1).min(255));
+            // Neighbours would differ by whole steps only.
+            let (low, high) = (x.saturating_sub(SLOPE), x.saturating_add(SLOPE).min(255));
             let entry = |at: usize| op.table.get(at).map_or(0, |&y| i32::from(y));
             let rise = entry(high).wrapping_sub(entry(low)) as f32;
             pull(rest, gradient, index) * (rise / high.wrapping_sub(low).max(1) as f32)
         }
         Pull::Add { factor, gates } => {
-            if bit(gates, index) { pull(rest, gradient, index) * factor } else { 0.0 }
+            if bit(gates, index) {
+                pull(rest, gradient, index) * factor
+            } else {
+                0.0
+            }
         }
     }
 }
@@ -269,8 +277,7 @@ pub(super) fn open_first_maxima(pool: &Pool, x: &[i8], gates: &mut [u8]) {
                 for iy in range(0, oy, pool.input.height) {
                     for ix in range(1, ox, pool.input.width) {
                         let pixel = iy.wrapping_mul(pool.input.width).wrapping_add(ix);
-                        let index =
-                            pixel.wrapping_mul(pool.input.channels).wrapping_add(channel);
+                        let index = pixel.wrapping_mul(pool.input.channels).wrapping_add(channel);
                         let value = x.get(index).copied().unwrap_or(i8::MIN);
                         if largest.is_none_or(|(most, _)| value > most) {
                             largest = Some((value, index));

@@ -299,7 +299,12 @@ impl Walk<'_, '_> {
                         // A lane beyond the last channel reads the next plane's filling.
                         let input = input.wrapping_add(lane);
                         if value != 0 && input < depth {
-                            f(Weight { tap, input, value, place: Place::of_entry(block, at, lane) });
+                            f(Weight {
+                                tap,
+                                input,
+                                value,
+                                place: Place::of_entry(block, at, lane),
+                            });
                         }
                     }
                 }

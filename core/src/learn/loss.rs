@@ -100,8 +100,7 @@ pub(super) fn contrastive(
     let takes_part = |class: usize, prototype: &[i8]| {
         known(class) && prototype.iter().any(|&value| value != zero_point)
     };
-    let exponential =
-        |similarity: f32| libm::expf((similarity - largest) / contrast.temperature);
+    let exponential = |similarity: f32| libm::expf((similarity - largest) / contrast.temperature);
     let (mut sum, mut own) = (0.0f32, None);
     for ((class, prototype), &similarity) in each().zip(similarities.iter()) {
         if takes_part(class, prototype) {
@@ -138,9 +137,10 @@ fn centred(value: i8, zero_point: i8) -> i32 {
 }
 
 fn dot(a: &[i8], b: &[i8], zero_point: i8) -> f32 {
-    let products = a.iter().zip(b).map(|(&a, &b)| {
-        i64::from(centred(a, zero_point).wrapping_mul(centred(b, zero_point)))
-    });
+    let products = a
+        .iter()
+        .zip(b)
+        .map(|(&a, &b)| i64::from(centred(a, zero_point).wrapping_mul(centred(b, zero_point))));
     products.fold(0i64, i64::wrapping_add) as f32
 }
 

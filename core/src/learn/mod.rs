@@ -540,11 +540,15 @@ impl<'m, 'b> Learner<'m, 'b> {
                 gates: gates.get(range(entry.gates)).unwrap_or_default(),
                 stream: self.tail.stream(entry),
                 velocity: self.velocity.get_mut(range(entry.weights)).unwrap_or_default(),
-                bias_velocity: self.bias_velocity.get_mut(range(entry.channels)).unwrap_or_default(),
+                bias_velocity: self
+                    .bias_velocity
+                    .get_mut(range(entry.channels))
+                    .unwrap_or_default(),
                 share: 1.0 / f32::from(self.settings.batch),
             }
             .run();
-            if let Some(contrast) = contrast.filter(|_| number.wrapping_add(1) == plan.layer_count())
+            if let Some(contrast) =
+                contrast.filter(|_| number.wrapping_add(1) == plan.layer_count())
             {
                 let gradient =
                     if number > 0 { self.to.get_mut(..len) } else { None }.unwrap_or_default();
@@ -611,5 +615,7 @@ fn split<'b, T: FromBytes + IntoBytes + Immutable + KnownLayout>(
     Ok(part)
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

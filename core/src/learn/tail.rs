@@ -95,12 +95,9 @@ impl<'m, 'b> Tail<'m, 'b> {
         let model = &self.plan.model;
         let op = match self.plan.layers().iter().find(|entry| entry.op == index) {
             // Offsets are below the blob's length, which is a u32.
-            Some(entry) => model.decode_with(
-                index,
-                self.bytes,
-                entry.records.0 as u32,
-                entry.stream.0 as u32,
-            ),
+            Some(entry) => {
+                model.decode_with(index, self.bytes, entry.records.0 as u32, entry.stream.0 as u32)
+            }
             None => model.decode(index),
         };
         Ok(session.execute(index, &op.map_err(crate::RunError::from)?)?)
@@ -142,12 +139,7 @@ fn rounded(parameter: i32) -> i32 {
 }
 
 /// Writes a layer's records and stream for its parameters.
-fn requantise(
-    layer: &Layer<'_>,
-    entry: &LayerPlan,
-    parameters: &Parameters<'_>,
-    tail: &mut [u8],
-) {
+fn requantise(layer: &Layer<'_>, entry: &LayerPlan, parameters: &Parameters<'_>, tail: &mut [u8]) {
     let mut weights = parameters.weights.get(range(entry.weights)).unwrap_or_default().iter();
     let biases = parameters.biases.get(range(entry.channels)).unwrap_or_default();
     let zero = i64::from(layer.input.zero_point);

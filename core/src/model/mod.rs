@@ -264,7 +264,10 @@ impl<'m> Model<'m> {
             weights: Span { offset: weights.into(), ..record.weights },
             ..*record
         };
-        Op::decode(&record, op::Context { bytes, tensors: self.tensors, arena_len: self.arena_len() })
+        Op::decode(
+            &record,
+            op::Context { bytes, tensors: self.tensors, arena_len: self.arena_len() },
+        )
     }
 
     /// Working memory for one row of `output`, when operator `index` that writes it is executed row
