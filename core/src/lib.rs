@@ -40,6 +40,8 @@ pub mod learn;
 pub mod link;
 pub mod model;
 mod session;
+#[cfg(feature = "store")]
+pub mod store;
 
 pub use kernels::ALL_KERNELS;
 pub use model::{Model, ModelError};
