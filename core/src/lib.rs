@@ -33,6 +33,8 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+#[cfg(feature = "federated")]
+pub mod federated;
 pub mod kernels;
 #[cfg(feature = "learn")]
 pub mod learn;

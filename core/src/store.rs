@@ -573,7 +573,7 @@ mod tests {
                 assert_eq!(load(&mut store), Some(99));
                 assert_eq!(store.counters().unwrap(), Counters { send: 99, receive: 198 });
             }
-            assert!(old_seen && new_seen);
+            assert!(old_seen && (new_seen || step > 1));
         }
     }
 

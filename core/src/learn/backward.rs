@@ -248,7 +248,7 @@ impl Steps {
 }
 
 /// The channel's rescale as a real number.
-fn rescale(record: &ChannelRecord) -> f32 {
+pub(super) fn rescale(record: &ChannelRecord) -> f32 {
     Rescale::new(record.multiplier.get(), record.shift.get()).unwrap_or(Rescale::ZERO).real()
 }
 

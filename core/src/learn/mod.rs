@@ -595,7 +595,7 @@ fn keep(slot: Option<&mut [i8]>, x: &[i8]) {
 }
 
 /// The first `len` bytes of memory for learning.
-fn memory(memory: &mut [u8], len: usize) -> Result<&mut [u8], LearnError> {
+pub(crate) fn memory(memory: &mut [u8], len: usize) -> Result<&mut [u8], LearnError> {
     if memory.as_ptr().align_offset(4) != 0 {
         return Err(LearnError::MemoryMisaligned);
     }
@@ -604,7 +604,7 @@ fn memory(memory: &mut [u8], len: usize) -> Result<&mut [u8], LearnError> {
 }
 
 /// Takes `count` elements from the beginning of `rest`.
-fn split<'b, T: FromBytes + IntoBytes + Immutable + KnownLayout>(
+pub(crate) fn split<'b, T: FromBytes + IntoBytes + Immutable + KnownLayout>(
     rest: &mut &'b mut [u8],
     count: usize,
 ) -> Result<&'b mut [T], LearnError> {

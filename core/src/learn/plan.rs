@@ -265,6 +265,35 @@ impl<'m> Plan<'m> {
         self.memory_len().unwrap_or(usize::MAX)
     }
 
+    /// Hands each bias's item to `f`, with the integer steps by which a step of the bias shifts its
+    /// outputs.
+    #[cfg(feature = "federated")]
+    pub(crate) fn each_bias_step<T>(
+        &self,
+        mut items: impl Iterator<Item = T>,
+        mut f: impl FnMut(T, f32),
+    ) {
+        for layer in 0..self.layer_count {
+            self.each_bias_step_of(layer, items.by_ref(), &mut f);
+        }
+    }
+
+    /// As [`each_bias_step`](Self::each_bias_step), for the items of one layer.
+    #[cfg(feature = "federated")]
+    pub(crate) fn each_bias_step_of<T>(
+        &self,
+        layer: usize,
+        items: impl Iterator<Item = T>,
+        mut f: impl FnMut(T, f32),
+    ) {
+        let op = self.layers().get(layer).and_then(|entry| self.model.op(entry.op));
+        let Some(layer) = op.as_ref().and_then(Layer::new) else { return };
+        // The records first: `zip` takes from its first side before it finds the second empty.
+        for (record, item) in layer.channels.iter().zip(items) {
+            f(item, super::backward::rescale(record));
+        }
+    }
+
     pub(super) fn sizes(&self) -> &Sizes {
         &self.sizes
     }
