@@ -150,6 +150,15 @@ impl State {
     }
 }
 
+/// A sealed answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sealed<'o> {
+    /// The packet to send.
+    pub packet: &'o [u8],
+    /// What the answer refuses, if anything: for the device's log.
+    pub refused: Option<Refusal>,
+}
+
 /// A device of a federation.
 ///
 /// [`receive`](Self::receive) is given each packet of the server and returns the packet to answer with.
@@ -255,8 +264,7 @@ impl<'m, 'b> Client<'m, 'b> {
     }
 
     /// Opens a packet of the server, does what it says and seals the answer into `buffer`, which should
-    /// have [`MAX_PACKET`] bytes. The second value says what was refused, if anything, for the device's
-    /// log.
+    /// have [`MAX_PACKET`] bytes.
     ///
     /// # Errors
     ///
@@ -267,7 +275,7 @@ impl<'m, 'b> Client<'m, 'b> {
         packet: &[u8],
         journal: &mut J,
         buffer: &'o mut [u8],
-    ) -> Result<(&'o [u8], Option<Refusal>), ClientError<J::Error>> {
+    ) -> Result<Sealed<'o>, ClientError<J::Error>> {
         let mut text = [0; MAX_PACKET];
         let opened = match self.channel.open(packet, &mut text) {
             Err(ChannelError::Reserve(counters)) => {
@@ -302,7 +310,7 @@ impl<'m, 'b> Client<'m, 'b> {
             self.channel.reserved(counters);
         }
         let (packet, _) = self.channel.seal(&answer, buffer)?;
-        Ok((packet, refused))
+        Ok(Sealed { packet, refused })
     }
 
     fn execute<'v, J: Journal>(

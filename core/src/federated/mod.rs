@@ -38,7 +38,7 @@ mod message;
 mod update;
 
 pub use channel::{Channel, ChannelError, LABEL, MAX_MESSAGE, MAX_PACKET, Side};
-pub use client::{Client, ClientError, Journal};
+pub use client::{Client, ClientError, Journal, Sealed};
 pub use message::{
     Answer, Command, Contrast, Enrolment, MAX_CLIP, Offer, PART, Part, Refusal, Reply, Setting,
     Status, Update,

@@ -17,7 +17,7 @@ pub fn quantise(value: i32, scale: u32) -> i8 {
     let (value, scale) = (i64::from(value), i64::from(scale.max(1)));
     let half = if value < 0 { -(scale / 2) } else { scale / 2 };
     let quotient = value.wrapping_add(half).checked_div(scale).unwrap_or(0);
-    quotient.max(-LIMIT).min(LIMIT) as i8
+    quotient.clamp(-LIMIT, LIMIT) as i8
 }
 
 /// The smallest scale by which values of this magnitude fit 8 bits.
@@ -228,8 +228,7 @@ impl Update {
             Difference::Bias(_, value, step) => add(value, step),
         });
         let norm = libm::sqrtf(square);
-        // Also what is no number.
-        if !(norm <= limit) {
+        if norm.is_nan() || norm > limit {
             return Err(UpdateError::Norm { limit, found: norm });
         }
         self.each(plan, weights, biases, |difference| match difference {

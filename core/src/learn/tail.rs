@@ -123,7 +123,7 @@ impl<'m, 'b> Tail<'m, 'b> {
 /// The weight that runs for a weight of the blob and its parameter.
 pub(super) fn tuned(blob: i8, parameter: i16) -> i8 {
     let weight = i32::from(blob).wrapping_add(rounded(parameter.into()));
-    weight.max(-MAX_WEIGHT).min(MAX_WEIGHT) as i8
+    weight.clamp(-MAX_WEIGHT, MAX_WEIGHT) as i8
 }
 
 /// Parameter `parameter` changed by `change`, so that the weight stays representable.

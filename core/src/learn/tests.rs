@@ -147,17 +147,17 @@ fn reference(
     changed: (usize, usize),
     change: f64,
 ) -> f64 {
-    let mut net = net.clone();
+    let (mut net, nodes) = (net.clone(), net.nodes.clone());
     let first = Plan::new(model).unwrap().layers()[0].op;
     // Tensors that frozen operators wrote, as the integers say.
-    for node in net.nodes[..first].to_vec() {
+    for node in &nodes[..first] {
         let tensor = model.op(node.output - 1).unwrap().output();
         let value = &mut net.values[node.output];
         let real = |&q: &i8| (f64::from(q) - f64::from(value.zero)) * value.scale;
         value.real = arena[tensor.range()].iter().map(real).collect();
     }
     let mut scores = vec![];
-    for (index, node) in net.nodes.clone().iter().enumerate().skip(first) {
+    for (index, node) in nodes.iter().enumerate().skip(first) {
         if matches!(node.kind, Kind::Softmax) {
             break;
         }
@@ -286,10 +286,10 @@ proptest! {
             // The same values: those of the coarsest block.
             let (mut net, tunable) = network(seed, [FORMATS[4]; 3], between, false);
             for node in &mut net.nodes {
-                if let Kind::Weighted(op) = &mut node.kind {
-                    if op.format == FORMATS[4] {
-                        op.format = block;
-                    }
+                if let Kind::Weighted(op) = &mut node.kind
+                    && op.format == FORMATS[4]
+                {
+                    op.format = block;
                 }
             }
             let model = model(&net.blob(tunable));
