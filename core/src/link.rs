@@ -78,6 +78,13 @@ pub enum Request<'a> {
     /// Run the model once, operator by operator. Answered with one [`Response::Layer`] for every
     /// operator in order of execution and one [`Response::Ran`] at the end.
     Profile,
+    /// Hand this packet to the federated client: see `niwaki_core::federated`. Answered with
+    /// [`Response::Federated`].
+    Federated(
+        /// At most [`CHUNK`] bytes.
+        #[serde(borrow)]
+        &'a [u8],
+    ),
 }
 
 /// What a device answers.
@@ -111,6 +118,8 @@ pub enum Response<'a> {
     },
     /// The request was refused or could not be understood.
     Error(DeviceError),
+    /// To [`Request::Federated`]: the client's packet.
+    Federated(&'a [u8]),
 }
 
 /// What a device tells about itself and its model.
@@ -189,6 +198,8 @@ pub enum DeviceError {
     },
     /// There is no output because the model has not run on the loaded input.
     NotRun,
+    /// The firmware has no federated client, or it did not accept the packet.
+    NotFederated,
 }
 
 impl core::fmt::Display for DeviceError {
@@ -205,6 +216,9 @@ impl core::fmt::Display for DeviceError {
             ),
             Self::Range { len } => write!(f, "the request reaches past the {len} values there are"),
             Self::NotRun => f.write_str("the model has not run on the loaded input"),
+            Self::NotFederated => {
+                f.write_str("the device has no federated client or refused the packet")
+            }
         }
     }
 }

@@ -176,7 +176,8 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
         if self.next >= self.model.op_count() {
             return Ok(false);
         }
-        self.execute(self.next)?;
+        let op = self.model.decode(self.next)?;
+        self.execute(self.next, &op)?;
         self.next = self.next.wrapping_add(1);
         Ok(self.next < self.model.op_count())
     }
@@ -191,7 +192,8 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
         self.arena
     }
 
-    fn execute(&mut self, index: usize) -> Result<(), RunError> {
+    /// Executes `op`, which stands for operator `index`.
+    pub(crate) fn execute(&mut self, index: usize, op: &Op<'_>) -> Result<(), RunError> {
         // A constant condition per kernel lets the linker drop the kernels left out.
         const fn linked(set: u32, kernels: &[KernelId]) -> bool {
             let mut index = 0;
@@ -203,8 +205,7 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
             }
             false
         }
-        let op = self.model.decode(index)?;
-        match &op {
+        match op {
             Op::Conv(conv) => match conv.weights {
                 Weights::Dense(_) if const { linked(KERNELS, &[KernelId::ConvDense]) } => self
                     .conv(index, conv, |conv, x, y, scratch| {
@@ -216,7 +217,7 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
                     })
                 }
                 Weights::Sparse(ref stream) => {
-                    self.unary(&op, |x, y, scratch| match stream.geometry().block() {
+                    self.unary(op, |x, y, scratch| match stream.geometry().block() {
                         Block::One if const { linked(KERNELS, &[KernelId::ConvSparse]) } => {
                             kernels::conv_sparse::<1>(conv, stream, x, y, scratch);
                         }
@@ -233,15 +234,15 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
             },
             Op::Linear(conv) => match conv.weights {
                 Weights::Dense(_) if const { linked(KERNELS, &[KernelId::LinearDense]) } => {
-                    self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
+                    self.unary(op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
                 }
                 Weights::Packed(words) if const { linked(KERNELS, &[KernelId::LinearPacked]) } => {
-                    self.unary_or_in_place(&op, |x, y, scratch| {
+                    self.unary_or_in_place(op, |x, y, scratch| {
                         kernels::packed::linear(conv, words, x, y, scratch);
                     })
                 }
                 Weights::SparseLinear(ref stream) => {
-                    self.unary(&op, |x, y, scratch| match stream.block() {
+                    self.unary(op, |x, y, scratch| match stream.block() {
                         Block::One if const { linked(KERNELS, &[KernelId::LinearSparse]) } => {
                             kernels::linear_sparse::<1>(conv, stream, x, y, scratch);
                         }
@@ -257,17 +258,17 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
                 _ => Err(RunError::ModelChanged),
             },
             Op::Depthwise(depthwise) if const { linked(KERNELS, &[KernelId::Depthwise]) } => self
-                .unary_or_in_place(&op, |x, y, scratch| {
+                .unary_or_in_place(op, |x, y, scratch| {
                     kernels::depthwise(depthwise, x, y, scratch);
                 }),
             Op::MaxPool(pool) if const { linked(KERNELS, &[KernelId::MaxPool]) } => {
-                self.unary(&op, |x, y, _| kernels::max_pool(pool, x, y))
+                self.unary(op, |x, y, _| kernels::max_pool(pool, x, y))
             }
             Op::AvgPool(pool) if const { linked(KERNELS, &[KernelId::AvgPool]) } => {
-                self.unary(&op, |x, y, _| kernels::avg_pool(pool, x, y))
+                self.unary(op, |x, y, _| kernels::avg_pool(pool, x, y))
             }
             Op::Add(add) if const { linked(KERNELS, &[KernelId::Add]) } => {
-                self.bring_to_output(&op)?;
+                self.bring_to_output(op)?;
                 let ranges = [add.inputs[1].range(), add.output.range()];
                 let [b, y] =
                     self.arena.get_disjoint_mut(ranges).map_err(|_| RunError::ModelChanged)?;
@@ -275,24 +276,24 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
                 Ok(())
             }
             Op::Softmax(softmax) if const { linked(KERNELS, &[KernelId::Softmax]) } => {
-                self.unary(&op, |x, y, _| kernels::softmax(softmax, x, y))
+                self.unary(op, |x, y, _| kernels::softmax(softmax, x, y))
             }
             Op::Lookup(lookup) if const { linked(KERNELS, &[KernelId::Lookup]) } => {
-                self.bring_to_output(&op)?;
+                self.bring_to_output(op)?;
                 let y = self.arena.get_mut(lookup.output.range()).ok_or(RunError::ModelChanged)?;
                 kernels::lookup(lookup, y);
                 Ok(())
             }
             Op::Copy(block) if const { linked(KERNELS, &[KernelId::Copy]) } => {
-                self.unary(&op, |x, y, _| kernels::copy(block, x, y))
+                self.unary(op, |x, y, _| kernels::copy(block, x, y))
             }
             Op::Mean(mean) if const { linked(KERNELS, &[KernelId::Mean]) } => {
-                self.unary(&op, |x, y, _| kernels::mean(mean, x, y))
+                self.unary(op, |x, y, _| kernels::mean(mean, x, y))
             }
             Op::Elementwise(elementwise)
                 if const { linked(KERNELS, &[KernelId::Mul, KernelId::AddBroadcast]) } =>
             {
-                self.bring_to_output(&op)?;
+                self.bring_to_output(op)?;
                 match elementwise.operand.source {
                     OperandSource::Constant(constant) => {
                         let y = self.arena.get_mut(elementwise.output.range());

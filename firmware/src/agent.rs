@@ -145,6 +145,7 @@ impl Device<'_, '_> {
                 }
                 Ok(Response::Done)
             }
+            Request::Federated(_) => Err(DeviceError::NotFederated),
             Request::Run => {
                 let session = session?;
                 let (result, stack) = stack::measure(|| {

@@ -137,6 +137,25 @@ kernel_ids! {
 }
 
 impl KernelId {
+    /// Whether it computes a convolution, a linear operator or a depthwise convolution.
+    pub const fn is_weighted(self) -> bool {
+        use KernelId::*;
+        matches!(
+            self,
+            ConvDense
+                | ConvSparse
+                | ConvBlock2
+                | ConvBlock4
+                | ConvPacked
+                | LinearDense
+                | LinearSparse
+                | LinearBlock2
+                | LinearBlock4
+                | LinearPacked
+                | Depthwise
+        )
+    }
+
     /// The bit that stands for the kernel in a set of kernels.
     pub const fn bit(self) -> u32 {
         1 << self as u8

@@ -105,7 +105,7 @@ impl Block {
     }
 
     /// Bytes of an entry of a convolution's stream.
-    pub(super) const fn entry(self) -> usize {
+    pub(crate) const fn entry(self) -> usize {
         match self {
             Self::One | Self::Two => 4,
             Self::Four => 6,
@@ -113,7 +113,7 @@ impl Block {
     }
 
     /// Blocks of a group of a linear operator's stream.
-    pub(super) const fn group(self) -> usize {
+    pub(crate) const fn group(self) -> usize {
         match self {
             Self::One | Self::Two => 4,
             Self::Four => 2,
@@ -121,7 +121,7 @@ impl Block {
     }
 
     /// Bytes of such a group, of which four are distances.
-    pub(super) const fn group_bytes(self) -> usize {
+    pub(crate) const fn group_bytes(self) -> usize {
         4 + self.group() * self.len()
     }
 
@@ -136,7 +136,7 @@ impl Block {
 
     /// Distance of the block `index` of a group. `None` when it is not a whole number of blocks.
     #[inline(always)]
-    pub(super) fn distance(self, group: &[u8], index: usize) -> Option<usize> {
+    pub(crate) fn distance(self, group: &[u8], index: usize) -> Option<usize> {
         match self {
             Self::One | Self::Two => Some((*group.get(index)?).into()),
             Self::Four => {
@@ -149,7 +149,7 @@ impl Block {
 
     /// Place of a weight in a group.
     #[inline(always)]
-    pub(super) const fn weight(self, index: usize, lane: usize) -> usize {
+    pub(crate) const fn weight(self, index: usize, lane: usize) -> usize {
         4usize.wrapping_add(match self {
             Self::One => index,
             Self::Two => (index & 2).wrapping_mul(2).wrapping_add(lane * 2).wrapping_add(index & 1),
@@ -378,6 +378,15 @@ impl<'m> Counts<'m> {
         Some((Self::Each(counts), bytes.get(len.checked_next_multiple_of(ALIGNMENT)?..)?))
     }
 
+    /// Bytes of the counts in the stream.
+    #[cfg(feature = "learn")]
+    fn len(&self) -> usize {
+        match self {
+            Self::Same(_) => 0,
+            Self::Each(counts) => counts.len().wrapping_mul(2).next_multiple_of(ALIGNMENT),
+        }
+    }
+
     /// The count of output channel `channel`.
     #[inline(always)]
     pub(super) fn get(&self, channel: usize) -> usize {
@@ -452,6 +461,24 @@ impl<'m> ConvStream<'m> {
         rest.iter().all(|&byte| byte == 0).then_some(())
     }
 
+    /// Bytes before the first entry.
+    #[cfg(feature = "learn")]
+    pub(crate) fn header_len(&self) -> usize {
+        8usize.wrapping_add(self.counts.len())
+    }
+
+    /// The number of entries of output channel `channel`.
+    #[cfg(feature = "learn")]
+    pub(crate) fn count(&self, channel: usize) -> usize {
+        self.counts.get(channel)
+    }
+
+    /// The bytes of all entries, and what follows them: the stream's end.
+    #[cfg(feature = "learn")]
+    pub(crate) fn entry_bytes(&self) -> &'m [u8] {
+        self.entries
+    }
+
     /// The layout of the kernel's working memory.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
@@ -493,7 +520,7 @@ pub struct Entry {
 impl Entry {
     /// Reads the entry that `bytes` begins with. `None` when a weight is not representable.
     #[inline(always)]
-    pub(super) fn read(block: Block, bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn read(block: Block, bytes: &[u8]) -> Option<Self> {
         let (&[a, b, c, d], rest) = bytes.split_first_chunk::<4>()?;
         let (distance, weights) = match block {
             Block::One => {
@@ -591,6 +618,24 @@ impl<'m> LinearStream<'m> {
             rest = behind;
         }
         is_padding(rest)
+    }
+
+    /// Bytes before the first group.
+    #[cfg(feature = "learn")]
+    pub(crate) fn header_len(&self) -> usize {
+        4usize.wrapping_add(self.counts.len())
+    }
+
+    /// The number of groups of output channel `channel`.
+    #[cfg(feature = "learn")]
+    pub(crate) fn count(&self, channel: usize) -> usize {
+        self.counts.get(channel)
+    }
+
+    /// The bytes of all groups, and what follows them: the stream's end.
+    #[cfg(feature = "learn")]
+    pub(crate) fn group_bytes(&self) -> &'m [u8] {
+        self.groups
     }
 
     /// Neighbouring inputs that are kept or dropped together.

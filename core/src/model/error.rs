@@ -44,6 +44,13 @@ pub enum ModelError {
         /// Number of the tensor.
         tensor: u16,
     },
+    /// More operators are marked as tunable than have weights.
+    Tunable {
+        /// Operators marked.
+        marked: usize,
+        /// Operators with weights.
+        weighted: usize,
+    },
     /// An operator is impossible.
     Op {
         /// Number of the operator in order of execution.
@@ -132,6 +139,10 @@ impl fmt::Display for ModelError {
                 write!(f, "the section {section:?} is out of bounds or of a wrong size")
             }
             Self::Tensor { tensor } => write!(f, "tensor {tensor} is empty or leaves the arena"),
+            Self::Tunable { marked, weighted } => write!(
+                f,
+                "{marked} operators are marked as tunable, but only {weighted} have weights"
+            ),
             Self::Op { op, problem } => write!(f, "operator {op}: {problem}"),
         }
     }

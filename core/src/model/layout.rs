@@ -62,8 +62,9 @@ pub struct Header {
     pub output: U16,
     /// Number of class labels in `strings`.
     pub label_count: U16,
-    /// Zero.
-    pub reserved: U16,
+    /// Number of weighted operators (convolution, linear, depthwise), the last in the order of
+    /// execution, whose weights may be tuned on the device; 0 where none may.
+    pub tunable: U16,
     /// Array of [`TensorRecord`].
     pub tensors: Span,
     /// Array of [`OpRecord`] in the order of execution.

@@ -91,6 +91,10 @@ impl<'m> Model<'m> {
             });
             checked.map_err(|problem| ModelError::Op { op, problem })?;
         }
+        let weighted = (0..ops.len()).filter(|&index| model.is_weighted(index)).count();
+        if model.tunable() > weighted {
+            return Err(ModelError::Tunable { marked: model.tunable(), weighted });
+        }
         Ok(model)
     }
 
@@ -159,6 +163,17 @@ impl<'m> Model<'m> {
         self.ops.get(index).and_then(|record| KernelId::from_number(record.kernel))
     }
 
+    /// Number of weighted operators, the last in the order of execution, whose weights may be tuned on
+    /// the device.
+    pub fn tunable(&self) -> usize {
+        self.header.tunable.get().into()
+    }
+
+    /// Whether operator `index` is a convolution, a linear operator or a depthwise convolution.
+    pub(crate) fn is_weighted(&self, index: usize) -> bool {
+        self.kernel(index).is_some_and(KernelId::is_weighted)
+    }
+
     /// Bytes of constants and weights of operator `index`.
     pub fn constant_bytes(&self, index: usize) -> usize {
         self.ops.get(index).map_or(0, |record| {
@@ -219,6 +234,40 @@ impl<'m> Model<'m> {
             arena_len: self.header.arena_len.get() as usize,
         };
         Op::decode(record, context)
+    }
+
+    /// The blob's bytes of constants and of weights of operator `index`.
+    #[cfg(feature = "learn")]
+    pub(crate) fn constants_and_weights(&self, index: usize) -> [&'m [u8]; 2] {
+        let spans = self.ops.get(index).map(|record| [record.constants, record.weights]);
+        spans.map_or([&[], &[]], |spans| {
+            spans.map(|span| slice(self.bytes, span).unwrap_or_default())
+        })
+    }
+
+    /// Operator `index` with the constants and weights that stand in `bytes` at these offsets, as long
+    /// as the blob's, in place of the blob's.
+    #[cfg(feature = "learn")]
+    pub(crate) fn decode_with<'t>(
+        &self,
+        index: usize,
+        bytes: &'t [u8],
+        constants: u32,
+        weights: u32,
+    ) -> Result<Op<'t>, OpProblem>
+    where
+        'm: 't,
+    {
+        let record = self.ops.get(index).ok_or(OpProblem::NoSuchTensor)?;
+        let record = layout::OpRecord {
+            constants: Span { offset: constants.into(), ..record.constants },
+            weights: Span { offset: weights.into(), ..record.weights },
+            ..*record
+        };
+        Op::decode(
+            &record,
+            op::Context { bytes, tensors: self.tensors, arena_len: self.arena_len() },
+        )
     }
 
     /// Working memory for one row of `output`, when operator `index` that writes it is executed row

@@ -436,7 +436,7 @@ fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
         input: id(graph.input)?.into(),
         output: id(graph.output)?.into(),
         label_count: u16::try_from(graph.labels.len())?.into(),
-        reserved: 0.into(),
+        tunable: 0.into(),
         tensors,
         ops: Span::new(u32::try_from(ops_start)?, u32::try_from(ops_len)?),
         strings,

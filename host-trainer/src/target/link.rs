@@ -296,5 +296,6 @@ fn name(request: Request<'_>) -> &'static str {
         Request::Run => "run",
         Request::ReadOutput { .. } => "read output",
         Request::Profile => "profile",
+        Request::Federated(_) => "federated",
     }
 }
