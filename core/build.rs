@@ -24,7 +24,8 @@ fn flags_name_dsp() -> bool {
     let value = |name: &str| {
         flags.split('\x1f').filter_map(|flag| Some(flag.split_once(name)?.1)).next_back()
     };
-    let features: Vec<_> = value("target-feature=").into_iter().flat_map(|v| v.split(',')).collect();
+    let features: Vec<_> =
+        value("target-feature=").into_iter().flat_map(|v| v.split(',')).collect();
     let processor = value("target-cpu=").is_some_and(|name| PROCESSORS.contains(&name));
     features.contains(&"+dsp") || (processor && !features.contains(&"-dsp"))
 }
