@@ -44,6 +44,17 @@ pub fn classifier(seed: u64) -> AlignedVec {
     net.export(output)
 }
 
+/// A pool over a large image: next to no model, but an arena that small devices have no room for.
+///
+/// # Panics
+///
+/// When the exporter refuses it.
+pub fn wide(seed: u64) -> AlignedVec {
+    let mut net = Builder::new(seed, [128, 128, 4]);
+    let output = net.pool("average", net.input, false, [8, 8]);
+    net.export(output)
+}
+
 /// `count` random inputs of `len` values.
 pub fn inputs(seed: u64, count: usize, len: usize) -> Vec<Vec<i8>> {
     let mut rng = Pcg64::seed_from_u64(seed);

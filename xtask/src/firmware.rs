@@ -12,6 +12,9 @@ use object::{Object, ObjectSection, ObjectSymbol, SectionFlags, elf};
 use crate::Context;
 use crate::steps::call;
 
+/// The Rust target that the core-only example runs on.
+pub(crate) const CORTEX_M4: &str = "thumbv7em-none-eabihf";
+
 #[derive(Debug, Args)]
 pub(crate) struct QemuArgs {
     /// The model to put into the board's model region
@@ -80,12 +83,12 @@ pub(crate) fn sizes(context: &Context) -> Result<()> {
     for board in &context.boards {
         row(&board.name, &agent(context, board)?)?;
     }
-    row("bare, with its model", &bare(context, &[])?)
+    row("bare, with its model", &bare(context, CORTEX_M4, &[])?)
 }
 
-/// Builds the core-only example.
-pub(crate) fn bare(context: &Context, features: &[&str]) -> Result<PathBuf> {
-    program(context, &context.bare(), "thumbv7em-none-eabihf", features)
+/// Builds the core-only example for `triple`.
+pub(crate) fn bare(context: &Context, triple: &str, features: &[&str]) -> Result<PathBuf> {
+    program(context, &context.bare(), triple, features)
 }
 
 /// Bytes of flash and of RAM for variables that an ELF file asks for.

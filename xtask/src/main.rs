@@ -53,17 +53,9 @@ impl Context {
         self.checkout.join("firmware/examples/bare")
     }
 
-    /// The crates that stand outside the workspace.
-    fn standalone(&self) -> Result<Vec<PathBuf>> {
-        let mut folders = vec![self.checkout.join("firmware"), self.bare()];
-        for entry in std::fs::read_dir(self.checkout.join("boards"))? {
-            let folder = entry?.path();
-            if folder.join("Cargo.toml").is_file() {
-                folders.push(folder);
-            }
-        }
-        folders.sort();
-        Ok(folders)
+    /// The workspaces that stand outside of the main one.
+    fn standalone(&self) -> [PathBuf; 3] {
+        [self.checkout.join("boards"), self.checkout.join("firmware"), self.bare()]
     }
 
     /// A folder's path within the checkout.

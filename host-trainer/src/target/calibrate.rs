@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use niwaki_core::Model;
 use niwaki_core::kernels::KernelId;
 use niwaki_core::model::{Clamp, Window};
@@ -53,10 +53,7 @@ pub fn measure(board: &Board, firmware: &Firmware, done: &dyn Fn()) -> Result<Ve
     let mut measurements = Vec::with_capacity(measurement_count());
     for kernel in measured_kernels() {
         for _ in 0..SHAPES_PER_KERNEL {
-            let graph = random_layer(kernel, &mut random);
-            let exported = write_with(&graph, KernelChoice::Only(kernel))
-                .with_context(|| format!("a random layer of kernel `{}`", kernel.name()))?;
-            let blob = AlignedVec::new(&exported.bytes);
+            let blob = random_layer(kernel, firmware, &mut random)?;
             let model = Model::new(blob.as_bytes())?;
             let op = model.op(model.op_count() - 1).context("the model has an operator")?;
             let input: Vec<i8> = (0..model.input().len()).map(|_| random.random()).collect();
@@ -134,8 +131,32 @@ fn non_negative_least_squares(rows: &[Vec<f64>]) -> Vec<f64> {
     x
 }
 
+/// A model that ends in a random layer which `kernel` executes and which has room on the board of
+/// `firmware`.
+///
+/// # Errors
+///
+/// When the exporter refuses a layer, or none of many has room.
+pub fn random_layer(
+    kernel: KernelId,
+    firmware: &Firmware,
+    random: &mut Pcg64,
+) -> Result<AlignedVec> {
+    const ATTEMPTS: usize = 10_000;
+    for _ in 0..ATTEMPTS {
+        let graph = random_graph(kernel, random);
+        let exported = write_with(&graph, KernelChoice::Only(kernel))
+            .with_context(|| format!("a random layer of kernel `{}`", kernel.name()))?;
+        let blob = AlignedVec::new(&exported.bytes);
+        if firmware.has_room(&Model::new(blob.as_bytes())?) {
+            return Ok(blob);
+        }
+    }
+    bail!("no random layer of kernel `{}` fits the board's memory", kernel.name())
+}
+
 /// A network that ends in a random layer which `kernel` can execute.
-pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
+fn random_graph(kernel: KernelId, random: &mut Pcg64) -> Graph {
     use KernelId::{
         Add, AddBroadcast, AvgPool, ConvBlock2, ConvBlock4, ConvDense, ConvPacked, ConvSparse,
         Copy, Depthwise, LinearBlock2, LinearBlock4, LinearDense, LinearPacked, LinearSparse,

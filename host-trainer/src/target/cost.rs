@@ -12,12 +12,24 @@ use niwaki_core::kernels::{KernelId, depthwise};
 use niwaki_core::model::{Op, Weights};
 use serde::{Deserialize, Serialize};
 
-/// A family of processor cores that executes the same kernels.
+/// A processor core with a cost model of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Core {
+    /// Armv6-M.
+    CortexM0,
+    /// Armv7-M.
+    CortexM3,
     /// Armv7E-M with DSP instructions: the default of every command.
     CortexM4,
+    /// Armv7E-M with DSP instructions, two issued at a time.
+    CortexM7,
+    /// Armv8-M with DSP instructions.
+    CortexM33,
+    /// Armv8.1-M with DSP and vector instructions.
+    CortexM55,
+    /// RV32IMAC.
+    Riscv32,
 }
 
 impl Core {
@@ -28,7 +40,13 @@ impl Core {
 
     fn calibration(self) -> &'static str {
         match self {
+            Self::CortexM0 => include_str!("cost/cortex-m0.json"),
+            Self::CortexM3 => include_str!("cost/cortex-m3.json"),
             Self::CortexM4 => include_str!("cost/cortex-m4.json"),
+            Self::CortexM7 => include_str!("cost/cortex-m7.json"),
+            Self::CortexM33 => include_str!("cost/cortex-m33.json"),
+            Self::CortexM55 => include_str!("cost/cortex-m55.json"),
+            Self::Riscv32 => include_str!("cost/riscv32.json"),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Points the linker to `memory.x`. The flags stand here and not in `.cargo/config.toml`, where a
-//! `RUSTFLAGS` of the environment would replace them.
+//! The build script of every board: points the linker to the board's `memory.x`. The flags stand here and
+//! not in `.cargo/config.toml`, where a `RUSTFLAGS` of the environment would replace them.
 
 fn main() {
     let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
