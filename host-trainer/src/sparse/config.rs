@@ -1,12 +1,14 @@
 //! Settings of a training run.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
     Method,
     decoupled::Decoupled,
     mask::{Budget, Distribution, Structure},
-    method::share,
+    method::{MaskKind, share},
     optimiser::Rule,
 };
 use crate::{data::Augment, net::Graph};
@@ -24,6 +26,9 @@ pub struct Config {
     /// Which weights of a layer are kept or dropped together.
     #[serde(default)]
     pub structure: Structure,
+    /// Folder of a run whose masks are taken where the method would draw random ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_from: Option<PathBuf>,
     /// Passes over the training split.
     pub epochs: usize,
     /// Epochs at the end that simulate int8 arithmetic.
@@ -57,6 +62,7 @@ impl Default for Config {
             density: 0.1,
             distribution: Distribution::default(),
             structure: Structure::default(),
+            mask_from: None,
             epochs: 12,
             qat_epochs: 2,
             batch: 128,
@@ -121,6 +127,16 @@ impl Config {
             ),
             _ => {}
         }
+        let random = match &self.method {
+            Method::Static | Method::Set(_) | Method::Rigl(_) => true,
+            Method::Decoupled(decoupled) => decoupled.mask == MaskKind::Random,
+            _ => false,
+        };
+        anyhow::ensure!(
+            self.mask_from.is_none() || random,
+            "masks of another run take the place of random ones, which {} does not have",
+            self.method.name()
+        );
         share("density", self.density)?;
         share("label smoothing", self.label_smoothing)?;
         positive("density", self.density)?;

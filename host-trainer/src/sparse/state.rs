@@ -18,7 +18,7 @@ use super::{
 };
 use crate::net::{
     Dropped, Params,
-    module::{Network, Ranges, Stats, tensor, values},
+    module::{FusedNorm, Network, Ranges, Stats, tensor, values},
     shape::{Op, ParamSpec, Role},
     trained::CHECKPOINT_FILE,
 };
@@ -29,6 +29,7 @@ pub(super) enum Purpose {
     Weights = 1,
     Masks = 2,
     Order = 3,
+    Norms = 4,
 }
 
 /// Random numbers that depend on nothing but seed, purpose and a count such as the epoch.
@@ -151,6 +152,11 @@ impl State {
         config: &Config,
         step: usize,
     ) -> anyhow::Result<()> {
+        if let (Choice::Random, Some(run)) = (renewal.choice, &config.mask_from) {
+            return self
+                .take_masks(run)
+                .with_context(|| format!("taking the masks of the run in {}", run.display()));
+        }
         let (graph, params) = (&self.net.graph, &self.net.params);
         let structure = config.structure;
         let budget = Budget::new(graph, params, renewal.density, config.distribution, structure)?;
@@ -168,6 +174,23 @@ impl State {
         let params = budget.layers.iter().map(|layer| layer.param);
         let remove = structure == Structure::Channels;
         self.set_masks(params.zip(masks).map(|(param, mask)| (param, mask, remove)));
+        Ok(())
+    }
+
+    /// Takes the masks of another run of the same network.
+    fn take_masks(&mut self, run: &Path) -> anyhow::Result<()> {
+        let (params, _) = Params::load(&run.join(CHECKPOINT_FILE))?;
+        for (index, spec) in self.net.params.iter().enumerate() {
+            let name = mask_name(spec);
+            self.masks[index] = match params.find(&name) {
+                Some(_) => Some(tensor(params.get(&name, &spec.shape)?, &self.device)),
+                None => None,
+            };
+        }
+        anyhow::ensure!(
+            self.masks.iter().any(Option::is_some),
+            "it has none: all weights are kept"
+        );
         Ok(())
     }
 
@@ -237,6 +260,38 @@ impl State {
             self.masks[param] = Some(new);
         }
         Ok(())
+    }
+
+    /// Moves the scale of every batch norm into the weights before it, which changes no output.
+    ///
+    /// From here on statistics are fixed, and a batch norm is a factor of the weights. Where a
+    /// channel varies little, as those with few weights do, that factor is in the hundreds, and so
+    /// would be the steps of its weights as the network sees them.
+    pub(super) fn fold_norms(&mut self) {
+        let norms: Vec<FusedNorm> = self.net.fused_norms().collect();
+        for FusedNorm { weight, bias, gamma, stats, epsilon } in norms {
+            let Stats { mean, var } = self.backbone[stats].clone();
+            let scale = self.values[gamma].clone() / (var.clone() + epsilon).sqrt();
+            let channels = scale.dims()[0] as i32;
+            let by_channel = |values: &Tensor<1>, factor: &Tensor<1>| {
+                let rows = values.clone().reshape([channels, -1]);
+                (rows * factor.clone().unsqueeze_dim::<2>(1)).reshape([-1])
+            };
+            // Moments of the gradient, which is that much smaller now; none where nothing passes.
+            let dead = scale.clone().equal_elem(0.0);
+            let inverse = scale.clone().mask_fill(dead.clone(), 1.0).recip().mask_fill(dead, 0.0);
+            for param in std::iter::once(weight).chain(bias) {
+                self.values[param] = by_channel(&self.values[param], &scale);
+                let mut factor = inverse.clone();
+                for slot in &mut self.slots[param] {
+                    *slot = by_channel(slot, &factor);
+                    factor = factor * inverse.clone();
+                }
+            }
+            self.backbone[stats] = Stats { mean: mean * scale, var: var.ones_like() };
+            self.values[gamma] = var.ones_like() * f64::from(1.0 + epsilon).sqrt();
+            self.slots[gamma].iter_mut().for_each(|slot| *slot = slot.zeros_like());
+        }
     }
 
     /// Sets redundant weights and their optimiser state to zero.

@@ -1,6 +1,9 @@
 //! `niwaki train`: trains a sparse network.
 
-use std::{path::PathBuf, sync::atomic::Ordering};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
@@ -60,6 +63,10 @@ struct Settings {
     /// Method decoupled: how the backbone is chosen [default: random]
     #[arg(long, value_enum)]
     mask: Option<MaskKind>,
+    /// Take the masks of a run of the same network, and its density, where the method would draw
+    /// random ones
+    #[arg(long, value_name = "RUN")]
+    mask_from: Option<PathBuf>,
     /// Seed of everything random [default: 0]
     // Not to be confused with the seed of a split, which has this identifier in `LoadOptions`.
     #[arg(long = "seed", id = "training-seed", value_name = "SEED")]
@@ -125,6 +132,7 @@ Examples:
   niwaki train --data fashion-mnist --net lenet --density 0.1 --epochs 12 --seed 1 --out runs/fm
   niwaki train --data fashion-mnist --net lenet:width=2 --density 0.05 --mask magnitude --out runs/fm2
   niwaki train --density 0.05 --method rigl:drop=0.2 --out runs/rigl
+  niwaki train --method decoupled --mask-from runs/rigl --out runs/from-rigl
   niwaki train --density 0.05 --method decoupled-gmp:distil=0 --out runs/no-distillation
   niwaki train --data cifar10/ --net nets/residual-dw.toml --augment crop=4,flip --epochs 30 --out runs/c
   niwaki train --resume --out runs/c"
@@ -250,11 +258,24 @@ impl Settings {
                 bail!("the method dense keeps all weights; leave out --density {density}")
             }
             (Method::Dense, _) => 1.0,
-            (_, density) => density.unwrap_or(base.density),
+            (_, Some(density)) => density,
+            (_, None) => match &self.mask_from {
+                Some(run) => density_of(run)?,
+                None => base.density,
+            },
         };
+        let mask_from = self.mask_from.clone().or_else(|| base.mask_from.clone());
         let seed = self.seed.unwrap_or(base.seed);
-        Ok(Config { method, density, seed, ..self.recipe.over(base) }.fitted())
+        Ok(Config { method, density, mask_from, seed, ..self.recipe.over(base) }.fitted())
     }
+}
+
+/// The density that a run was started with.
+fn density_of(run: &Path) -> Result<f64> {
+    let file = RunFile::load(run)?;
+    let config: Config = serde_json::from_value(file.config)
+        .with_context(|| format!("in the settings of {}", run.display()))?;
+    Ok(config.density)
 }
 
 impl Recipe {
