@@ -191,6 +191,6 @@ mod tests {
             assert!(text.contains(part), "{part}\nis not in\n{text}");
         }
         let svg = std::fs::read_to_string(folder.path().join(PLOT_FILE)).unwrap();
-        assert!(svg.contains(">ours<") || svg.contains("ours\n"), "{svg}");
+        assert!(svg.contains("ours") && svg.contains("dense (all weights)"), "{svg}");
     }
 }

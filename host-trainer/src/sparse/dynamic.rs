@@ -189,7 +189,7 @@ pub fn rigl(values: &[f32], gradients: &[f32], mask: &[bool], drop: f64) -> Vec<
 ///    stays so: behind a batch norm without variance its gradients would mean nothing. As many
 ///    neurons stay as are needed to hold all weights, and all of them if not `ablate`.
 /// 3. The K smallest weights are dropped, and every neuron grows those with the largest gradients
-///    until it has its share of the total, rounded down.
+///    until it has its share of the total, rounded to a whole number.
 pub fn srigl(
     values: &[f32],
     gradients: &[f32],
@@ -232,10 +232,17 @@ pub fn srigl(
         keep[row * len..][..len].fill(false);
     }
 
-    let fan_in = (total / active.len().max(1)).min(len);
+    let neurons = active.len().max(1);
+    let fan_in = ((2 * total + neurons) / (2 * neurons)).clamp(1, len);
     for row in active {
-        let missing = fan_in.saturating_sub(count(&keep, row));
-        let candidates = (row * len..(row + 1) * len).filter(|&index| !keep[index]).collect();
+        let (kept, others): (Vec<usize>, Vec<usize>) =
+            (row * len..(row + 1) * len).partition(|&index| keep[index]);
+        // Rounding may have made the fan-in smaller than it was.
+        let excess = kept.len().saturating_sub(fan_in);
+        let (missing, candidates) = (fan_in.saturating_sub(kept.len()), others);
+        for index in smallest(kept, values, excess) {
+            keep[index] = false;
+        }
         for index in largest(candidates, gradients, missing) {
             keep[index] = true;
         }
@@ -352,8 +359,8 @@ mod tests {
             let new = srigl(&values, &gradients, &mask, shape, drop, 0.3);
             let fan_ins: Vec<usize> = new.chunks(len).map(count).filter(|&n| n > 0).collect();
             prop_assert!(fan_ins.iter().all(|&n| n == fan_ins[0]), "{fan_ins:?}");
-            prop_assert!(fan_ins[0] >= fan_in && fan_ins.len() * fan_ins[0] <= total);
-            prop_assert!(total - fan_ins.len() * fan_ins[0] < fan_ins.len());
+            prop_assert!(fan_ins[0] >= fan_in);
+            prop_assert!(2 * total.abs_diff(fan_ins.len() * fan_ins[0]) <= fan_ins.len());
             for row in (0..rows).filter(|&row| count(&new[row * len..][..len]) > 0) {
                 let here = |i: usize| i / len == row;
                 let grown = least(&gradients, |i| here(i) && new[i] && !mask[i]);

@@ -236,6 +236,8 @@ impl State {
             Budget::new(graph, params, config.density, config.distribution, config.structure)?;
         let mut random = rng(config.seed, Purpose::Masks, step);
         let last = budget.layers.last().map(|layer| layer.param);
+        // Weights that rounding to a whole fan-in took from the layers so far.
+        let mut rest = 0;
         for LayerBudget { param, keep, .. } in budget.layers {
             let Some(old) = &self.masks[param] else { continue };
             let mask = Mask::from_values(&values(old));
@@ -247,8 +249,12 @@ impl State {
                 Update::Rigl { drop } => dynamic::rigl(&weights, &gradient(), flags, drop),
                 Update::Srigl { drop, salient } => {
                     let rows = self.net.params[param].shape[0];
-                    let layer = Layer { rows, total: keep, ablate: Some(param) != last };
-                    dynamic::srigl(&weights, &gradient(), flags, layer, drop, salient)
+                    let total = keep.saturating_add_signed(rest).clamp(1, mask.len());
+                    let layer = Layer { rows, total, ablate: Some(param) != last };
+                    let new = dynamic::srigl(&weights, &gradient(), flags, layer, drop, salient);
+                    let kept = new.iter().filter(|&&keep| keep).count();
+                    rest += keep as isize - kept as isize;
+                    new
                 }
             };
             let new = tensor(&Mask::from_flags(new).to_values(), &self.device);
