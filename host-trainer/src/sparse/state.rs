@@ -20,7 +20,7 @@ use super::{
 use crate::data::Dataset;
 use crate::net::{
     Dropped, Params,
-    module::{Network, Ranges, Stats, tensor, values},
+    module::{FusedNorm, Network, Ranges, Stats, tensor, values},
     shape::{Op, ParamSpec, Role},
     trained::CHECKPOINT_FILE,
 };
@@ -33,6 +33,7 @@ pub(super) enum Purpose {
     Order = 3,
     Scores = 4,
     Search = 5,
+    Norms = 6,
 }
 
 /// Random numbers that depend on nothing but seed, purpose and a count such as the epoch.
@@ -213,6 +214,8 @@ impl State {
             Budget::new(graph, params, config.density, config.distribution, config.structure)?;
         let mut random = rng(config.seed, Purpose::Masks, step);
         let last = budget.layers.last().map(|layer| layer.param);
+        // Weights that rounding to a whole fan-in took from the layers so far.
+        let mut rest = 0;
         for LayerBudget { param, keep, .. } in budget.layers {
             let Some(old) = &self.masks[param] else { continue };
             let mask = Mask::from_values(&values(old));
@@ -224,8 +227,12 @@ impl State {
                 Update::Rigl { drop } => dynamic::rigl(&weights, &gradient(), flags, drop),
                 Update::Srigl { drop, salient } => {
                     let rows = self.net.params[param].shape[0];
-                    let layer = Layer { rows, total: keep, ablate: Some(param) != last };
-                    dynamic::srigl(&weights, &gradient(), flags, layer, drop, salient)
+                    let total = keep.saturating_add_signed(rest).clamp(1, mask.len());
+                    let layer = Layer { rows, total, ablate: Some(param) != last };
+                    let new = dynamic::srigl(&weights, &gradient(), flags, layer, drop, salient);
+                    let kept = new.iter().filter(|&&keep| keep).count();
+                    rest += keep as isize - kept as isize;
+                    new
                 }
             };
             let new = tensor(&Mask::from_flags(new).to_values(), &self.device);
@@ -237,6 +244,38 @@ impl State {
             self.masks[param] = Some(new);
         }
         Ok(())
+    }
+
+    /// Moves the scale of every batch norm into the weights before it, which changes no output.
+    ///
+    /// From here on statistics are fixed, and a batch norm is a factor of the weights. Where a
+    /// channel varies little, as those with few weights do, that factor is in the hundreds, and so
+    /// would be the steps of its weights as the network sees them.
+    pub(super) fn fold_norms(&mut self) {
+        let norms: Vec<FusedNorm> = self.net.fused_norms().collect();
+        for FusedNorm { weight, bias, gamma, stats, epsilon } in norms {
+            let Stats { mean, var } = self.backbone[stats].clone();
+            let scale = self.values[gamma].clone() / (var.clone() + epsilon).sqrt();
+            let channels = scale.dims()[0] as i32;
+            let by_channel = |values: &Tensor<1>, factor: &Tensor<1>| {
+                let rows = values.clone().reshape([channels, -1]);
+                (rows * factor.clone().unsqueeze_dim::<2>(1)).reshape([-1])
+            };
+            // Moments of the gradient, which is that much smaller now; none where nothing passes.
+            let dead = scale.clone().equal_elem(0.0);
+            let inverse = scale.clone().mask_fill(dead.clone(), 1.0).recip().mask_fill(dead, 0.0);
+            for param in std::iter::once(weight).chain(bias) {
+                self.values[param] = by_channel(&self.values[param], &scale);
+                let mut factor = inverse.clone();
+                for slot in &mut self.slots[param] {
+                    *slot = by_channel(slot, &factor);
+                    factor = factor * inverse.clone();
+                }
+            }
+            self.backbone[stats] = Stats { mean: mean * scale, var: var.ones_like() };
+            self.values[gamma] = var.ones_like() * f64::from(1.0 + epsilon).sqrt();
+            self.slots[gamma].iter_mut().for_each(|slot| *slot = slot.zeros_like());
+        }
     }
 
     /// Sets redundant weights and their optimiser state to zero.

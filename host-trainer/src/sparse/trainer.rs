@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Config,
-    evaluate::{accuracy, argmax, calibrate, follow_ranges, logits, merit},
+    evaluate::{accuracy, argmax, calibrate, follow_ranges, logits, measure_norms, merit},
     method::{Clock, Phase},
     optimiser::cosine,
     state::{Purpose, State, rng},
@@ -168,6 +168,7 @@ pub fn train(
         state.progress.seconds += started.elapsed().as_secs_f64();
         row.seconds = state.progress.seconds;
         if state.progress.epochs == config.epochs && config.qat_epochs == 0 {
+            measure_norms(state, data, config.seed);
             calibrate(state, data);
         }
         // In this order, a crash in between leaves a line too many, which resuming removes.
@@ -225,6 +226,8 @@ impl<'a> Session<'a> {
             let phase = self.prepare(step, observe)?;
             let clock = self.clock(step);
             if quantised && step == (config.epochs - config.qat_epochs) * self.steps_per_epoch {
+                measure_norms(&mut self.state, self.data, config.seed);
+                self.state.fold_norms();
                 calibrate(&mut self.state, self.data);
             }
             let state = &mut self.state;

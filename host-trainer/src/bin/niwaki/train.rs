@@ -135,6 +135,7 @@ Examples:
   niwaki train --data fashion-mnist --net lenet --density 0.1 --epochs 12 --seed 1 --out runs/fm
   niwaki train --data fashion-mnist --net lenet:width=2 --density 0.05 --mask magnitude --out runs/fm2
   niwaki train --density 0.05 --method rigl:drop=0.2 --out runs/rigl
+  niwaki train --method decoupled-given --start runs/rigl --density 0.05 --out runs/from-rigl
   niwaki train --density 0.05 --method decoupled-gmp:distil=0 --out runs/no-distillation
   niwaki train --data cifar10/ --net nets/residual-dw.toml --augment crop=4,flip --epochs 30 --out runs/c
   niwaki train --resume --out runs/c"
@@ -269,7 +270,8 @@ impl Settings {
                 bail!("the method dense keeps all weights; leave out --density {density}")
             }
             (Method::Dense, _) => 1.0,
-            (_, density) => density.unwrap_or(base.density),
+            (_, Some(density)) => density,
+            (_, None) => base.density,
         };
         let seed = self.seed.unwrap_or(base.seed);
         Ok(Config { method, density, seed, ..self.recipe.over(base) }.fitted())
