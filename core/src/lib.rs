@@ -33,6 +33,8 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+#[cfg(feature = "frontend")]
+pub mod frontend;
 pub mod kernels;
 #[cfg(feature = "link")]
 pub mod link;
