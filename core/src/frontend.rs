@@ -96,11 +96,10 @@ impl<'w> Extractor<'w> {
         let memory = memory.ok_or(FrontEndError::MemoryTooSmall { expected, found })?;
         let misaligned = FrontEndError::MemoryMisaligned;
         let bytes: &mut [u8] = zerocopy::transmute_mut!(memory);
-        let (floats, bytes) = bytes
-            .split_at_mut_checked(front_end.floats() * size_of::<f32>())
-            .ok_or(misaligned)?;
-        let mut rest = <[f32] as zerocopy::FromBytes>::mut_from_bytes(floats)
-            .map_err(|_| misaligned)?;
+        let (floats, bytes) =
+            bytes.split_at_mut_checked(front_end.floats() * size_of::<f32>()).ok_or(misaligned)?;
+        let mut rest =
+            <[f32] as zerocopy::FromBytes>::mut_from_bytes(floats).map_err(|_| misaligned)?;
         let samples =
             <[i16] as zerocopy::FromBytes>::mut_from_bytes(bytes).map_err(|_| misaligned)?;
         let samples = samples.get_mut(..usize::from(front_end.window)).ok_or(misaligned)?;

@@ -69,6 +69,7 @@ impl Builder {
                 output: input,
                 labels: (0..10).map(|class| format!("class {class}")).collect(),
                 normalisation: vec![(1.0, -128.0)],
+                front_end: None,
             },
             input,
         };

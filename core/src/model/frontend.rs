@@ -240,7 +240,10 @@ impl fmt::Display for FrontEndProblem {
             Self::Size => f.write_str("the section has a wrong size"),
             Self::Kind(kind) => write!(f, "no features have the number {kind}"),
             Self::Fft(fft) => {
-                write!(f, "expected a Fourier transform of length 128, 256, 512 or 1024, found {fft}")
+                write!(
+                    f,
+                    "expected a Fourier transform of length 128, 256, 512 or 1024, found {fft}"
+                )
             }
             Self::Window { window, fft } => {
                 write!(f, "expected a window of 2 to {fft} samples, found {window}")
@@ -265,9 +268,7 @@ impl fmt::Display for FrontEndProblem {
                  found {low_hz} and {high_hz} Hz"
             ),
             Self::Shape => f.write_str("the features of a clip do not fill the model's input"),
-            Self::Normalisation => {
-                f.write_str("the model does not say how features become inputs")
-            }
+            Self::Normalisation => f.write_str("the model does not say how features become inputs"),
         }
     }
 }

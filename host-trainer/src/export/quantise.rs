@@ -54,6 +54,7 @@ pub fn quantise(trained: &Trained) -> Result<Graph> {
             Task::Reconstruct => Vec::new(),
         },
         normalisation: normalisation.mean.iter().zip(&normalisation.std).map(to_stored).collect(),
+        front_end: trained.data.front_end,
         tensors: builder.tensors,
     })
 }

@@ -263,6 +263,7 @@ pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
         output: output_id,
         labels: Vec::new(),
         normalisation: Vec::new(),
+        front_end: None,
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct TrainArgs {
     /// Data set: digits, fashion-mnist, mnist, or a path [default: digits]
     #[arg(long)]
     data: Option<String>,
-    /// Network: a preset, optionally with its width, or a .toml file [default: lenet]
+    /// Network: a preset, optionally with its width, or a .toml file [default: lenet; of sound: ds-cnn]
     #[arg(long, value_name = "PRESET[:width=W]|FILE.toml")]
     net: Option<String>,
     /// Folder of the run
@@ -94,7 +94,8 @@ struct Settings {
     /// Share of the target probability that is spread over all classes [default: 0]
     #[arg(long, value_name = "SHARE")]
     label_smoothing: Option<f64>,
-    /// Random changes of training images, such as shift=2,flip
+    /// Random changes of training samples, such as shift=2,flip of images [default: none; of sound:
+    /// shift=100ms,noise=20dB]
     #[arg(long, value_name = "LIST")]
     augment: Option<Augment>,
     /// Seed of everything random [default: 0]
@@ -128,6 +129,7 @@ fn after_help() -> String {
   niwaki train --data fashion-mnist --net lenet --density 0.1 --epochs 12 --seed 1 --out runs/fm
   niwaki train --data fashion-mnist --net lenet:width=2 --density 0.05 --mask magnitude --out runs/fm2
   niwaki train --data cifar10/ --net nets/residual-dw.toml --augment crop=4,flip --epochs 30 --out runs/c
+  niwaki train --data ../shared/data/arabic-speech --net ds-cnn --epochs 30 --out runs/speech
   niwaki train --resume --out runs/c"
 }
 
@@ -175,16 +177,18 @@ fn start(args: &TrainArgs, device: &Device) -> Result<Dataset> {
     }
     let spec = args.data.as_deref().unwrap_or("digits");
     let data = load(spec, &args.load)?;
-    let net = net::describe(args.net.as_deref().unwrap_or("lenet"))?
+    let usual = if data.sound.is_some() { "ds-cnn" } else { "lenet" };
+    let net = net::describe(args.net.as_deref().unwrap_or(usual))?
         .for_data(data.shape, data.classes())?;
     let train = data.splits.iter().filter(|&&split| split == niwaki::data::Split::Train).count();
     // About thirty steps per epoch are the least that a short training can work with.
     let batch = (train / 30).next_power_of_two().clamp(16, 128);
     // A GPU is busy with a whole batch; a CPU computes parts of it in parallel.
     let shards = if *device == Device::flex() { Config::default().shards } else { 1 };
-    let config = args.settings.over(Config { batch, shards, ..Config::default() })?;
+    let augment = data.sound.is_some().then_some(Augment::SOUND);
+    let config = args.settings.over(Config { batch, shards, augment, ..Config::default() })?;
     if let Some(augment) = &config.augment {
-        augment.check(data.shape)?;
+        augment.check(&data)?;
     }
     let file = RunFile {
         version: env!("CARGO_PKG_VERSION").to_owned(),
