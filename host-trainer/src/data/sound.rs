@@ -398,19 +398,16 @@ fn most_frequent(clips: &[(u32, Vec<i16>)]) -> u32 {
 }
 
 fn decode_one(file: &Path) -> Result<(u32, Vec<i16>), DataError> {
-    let refused = |error: hound::Error| {
-        let damaged = |found: String| {
+    let refused = |error: hound::Error| match error {
+        // The reader reports ends of files that come too early as errors of the kind `Other`.
+        hound::Error::IoError(e)
+            if !matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::Other) =>
+        {
+            DataError::read(file, e)
+        }
+        error => {
+            let found = format!("damage: {error}");
             DataError::damaged(file, Place::File, "a whole WAV file of 16-bit PCM", found)
-        };
-        match error {
-            hound::Error::IoError(e) if e.kind() != io::ErrorKind::UnexpectedEof => {
-                // The reader reports damage of the chunks in this way too.
-                match e.kind() {
-                    io::ErrorKind::Other => damaged(e.to_string()),
-                    _ => DataError::read(file, e),
-                }
-            }
-            error => damaged(error.to_string()),
         }
     };
     let mut reader = WavReader::open(file).map_err(refused)?;

@@ -349,9 +349,9 @@ fn what_is_no_data_set_is_named() {
     let folder = Folder::new();
     let path = spec(folder.path());
     assert_refused(path, &options, &[path, "an empty folder", "supported are"]);
-    folder.write("zero/1.wav", "RIFF");
-    folder.write("one/1.wav", "RIFF");
-    assert_refused(path, &options, &[path, "2 subfolders", "2 .wav"]);
+    folder.write("zero/1.mp3", "ID3");
+    folder.write("one/1.mp3", "ID3");
+    assert_refused(path, &options, &[path, "2 subfolders", "2 .mp3"]);
     let file = folder.write("model.tflite", "TFL3");
     assert_refused(spec(&file), &options, &["model.tflite", "no known kind"]);
     let file = folder.write("x.npy", "");
