@@ -35,6 +35,8 @@ extern crate std;
 
 #[cfg(feature = "federated")]
 pub mod federated;
+#[cfg(feature = "frontend")]
+pub mod frontend;
 pub mod kernels;
 #[cfg(feature = "learn")]
 pub mod learn;

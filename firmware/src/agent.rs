@@ -8,6 +8,8 @@ use niwaki_core::link::{
 use niwaki_core::{ALL_KERNELS, Model, RunError, Session};
 
 use crate::memory::Memory;
+#[cfg(feature = "frontend")]
+use crate::sound::Sound;
 use crate::stack;
 
 /// What a board says about itself.
@@ -62,8 +64,28 @@ pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
             defmt::warn!("no model: {}", error);
             DeviceError::NoModel
         })
-        .and_then(|model| Session::new(model, arena).map_err(refusal));
-    let mut device = Device { info, session, ran: false };
+        .and_then(|model| {
+            let (arena, rest) = split(arena, model.arena_len());
+            Session::new(model, arena).map_err(refusal).map(|session| (session, rest))
+        });
+    let (session, rest) = match session {
+        Ok((session, rest)) => (Ok(session), rest),
+        Err(error) => (Err(error), Default::default()),
+    };
+    #[cfg(feature = "frontend")]
+    let sound = session.as_ref().map_err(|error| *error).and_then(|session| {
+        let front_end = session.model().front_end().ok_or(DeviceError::NoFrontEnd)?;
+        Sound::new(front_end, rest)
+    });
+    #[cfg(not(feature = "frontend"))]
+    let _ = rest;
+    let mut device = Device {
+        info,
+        session,
+        #[cfg(feature = "frontend")]
+        sound,
+        ran: false,
+    };
     match &device.session {
         Ok(session) => {
             let model = ModelInfo {
@@ -113,6 +135,8 @@ pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
 struct Device<'m, 'a> {
     info: Info<'static>,
     session: Result<Session<'m, 'a>, DeviceError>,
+    #[cfg(feature = "frontend")]
+    sound: Result<Sound<'a>, DeviceError>,
     /// Whether the output belongs to the input that was loaded last.
     ran: bool,
 }
@@ -179,16 +203,23 @@ impl Device<'_, '_> {
                 if !self.ran {
                     return Err(DeviceError::NotRun);
                 }
-                let range = DeviceError::Range { len: count(output.len()) };
-                if len as usize > CHUNK {
-                    return Err(range);
-                }
-                let values = output
-                    .get(offset as usize..)
-                    .and_then(|rest| rest.get(..len as usize))
-                    .ok_or(range)?;
-                Ok(Response::Output(as_bytes(values)))
+                part(output, offset, len).map(Response::Output)
             }
+            Request::ReadInput { offset, len } => {
+                part(session?.input_mut(), offset, len).map(Response::Input)
+            }
+            #[cfg(feature = "frontend")]
+            Request::LoadSamples { offset, bytes } => {
+                self.ran = false;
+                let session = session?;
+                let sound = self.sound.as_mut().map_err(|error| *error)?;
+                let (result, stack) =
+                    stack::measure(|| sound.load(session, offset, bytes, || board.counter()));
+                self.info.stack_high_water = self.info.stack_high_water.max(count(stack));
+                result.map(|(rows, count)| Response::Samples { rows, count })
+            }
+            #[cfg(not(feature = "frontend"))]
+            Request::LoadSamples { .. } => Err(DeviceError::NoFrontEnd),
         }
     }
 }
@@ -206,8 +237,26 @@ fn refusal(error: RunError) -> DeviceError {
     }
 }
 
+/// The arena of a model and the memory behind it.
+fn split(memory: &mut [i8], arena_len: usize) -> (&mut [i8], &mut [i8]) {
+    match arena_len.next_multiple_of(align_of::<u32>()) {
+        len if len <= memory.len() => memory.split_at_mut(len),
+        _ => (memory, Default::default()),
+    }
+}
+
+/// A part of an input or output, as the protocol sends it.
+fn part(values: &[i8], offset: u32, len: u32) -> Result<&[u8], DeviceError> {
+    let range = DeviceError::Range { len: count(values.len()) };
+    if len as usize > CHUNK {
+        return Err(range);
+    }
+    let rest = values.get(offset as usize..).ok_or(range)?;
+    rest.get(..len as usize).map(as_bytes).ok_or(range)
+}
+
 /// A size as the protocol sends it. Nothing on these devices is as large as 4 GiB.
-fn count(size: usize) -> u32 {
+pub(crate) fn count(size: usize) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
 }
 

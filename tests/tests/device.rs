@@ -46,7 +46,7 @@ fn every_board_gives_the_bytes_of_the_host() {
     let blob = networks::residual(1);
     let model = Model::new(blob.as_bytes()).unwrap();
     let inputs = networks::inputs(2, 20, model.input().len());
-    let samples = Samples { inputs: &inputs, labels: None, golden: None };
+    let samples = Samples { inputs: &inputs, labels: None, golden: None, clips: None };
     for (board, firmware) in boards().iter().cloned() {
         let device = Device::start(&board, &firmware, &model).unwrap();
         let about = device.about();

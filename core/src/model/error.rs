@@ -1,5 +1,7 @@
 use core::fmt;
 
+use super::FrontEndProblem;
+
 /// Why a byte string is not a model that this build can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -39,6 +41,8 @@ pub enum ModelError {
     Misaligned,
     /// A section of the blob lies outside of it, overlaps a field or has a wrong size.
     Section(Section),
+    /// The parameters of the sound features are impossible.
+    FrontEnd(FrontEndProblem),
     /// A tensor has no elements or leaves the arena.
     Tensor {
         /// Number of the tensor.
@@ -74,6 +78,8 @@ pub enum Section {
     Strings,
     /// Input normalisation.
     Normalisation,
+    /// Parameters of the sound features.
+    FrontEnd,
 }
 
 /// What makes an operator impossible.
@@ -138,6 +144,7 @@ impl fmt::Display for ModelError {
             Self::Section(section) => {
                 write!(f, "the section {section:?} is out of bounds or of a wrong size")
             }
+            Self::FrontEnd(problem) => write!(f, "features of sound: {problem}"),
             Self::Tensor { tensor } => write!(f, "tensor {tensor} is empty or leaves the arena"),
             Self::Tunable { marked, weighted } => write!(
                 f,

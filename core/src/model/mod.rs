@@ -6,6 +6,7 @@
 //! kernels rely on that and check nothing that could fail any more.
 
 mod error;
+mod frontend;
 pub mod layout;
 mod op;
 
@@ -13,8 +14,10 @@ use crc::{Crc, Table};
 use zerocopy::FromBytes;
 
 pub use error::{ModelError, OpProblem, Section};
+pub use frontend::{FeatureKind, FrontEnd, FrontEndProblem};
 use layout::{
-    ALIGNMENT, CHECKSUM, CHECKSUM_START, Header, MAGIC, NormalisationRecord, Span, VERSION,
+    ALIGNMENT, CHECKSUM, CHECKSUM_START, FrontEndRecord, Header, MAGIC, NormalisationRecord,
+    OPTIONAL_SECTIONS, OptionalSections, Span, VERSION,
 };
 pub use op::{
     Add, BlockCopy, Clamp, Conv, Depthwise, Elementwise, Function, Lookup, Mean, Op, Operand,
@@ -33,6 +36,7 @@ pub struct Model<'m> {
     normalisation: &'m [NormalisationRecord],
     input: Tensor,
     output: Tensor,
+    front_end: Option<FrontEnd>,
 }
 
 impl<'m> Model<'m> {
@@ -74,11 +78,22 @@ impl<'m> Model<'m> {
             Section::Normalisation,
         )?)
         .map_err(|_| ModelError::Section(Section::Normalisation))?;
-        if ![0, 1, input.channels, input.len()].contains(&normalisation.len()) {
+        let row = input.width.wrapping_mul(input.channels);
+        if ![0, 1, input.channels, row, input.len()].contains(&normalisation.len()) {
             return Err(ModelError::Section(Section::Normalisation));
         }
         section(bytes, header.strings, Section::Strings)?;
-        let model = Self { bytes, header, tensors, ops, normalisation, input, output };
+        let front_end = front_end(bytes, header)?;
+        if let Some(front_end) = &front_end {
+            let shape = [front_end.rows(), front_end.row_len(), 1];
+            if [input.height, input.width, input.channels] != shape {
+                return Err(ModelError::FrontEnd(FrontEndProblem::Shape));
+            }
+            if normalisation.is_empty() {
+                return Err(ModelError::FrontEnd(FrontEndProblem::Normalisation));
+            }
+        }
+        let model = Self { bytes, header, tensors, ops, normalisation, input, output, front_end };
         for index in 0..ops.len() {
             let op = index as u16;
             let checked = model.decode(index).and_then(|decoded| {
@@ -201,8 +216,13 @@ impl<'m> Model<'m> {
         self.string(1usize.wrapping_add(self.label_count()).wrapping_add(index))
     }
 
-    /// How raw features become inputs: none, one record for all elements, one per channel or one per
-    /// element.
+    /// How sound becomes the raw features; `None` for models of anything else.
+    pub fn front_end(&self) -> Option<&FrontEnd> {
+        self.front_end.as_ref()
+    }
+
+    /// How raw features become inputs: none, one record for all elements, one per channel, one per
+    /// column and channel, or one per element.
     pub fn normalisation(&self) -> &'m [NormalisationRecord] {
         self.normalisation
     }
@@ -211,10 +231,16 @@ impl<'m> Model<'m> {
     /// did. This is the border of the integer world: it computes in f32 and is not part of the
     /// inference path. Elements beyond the shorter of the two slices are left alone.
     pub fn quantise_input(&self, raw: &[f32], input: &mut [i8]) {
+        self.quantise_from(0, raw, input);
+    }
+
+    /// As [`quantise_input`](Self::quantise_input), for the elements from `first` on: of an input that
+    /// is computed part by part.
+    pub fn quantise_from(&self, first: usize, raw: &[f32], input: &mut [i8]) {
         let Some(last) = self.normalisation.len().checked_sub(1) else {
             return;
         };
-        let mut record = 0;
+        let mut record = first.checked_rem(self.normalisation.len()).unwrap_or(0);
         for (raw, input) in raw.iter().zip(input) {
             let (scale, offset) = match self.normalisation.get(record) {
                 Some(n) => (n.scale.get(), n.offset.get()),
@@ -312,7 +338,8 @@ fn header(bytes: &[u8]) -> Result<&Header, ModelError> {
     if header.version.get() != VERSION {
         return Err(ModelError::Version { expected: VERSION, found: header.version.get() });
     }
-    if usize::from(header.header_len.get()) != size_of::<Header>() {
+    let spans = usize::from(header.header_len.get()).wrapping_sub(size_of::<Header>());
+    if spans > OPTIONAL_SECTIONS * size_of::<Span>() || !spans.is_multiple_of(size_of::<Span>()) {
         return Err(ModelError::Section(Section::Header));
     }
     let total = header.total_len.get() as usize;
@@ -344,4 +371,21 @@ fn section(bytes: &[u8], span: Span, section: Section) -> Result<&[u8], ModelErr
     slice(bytes, span)
         .filter(|_| span.offset.get() as usize >= size_of::<Header>() || span.len.get() == 0)
         .ok_or(ModelError::Section(section))
+}
+
+/// The span behind the header with the number `index`, where there is one.
+fn optional(bytes: &[u8], header: &Header, index: usize) -> Option<Span> {
+    let spans = bytes.get(size_of::<Header>()..usize::from(header.header_len.get()))?;
+    let span = *<[Span]>::ref_from_bytes(spans).ok()?.get(index)?;
+    (span.len.get() > 0).then_some(span)
+}
+
+fn front_end(bytes: &[u8], header: &Header) -> Result<Option<FrontEnd>, ModelError> {
+    const INDEX: usize = core::mem::offset_of!(OptionalSections, front_end) / size_of::<Span>();
+    let Some(span) = optional(bytes, header, INDEX) else { return Ok(None) };
+    FrontEndRecord::ref_from_bytes(section(bytes, span, Section::FrontEnd)?)
+        .map_err(|_| FrontEndProblem::Size)
+        .and_then(FrontEnd::decode)
+        .map(Some)
+        .map_err(ModelError::FrontEnd)
 }

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, bail, ensure};
 use niwaki_core::kernels::{KernelId, depthwise, packed};
 use niwaki_core::model::layout::{
     ALIGNMENT, AddBroadcastRecord, AddRecord, ChannelRecord, CopyRecord, Header, MAGIC, MeanRecord,
-    MulRecord, NormalisationRecord, OpRecord, OperandRecord, PlaceRecord, SoftmaxRecord, Span,
-    TensorRecord, VERSION, WindowRecord,
+    MulRecord, NormalisationRecord, OpRecord, OperandRecord, OptionalSections, PlaceRecord,
+    SoftmaxRecord, Span, TensorRecord, VERSION, WindowRecord,
 };
 use niwaki_core::model::{Clamp, Place, Tensor, Window, checksum};
 use sha2::{Digest, Sha256};
@@ -387,7 +387,10 @@ fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
         })
         .collect::<Result<_>>()?;
 
-    let mut bytes = vec![0; size_of::<Header>()];
+    // A model without optional sections has no spans for them.
+    let header_len = size_of::<Header>()
+        + if graph.front_end.is_some() { size_of::<OptionalSections>() } else { 0 };
+    let mut bytes = vec![0; header_len];
     let tensors = append(&mut bytes, tensors.as_bytes())?;
     // The table of operators points behind itself: constants first, then the table is filled in.
     let ops_start = bytes.len();
@@ -423,11 +426,16 @@ fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
         strings.extend(text.as_bytes());
     }
     let strings = append(&mut bytes, &strings)?;
+    if let Some(front_end) = &graph.front_end {
+        let front_end = append(&mut bytes, front_end.encode().as_bytes())?;
+        let sections = OptionalSections { front_end };
+        bytes[size_of::<Header>()..header_len].copy_from_slice(sections.as_bytes());
+    }
 
     let mut header = Header {
         magic: MAGIC,
         version: VERSION.into(),
-        header_len: (size_of::<Header>() as u16).into(),
+        header_len: (header_len as u16).into(),
         total_len: u32::try_from(bytes.len()).context("a model of more than 4 GiB")?.into(),
         checksum: 0.into(),
         model_id: [0; 8],

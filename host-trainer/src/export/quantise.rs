@@ -65,6 +65,7 @@ pub(super) fn quantise_network(
             Task::Reconstruct => Vec::new(),
         },
         normalisation: normalisation.mean.iter().zip(&normalisation.std).map(to_stored).collect(),
+        front_end: trained.data.front_end,
         tensors: builder.tensors,
     })
 }

@@ -88,6 +88,21 @@ pub fn quantised_inputs(model: &Model<'_>, data: &Dataset, samples: &[usize]) ->
         "the model does not say how raw features become inputs (an imported model?): \
          give quantised inputs with --inputs"
     );
+    let of_data = data.sound.as_ref().map(|sound| &sound.front_end);
+    if let Some(expected) = model.front_end() {
+        let found = of_data.with_context(|| {
+            format!(
+                "the model takes features of sound ({expected}), the data `{}` are not sound",
+                data.name
+            )
+        })?;
+        ensure!(
+            expected == found,
+            "the model takes features of sound that differ from those of the data `{}`: \
+             expected {expected}, found {found}",
+            data.name
+        );
+    }
     let mut inputs = vec![0; samples.len() * input.len()];
     inputs
         .par_chunks_mut(input.len())

@@ -15,15 +15,16 @@ mod firmware;
 mod link;
 mod validate;
 
-pub use device::{Device, Ran};
+pub use device::{Device, Features, Ran};
 pub use firmware::Firmware;
 pub use link::{Link, LinkError};
 pub use niwaki_toolchain::{Board, boards, checkout, tools};
-pub use validate::{LayerCost, Samples, Validation, validate};
+pub use validate::{LayerCost, Samples, Validation, clips, validate};
 
 use std::fmt;
 use std::path::PathBuf;
 
+use niwaki_core::frontend::FrontEndError;
 use niwaki_core::{ModelError, RunError};
 
 /// A place to run models.
@@ -147,6 +148,9 @@ pub enum TargetError {
     /// The host cannot run the model, or an input has a wrong length.
     #[error("the model does not run: {0}")]
     Run(#[from] RunError),
+    /// The features of sound cannot be computed.
+    #[error(transparent)]
+    FrontEnd(#[from] FrontEndError),
     /// The conversation with the device failed.
     #[error("{board}: {source}{log}")]
     Device {

@@ -50,7 +50,7 @@ pub(crate) fn run(args: &EvalArgs, format: Format) -> Result<()> {
     let blob = export::read_model(&args.model)?;
     let model = Model::new(blob.as_bytes())
         .with_context(|| format!("{} is refused", args.model.display()))?;
-    let data = load(&args.data, &args.options)?;
+    let data = load(&args.data, &args.options.for_model(&model))?;
     let mut samples = data.indices(args.split);
     samples.truncate(args.limit.unwrap_or(usize::MAX));
     ensure!(!samples.is_empty(), "the {} split of `{}` is empty", args.split, data.name);

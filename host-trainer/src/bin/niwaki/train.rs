@@ -30,7 +30,7 @@ pub(crate) struct TrainArgs {
     /// Data set: digits, fashion-mnist, mnist, or a path [default: digits]
     #[arg(long)]
     data: Option<String>,
-    /// Network: a preset, optionally with its width, or a .toml file [default: lenet]
+    /// Network: a preset, optionally with its width, or a .toml file [default: lenet; of sound: ds-cnn]
     #[arg(long, value_name = "PRESET[:width=W]|FILE.toml")]
     net: Option<String>,
     /// Folder of the run
@@ -112,7 +112,8 @@ pub(crate) struct Recipe {
     /// Share of the target probability that is spread over all classes [default: 0]
     #[arg(long, value_name = "SHARE")]
     label_smoothing: Option<f64>,
-    /// Random changes of training images, such as shift=2,flip
+    /// Random changes of training samples, such as shift=2,flip of images [default: none; of sound:
+    /// shift=100ms,noise=20dB]
     #[arg(long, value_name = "LIST")]
     augment: Option<Augment>,
 }
@@ -138,6 +139,7 @@ Examples:
   niwaki train --method decoupled-given --start runs/rigl --density 0.05 --out runs/from-rigl
   niwaki train --density 0.05 --method decoupled-gmp:distil=0 --out runs/no-distillation
   niwaki train --data cifar10/ --net nets/residual-dw.toml --augment crop=4,flip --epochs 30 --out runs/c
+  niwaki train --data ../shared/data/arabic-speech --net ds-cnn --epochs 30 --out runs/speech
   niwaki train --resume --out runs/c"
 }
 
@@ -199,7 +201,8 @@ fn start(args: &TrainArgs, device: &Device) -> Result<Dataset> {
     }
     let spec = args.data.as_deref().unwrap_or("digits");
     let data = load(spec, &args.load)?;
-    let net = net::describe(args.net.as_deref().unwrap_or("lenet"))?
+    let usual = if data.sound.is_some() { "ds-cnn" } else { "lenet" };
+    let net = net::describe(args.net.as_deref().unwrap_or(usual))?
         .for_data(data.shape, data.classes())?;
     let start = args.start.as_deref().map(start_file).transpose()?;
     let base = args.settings.recipe.for_data(&data, device)?;
@@ -315,7 +318,7 @@ impl Recipe {
     pub(crate) fn for_data(&self, data: &Dataset, device: &Device) -> Result<Config> {
         let config = self.over(defaults(data, device));
         if let Some(augment) = &config.augment {
-            augment.check(data.shape)?;
+            augment.check(data)?;
         }
         Ok(config)
     }
@@ -328,7 +331,8 @@ fn defaults(data: &Dataset, device: &Device) -> Config {
     let batch = (train / 30).next_power_of_two().clamp(16, 128);
     // A GPU is busy with a whole batch; a CPU computes parts of it in parallel.
     let shards = if *device == Device::flex() { Config::default().shards } else { 1 };
-    Config { batch, shards, ..Config::default() }
+    let augment = data.sound.is_some().then_some(Augment::SOUND);
+    Config { batch, shards, augment, ..Config::default() }
 }
 
 /// Progress on standard error: one bar for the whole training, one line per epoch.
