@@ -22,7 +22,7 @@ pub(super) fn linear<const BLOCK: usize>(
     y: &mut [i8],
     scratch: &mut [i8],
 ) {
-    let requantise = Requantise::new(op.output.zero_point);
+    let requantise = Requantise::new(op.output.zero_point, op.clamp);
     let aligned = |address: *const u8| address.align_offset(ALIGNMENT) == 0;
     let sound = stream.block().len() == BLOCK
         && x.len() >= stream.inputs

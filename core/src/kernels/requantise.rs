@@ -21,11 +21,18 @@ pub(super) use max_shift;
 /// What the outputs of an operator have in common.
 pub(super) struct Requantise {
     zero_point: i8,
+    signed: bool,
 }
 
 impl Requantise {
-    pub(super) fn new(zero_point: i8) -> Self {
-        Self { zero_point }
+    pub(super) fn new(zero_point: i8, clamp: Clamp) -> Self {
+        Self { zero_point, signed: zero_point > i8::MIN && clamp.min < zero_point }
+    }
+
+    /// Whether negative numbers can lead to outputs other than the zero point, or less, for which
+    /// [`limit`] puts the smallest output: after a ReLU they cannot.
+    pub(super) fn signed(&self) -> bool {
+        self.signed
     }
 
     /// The zero point and one half, doubled.
