@@ -114,7 +114,7 @@ pub(super) unsafe fn channels<const BLOCK: usize>(
         count,
         count_step,
         channel: channels.as_ptr(),
-        zero_point: requantise.rounding_zero_point(),
+        zero_point: requantise.nudge(),
         ahead: entries.wrapping_add(ahead),
     };
     while frame.index < 0 {

@@ -106,7 +106,8 @@ pub fn linear_stream(weights: &[i8], inputs: usize, block: Block) -> Option<Vec<
         let mut bytes = [0; 12];
         for (index, &(distance, weights)) in group.iter().enumerate() {
             match block {
-                Block::One | Block::Two => bytes[index] = distance as u8,
+                Block::One => bytes[2 * index] = distance as u8,
+                Block::Two => bytes[index] = distance as u8,
                 Block::Four => {
                     let distance = (distance * 4 * ELEMENT) as u16;
                     bytes[2 * index..][..2].copy_from_slice(&distance.to_le_bytes());

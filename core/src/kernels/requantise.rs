@@ -36,7 +36,7 @@ impl Requantise {
     }
 
     /// The zero point and one half, doubled.
-    pub(super) fn rounding_zero_point(&self) -> i32 {
+    pub(super) fn nudge(&self) -> i32 {
         i32::from(self.zero_point).wrapping_mul(2).wrapping_add(1)
     }
 
@@ -55,7 +55,7 @@ impl Requantise {
         if is_usual(channel) {
             for (sum, target) in doubled.into_iter().zip(targets) {
                 // SAFETY: the caller's promise.
-                unsafe { target.write(rescale(sum, channel, self.rounding_zero_point())) };
+                unsafe { target.write(rescale(sum, channel, self.nudge())) };
             }
         } else {
             // SAFETY: the caller's promise.
@@ -95,7 +95,7 @@ pub(super) fn is_usual(channel: &ChannelRecord) -> bool {
 }
 
 /// Rescales an accumulator below 2^29, given doubled, for a right shift from 1 to [`max_shift`].
-/// `zero_point` is [`Requantise::rounding_zero_point`].
+/// `zero_point` is [`Requantise::nudge`].
 ///
 /// The product rounded, half of the divisor less one for negative numbers (ties go away from zero) and
 /// the zero point are added before the shift. The accumulator's sign serves for the product's: where

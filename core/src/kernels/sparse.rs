@@ -45,12 +45,13 @@
 //! | 2 per output channel | number of groups, when the counts differ; zeros up to the alignment |
 //! | | groups of the output channels in order |
 //!
-//! A group holds the distances of some blocks and then their weights. A distance is that from the
-//! previous block (from the first inputs for the first).
+//! A group holds the distances and weights of some blocks. A distance is that from the previous block
+//! (from the first inputs for the first). In groups of single weights each stands behind its distance,
+//! in others all distances stand first.
 //!
 //! | block | blocks of a group | distances | weights (`i8`) |
 //! |---|---|---|---|
-//! | 1 | 4 | four `u8` | four |
+//! | 1 | 2 | two `u8` | two |
 //! | 2 | 4 | four `u8`, in blocks | of two blocks in turn: both first ones, both second ones |
 //! | 4 | 2 | two `u16`, in blocks times eight | block by block |
 //!
@@ -115,14 +116,17 @@ impl Block {
     /// Blocks of a group of a linear operator's stream.
     pub(super) const fn group(self) -> usize {
         match self {
-            Self::One | Self::Two => 4,
-            Self::Four => 2,
+            Self::One | Self::Four => 2,
+            Self::Two => 4,
         }
     }
 
-    /// Bytes of such a group, of which four are distances.
+    /// Bytes of such a group.
     pub(super) const fn group_bytes(self) -> usize {
-        4 + self.group() * self.len()
+        match self {
+            Self::One => 4,
+            Self::Two | Self::Four => 12,
+        }
     }
 
     /// Largest distance between blocks of a linear operator's stream.
@@ -138,7 +142,8 @@ impl Block {
     #[inline(always)]
     pub(super) fn distance(self, group: &[u8], index: usize) -> Option<usize> {
         match self {
-            Self::One | Self::Two => Some((*group.get(index)?).into()),
+            Self::One => Some((*group.get(index.wrapping_mul(2))?).into()),
+            Self::Two => Some((*group.get(index)?).into()),
             Self::Four => {
                 let &bytes = group.as_chunks().0.get(index)?;
                 let distance = usize::from(u16::from_le_bytes(bytes));
@@ -150,11 +155,14 @@ impl Block {
     /// Place of a weight in a group.
     #[inline(always)]
     pub(super) const fn weight(self, index: usize, lane: usize) -> usize {
-        4usize.wrapping_add(match self {
-            Self::One => index,
-            Self::Two => (index & 2).wrapping_mul(2).wrapping_add(lane * 2).wrapping_add(index & 1),
-            Self::Four => index.wrapping_mul(4).wrapping_add(lane),
-        })
+        match self {
+            Self::One => index.wrapping_mul(2).wrapping_add(1),
+            Self::Two => {
+                let pair = (index & 2).wrapping_mul(2).wrapping_add(4);
+                pair.wrapping_add(lane.wrapping_mul(2)).wrapping_add(index & 1)
+            }
+            Self::Four => index.wrapping_mul(4).wrapping_add(lane).wrapping_add(4),
+        }
     }
 }
 
@@ -622,7 +630,12 @@ impl<'m> LinearStream<'m> {
 
     /// Number of weights that are not zero.
     pub fn nonzeros(&self) -> usize {
-        let of_group = |group: &[u8]| group.iter().skip(4).filter(|&&weight| weight != 0).count();
+        let of_group = |group: &[u8]| {
+            let places = (0..self.block.group())
+                .flat_map(|index| (0..self.block.len()).map(move |lane| (index, lane)));
+            let weight = |(index, lane)| group.get(self.block.weight(index, lane));
+            places.filter_map(weight).filter(|&&weight| weight != 0).count()
+        };
         self.channels()
             .flat_map(|groups| groups.chunks_exact(self.block.group_bytes()).map(of_group))
             .fold(0, usize::wrapping_add)
