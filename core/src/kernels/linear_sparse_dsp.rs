@@ -108,28 +108,30 @@ fn widen<const BLOCK: usize>(x: &[i8], wide: &mut [i8]) {
     let bytes = |word: u32| word.to_le_bytes().map(|byte| byte as i8);
     let (mut x, mut wide) = (x, wide);
     #[cfg(niwaki_dsp)]
-    if BLOCK == 4 {
+    if BLOCK == 4 && x.as_ptr().align_offset(ALIGNMENT) == 0 {
         let rounds = (x.len() / 16).min(wide.len() / 32);
         if rounds > 0 {
-            // SAFETY: reads 16 bytes and writes 32 per round; `wide` is aligned.
+            // SAFETY: reads 16 bytes and writes 32 per round, at multiples of four.
             unsafe {
                 core::arch::asm!(
                     "2:",
-                    ".rept 2",
-                    "ldr r3, [{from}], #4",
-                    "ldr r5, [{from}], #4",
+                    "ldm {from}!, {{r3, r5, r9, r11}}",
                     "sxtb16 r2, r3",
                     "sxtb16 r3, r3, ror #8",
                     "sxtb16 r4, r5",
                     "sxtb16 r5, r5, ror #8",
-                    "stm {to}!, {{r2-r5}}",
-                    ".endr",
+                    "sxtb16 r8, r9",
+                    "sxtb16 r9, r9, ror #8",
+                    "sxtb16 r10, r11",
+                    "sxtb16 r11, r11, ror #8",
+                    "stm {to}!, {{r2-r5, r8-r11}}",
                     "subs {rounds}, #1",
                     "bne 2b",
                     from = inout(reg) x.as_ptr() => _,
                     to = inout(reg) wide.as_mut_ptr() => _,
                     rounds = inout(reg) rounds => _,
                     out("r2") _, out("r3") _, out("r4") _, out("r5") _,
+                    out("r8") _, out("r9") _, out("r10") _, out("r11") _,
                     options(nostack)
                 );
             }
@@ -158,27 +160,22 @@ fn widen<const BLOCK: usize>(x: &[i8], wide: &mut [i8]) {
     }
 }
 
-/// A table of jumps past some of up to eight steps, of which the last `r2` are to be taken.
+/// Eight steps, of which the last `r2` are taken first, until r1 is r7.
 #[cfg(niwaki_dsp)]
-macro_rules! enter {
-    (8) => {
-        concat!(
-            enter!(4),
-            "\n.2byte (24f - 3b) / 2, (25f - 3b) / 2, (26f - 3b) / 2, (27f - 3b) / 2"
-        )
-    };
-    (4) => {
-        "tbh [pc, r2, lsl #1]
-        3:
-        .2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2"
-    };
-}
-
-/// The last four of some steps, and their end.
-#[cfg(niwaki_dsp)]
-macro_rules! last_four {
+macro_rules! eight_steps {
     ($step:expr) => {
-        concat!("23:\n", $step, "\n22:\n", $step, "\n21:\n", $step, "\n20:")
+        concat!(
+            "tbh [pc, r2, lsl #1]
+            3:
+            .2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2
+            .2byte (24f - 3b) / 2, (25f - 3b) / 2, (26f - 3b) / 2, (27f - 3b) / 2
+            28:\n",
+            $step, "\n27:\n", $step, "\n26:\n", $step, "\n25:\n", $step, "\n24:\n", $step,
+            "\n23:\n", $step, "\n22:\n", $step, "\n21:\n", $step,
+            "\n20:
+            cmp r1, r7
+            bne.w 28b",
+        )
     };
 }
 
@@ -236,23 +233,29 @@ macro_rules! four_twos {
     };
 }
 
-/// Two blocks of four inputs.
+/// Two blocks of four inputs, each behind a label.
 #[cfg(niwaki_dsp)]
 macro_rules! two_fours {
-    () => {
-        "ldm r1!, {{r2-r4}}
-        uxtah r0, r0, r2
-        ldrd r5, r9, [r0]
-        sxtb16 lr, r3
-        sxtb16 r3, r3, ror #8
-        smlad r6, r5, lr, r6
-        smlad r6, r9, r3, r6
-        add r0, r0, r2, lsr #16
-        ldrd r5, r9, [r0]
-        sxtb16 lr, r4
-        sxtb16 r4, r4, ror #8
-        smlad r6, r5, lr, r6
-        smlad r6, r9, r4, r6"
+    ($first:literal, $second:literal) => {
+        concat!(
+            $first,
+            ":
+            uxtah r0, r0, r2
+            ldrd r5, r9, [r0]
+            sxtb16 lr, r3
+            sxtb16 r3, r3, ror #8
+            smlad r6, r5, lr, r6
+            smlad r6, r9, r3, r6\n",
+            $second,
+            ":
+            add r0, r0, r2, lsr #16
+            ldrd r5, r9, [r0]
+            sxtb16 lr, r4
+            sxtb16 r4, r4, ror #8
+            smlad r6, r5, lr, r6
+            smlad r6, r9, r4, r6
+            ldm r1!, {{r2-r4}}\n",
+        )
     };
 }
 
@@ -263,7 +266,8 @@ macro_rules! two_fours {
 macro_rules! rows {
     (
         $(#[$doc:meta])* $name:ident, before: [$($before:literal),*], sum: $sum:expr,
-        zero_point: $zero_point:literal, end: [$($end:literal),*], else: $emulation:ident
+        rescale: [$multiplier:literal, $shift:literal, $zero_point:literal, $start:literal],
+        end: [$($end:literal),*], behind: $behind:literal, else: $emulation:ident
     ) => {
         $(#[$doc])*
         ///
@@ -285,19 +289,19 @@ macro_rules! rows {
                     "ldm r0, {{r1, r10-r12}}",
                     $($before,)*
                     "2:",
-                    "ldrh r2, [r11], #2",
+                    "ldrh r5, [r11], #2",
                     "ldr r6, [r10], #4",
                     $sum,
                     // Rescales: see `requantise::rescale`.
-                    "ldrd r2, r3, [r10], #8",
-                    "mvns r3, r3",
-                    concat!("cmp r3, #", max_shift!()),
+                    concat!("ldrd ", $multiplier, ", ", $shift, ", [r10], #8"),
+                    concat!("mvns ", $shift, ", ", $shift),
+                    concat!("cmp ", $shift, ", #", max_shift!()),
                     "bhs 4f",
                     $zero_point,
                     "adds r6, r6, r6",
-                    "add r5, r5, r6, asr #31",
-                    "smmlar r6, r6, r2, r5",
-                    "asrs r6, r3",
+                    concat!("add ", $start, ", ", $start, ", r6, asr #31"),
+                    concat!("smmlar r6, r6, ", $multiplier, ", ", $start),
+                    concat!("asrs r6, ", $shift),
                     "ssat r6, #8, r6, asr #1",
                     "strb r6, [r12], #1",
                     $($end,)*
@@ -306,6 +310,7 @@ macro_rules! rows {
                     "4:",
                     "sub r10, #12",
                     "5:",
+                    $behind,
                     "ldr r0, [sp, #12]",
                     "stm r0, {{r1, r10-r12}}",
                     "str r6, [r0, #28]",
@@ -353,9 +358,9 @@ rows! {
     rows_1,
     before: ["ldr r8, [sp, #4]"],
     sum: concat!(
-        "lsls r3, r2, #31
-        add r7, r1, r2, lsl #2
-        ubfx r2, r2, #2, #2
+        "lsls r2, r5, #31
+        add r7, r1, r5, lsl #2
+        ubfx r2, r5, #2, #3
         ldr r0, [sp]
         bpl 8f
         ldr r4, [r1], #4\n",
@@ -365,12 +370,10 @@ rows! {
         ldrd r4, r5, [r1], #8\n",
         two_inputs!("r4"), two_inputs!("r5"),
         "9:\n",
-        enter!(4), "\n24:\n", eight_inputs!(), last_four!(eight_inputs!()),
-        "\ncmp r1, r7
-        bne.w 24b",
+        eight_steps!(eight_inputs!()),
     ),
-    zero_point: "ldr r5, [sp, #8]\nlsls r5, r3",
-    end: ["cmp r12, r8"],
+    rescale: ["r2", "r3", "ldr r5, [sp, #8]\nlsls r5, r3", "r5"],
+    end: ["cmp r12, r8"], behind: "",
     else: sum_1
 }
 
@@ -380,51 +383,70 @@ rows! {
     rows_2,
     before: ["ldr lr, [sp]"],
     sum: concat!(
-        "add r7, r2, r2, lsl #1
-        and r2, r2, #7
+        "add r7, r5, r5, lsl #1
+        and r2, r5, #7
         add r7, r1, r7, lsl #2
         mov r0, #0\n",
-        enter!(8), "\n28:\n", four_twos!(), "\n27:\n", four_twos!(), "\n26:\n", four_twos!(),
-        "\n25:\n", four_twos!(), "\n24:\n", four_twos!(), "\n", last_four!(four_twos!()),
-        "\ncmp r1, r7
-        bne.w 28b",
+        eight_steps!(four_twos!()),
     ),
-    zero_point: "ldr r5, [sp, #8]\nlsls r5, r3",
-    end: ["ldr r2, [sp, #4]", "cmp r12, r2"],
+    rescale: ["r2", "r3", "ldr r5, [sp, #8]\nlsls r5, r3", "r5"],
+    end: ["ldr r2, [sp, #4]", "cmp r12, r2"], behind: "",
     else: sum_2
 }
 
 rows! {
-    /// Groups of two blocks of four inputs. No loop over up to 16 of them; r7 is the zero point.
+    /// Groups of two blocks of four inputs, of which the next is always loaded. The filling that an odd
+    /// number of blocks begins with is jumped over. No loop over up to 32 of them; r7 is the zero point
+    /// and r8 the end of the outputs.
     rows_4,
-    before: ["ldr r7, [sp, #8]", "ldr r8, [sp, #4]"],
+    before: ["ldr r7, [sp, #8]", "ldr r8, [sp, #4]", "ldm r1!, {{r2-r4}}"],
     sum: concat!(
         "ldr r0, [sp]
-        cmp r2, #16
-        bhi 8f
-        9:\n",
-        enter!(8),
-        "\n.2byte (28f - 3b) / 2, (29f - 3b) / 2, (30f - 3b) / 2, (31f - 3b) / 2
+        usat r5, #6, r5
+        tbh [pc, r5, lsl #1]
+        3:
+        .2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2
+        .2byte (24f - 3b) / 2, (25f - 3b) / 2, (26f - 3b) / 2, (27f - 3b) / 2
+        .2byte (28f - 3b) / 2, (29f - 3b) / 2, (30f - 3b) / 2, (31f - 3b) / 2
         .2byte (32f - 3b) / 2, (33f - 3b) / 2, (34f - 3b) / 2, (35f - 3b) / 2
-        .2byte (36f - 3b) / 2
+        .2byte (36f - 3b) / 2, (37f - 3b) / 2, (38f - 3b) / 2, (39f - 3b) / 2
+        .2byte (40f - 3b) / 2, (41f - 3b) / 2, (42f - 3b) / 2, (43f - 3b) / 2
+        .2byte (44f - 3b) / 2, (45f - 3b) / 2, (46f - 3b) / 2, (47f - 3b) / 2
+        .2byte (48f - 3b) / 2, (49f - 3b) / 2, (50f - 3b) / 2, (51f - 3b) / 2
+        .2byte (52f - 3b) / 2
+        .rept 31
+        .2byte (8f - 3b) / 2
+        .endr
         8:
-        mov r7, r2
+        ldrh r7, [r11, #-2]
+        adds r7, #1
+        bic r7, #1
         7:\n",
-        two_fours!(),
-        "\nsubs r7, #1
-        cmp r7, #16
+        two_fours!("18", "19"),
+        "subs r7, #2
+        cmp r7, #32
         bne 7b
-        mov r2, r7
-        ldr r7, [sp, #8]
-        b 9b
-        36:\n", two_fours!(), "\n35:\n", two_fours!(), "\n34:\n", two_fours!(),
-        "\n33:\n", two_fours!(), "\n32:\n", two_fours!(), "\n31:\n", two_fours!(),
-        "\n30:\n", two_fours!(), "\n29:\n", two_fours!(), "\n28:\n", two_fours!(),
-        "\n27:\n", two_fours!(), "\n26:\n", two_fours!(), "\n25:\n", two_fours!(),
-        "\n24:\n", two_fours!(), "\n", last_four!(two_fours!()),
+        ldr r7, [sp, #8]\n",
+        two_fours!("52", "51"),
+        two_fours!("50", "49"),
+        two_fours!("48", "47"),
+        two_fours!("46", "45"),
+        two_fours!("44", "43"),
+        two_fours!("42", "41"),
+        two_fours!("40", "39"),
+        two_fours!("38", "37"),
+        two_fours!("36", "35"),
+        two_fours!("34", "33"),
+        two_fours!("32", "31"),
+        two_fours!("30", "29"),
+        two_fours!("28", "27"),
+        two_fours!("26", "25"),
+        two_fours!("24", "23"),
+        two_fours!("22", "21"),
+        "20:\n",
     ),
-    zero_point: "lsl r5, r7, r3",
-    end: ["cmp r12, r8"],
+    rescale: ["r5", "r9", "lsl lr, r7, r9", "lr"],
+    end: ["cmp r12, r8"], behind: "sub r1, #12",
     else: sum_4
 }
 
@@ -508,7 +530,7 @@ unsafe fn sum_4(
     mut x: *const u8,
     mut sum: i32,
 ) -> (i32, *const u8) {
-    for _ in 0..count {
+    for _ in 0..count.div_ceil(2) {
         // SAFETY: the caller's promise.
         unsafe {
             let distances = word(group);

@@ -40,10 +40,11 @@
 //!
 //! | bytes | |
 //! |---|---|
-//! | 2 | groups of each output channel, or 65,535 when the counts differ |
+//! | 2 | groups (of blocks of four: blocks) of each output channel, or 65,535 when the counts differ |
 //! | 2 | zero |
-//! | 2 per output channel | number of groups, when the counts differ; zeros up to the alignment |
+//! | 2 per output channel | their number, when the counts differ; zeros up to the alignment |
 //! | | groups of the output channels in order |
+//! | 12 | zero, behind blocks of four; zeros up to the alignment |
 //!
 //! A group holds the distances and weights of some blocks. A distance is that from the previous block
 //! (from the first inputs for the first). In groups of single weights each stands behind its distance,
@@ -55,7 +56,8 @@
 //! | 2 | 4 | four `u8`, in blocks | of two blocks in turn: both first ones, both second ones |
 //! | 4 | 2 | two `u16`, in blocks times eight | block by block |
 //!
-//! Blocks with zero weights fill the last group and bridge distances that are too long.
+//! Blocks with zero weights bridge distances that are too long and fill groups: at the end, or for
+//! blocks of four at the beginning, at distance 0.
 
 use crate::model::layout::ALIGNMENT;
 use crate::model::{Tensor, Window};
@@ -580,13 +582,20 @@ impl<'m> LinearStream<'m> {
             return None;
         }
         for channel in 0..self.outputs {
-            let count = self.counts.get(channel);
+            let count = self.groups_of(channel);
             let blocks_kept = count.checked_mul(self.block.group())?;
             if blocks_kept.checked_mul(self.block.len())? >= MAX_WEIGHTS {
                 return None;
             }
             let bytes = count.checked_mul(self.block.group_bytes())?;
             let (groups, behind) = rest.split_at_checked(bytes)?;
+            // The kernels need not read what fills the first group.
+            if self.block == Block::Four && !self.counts.get(channel).is_multiple_of(2) {
+                let weights = groups.get(self.block.weight(0, 0)..self.block.weight(1, 0))?;
+                if self.block.distance(groups, 0)? != 0 || weights != [0; 4] {
+                    return None;
+                }
+            }
             let mut position = 0usize;
             for group in groups.chunks_exact(self.block.group_bytes()) {
                 for index in 0..self.block.group() {
@@ -598,7 +607,19 @@ impl<'m> LinearStream<'m> {
             }
             rest = behind;
         }
-        is_padding(rest)
+        // For blocks of four the kernels load a group ahead.
+        let ahead = if self.block == Block::Four { self.block.group_bytes() } else { 0 };
+        is_padding(rest.get(ahead..)?)?;
+        rest.iter().all(|&byte| byte == 0).then_some(())
+    }
+
+    /// Number of groups of an output channel.
+    pub(super) fn groups_of(&self, channel: usize) -> usize {
+        let count = self.counts.get(channel);
+        match self.block {
+            Block::One | Block::Two => count,
+            Block::Four => count.div_ceil(2),
+        }
     }
 
     /// Neighbouring inputs that are kept or dropped together.
@@ -615,7 +636,7 @@ impl<'m> LinearStream<'m> {
     pub(super) fn channels(&self) -> impl Iterator<Item = &'m [u8]> + '_ {
         let mut rest = self.groups;
         (0..self.outputs).map(move |channel| {
-            let bytes = self.counts.get(channel).wrapping_mul(self.block.group_bytes());
+            let bytes = self.groups_of(channel).wrapping_mul(self.block.group_bytes());
             let (groups, behind) = rest.split_at_checked(bytes).unwrap_or((&[], &[]));
             rest = behind;
             groups
@@ -624,7 +645,7 @@ impl<'m> LinearStream<'m> {
 
     /// Number of blocks, those included that fill groups.
     pub fn entries(&self) -> usize {
-        let count = |channel| self.counts.get(channel).wrapping_mul(self.block.group());
+        let count = |channel| self.groups_of(channel).wrapping_mul(self.block.group());
         (0..self.outputs).map(count).fold(0, usize::wrapping_add)
     }
 
