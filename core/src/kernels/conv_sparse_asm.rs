@@ -390,7 +390,7 @@ macro_rules! step_4 {
 }
 
 /// Rescales a doubled sum by the multiplier in r0, the shift less one in r1 and what is added before it
-/// in r2: see [`super::super::requantise::rescale`].
+/// in r2: see [`Usual`](super::super::requantise::Usual).
 macro_rules! rescale {
     ($sum:literal) => {
         concat!("add r3, r2, ", $sum, ", asr #31\n", rescale!(@$sum, "r3"))

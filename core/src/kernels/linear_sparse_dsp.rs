@@ -10,7 +10,7 @@ use super::dsp::{smlabb, smlabt, smlad};
 use super::requantise::max_shift;
 use super::requantise::{Requantise, limit};
 #[cfg(not(niwaki_dsp))]
-use super::requantise::{is_usual, rescale};
+use super::requantise::{Usual, is_usual};
 use super::sparse::{Counts, LinearStream};
 use crate::model::Conv;
 use crate::model::layout::{ALIGNMENT, ChannelRecord};
@@ -106,6 +106,7 @@ struct Frame {
 fn widen<const BLOCK: usize>(x: &[i8], wide: &mut [i8]) {
     let word = |bytes: [i8; 4]| u32::from_le_bytes(bytes.map(|byte| byte as u8));
     let bytes = |word: u32| word.to_le_bytes().map(|byte| byte as i8);
+    #[cfg(niwaki_dsp)]
     let (mut x, mut wide) = (x, wide);
     #[cfg(niwaki_dsp)]
     if BLOCK == 4 && x.as_ptr().align_offset(ALIGNMENT) == 0 {
@@ -292,7 +293,7 @@ macro_rules! rows {
                     "ldrh r5, [r11], #2",
                     "ldr r6, [r10], #4",
                     $sum,
-                    // Rescales: see `requantise::rescale`.
+                    // Rescales: see `requantise::Usual`.
                     concat!("ldrd ", $multiplier, ", ", $shift, ", [r10], #8"),
                     concat!("mvns ", $shift, ", ", $shift),
                     concat!("cmp ", $shift, ", #", max_shift!()),
@@ -343,7 +344,7 @@ macro_rules! rows {
                         frame.sum = sum;
                         return;
                     }
-                    *frame.y = rescale(sum.wrapping_mul(2), channel, frame.zero_point);
+                    *frame.y = Usual::new(channel, frame.zero_point).rescale(sum.wrapping_mul(2));
                     frame.y = frame.y.add(1);
                     frame.channel = frame.channel.add(1);
                 }
