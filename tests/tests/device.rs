@@ -79,7 +79,7 @@ fn a_trained_model_recognises_digits_on_every_board() {
     let inputs = quantised_inputs(&model, &data, indices).unwrap();
     let inputs: Vec<Vec<i8>> = inputs.chunks(model.input().len()).map(<[i8]>::to_vec).collect();
     let labels: Vec<usize> = indices.iter().map(|&index| data.labels[index] as usize).collect();
-    let samples = Samples { inputs: &inputs, labels: Some(&labels), golden: None };
+    let samples = Samples { inputs: &inputs, labels: Some(&labels), golden: None, clips: None };
     for (board, firmware) in boards().iter().cloned() {
         let target = Target::Board(board);
         let found = validate(&target, Some(&firmware), &model, samples, &|| {}).unwrap();

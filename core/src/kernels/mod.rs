@@ -39,8 +39,6 @@ mod pool;
 mod pool_dsp;
 #[cfg(any(niwaki_dsp, test))]
 mod requantise;
-#[cfg(any(niwaki_dsp, test))]
-mod requantise_dsp;
 mod rescale;
 mod softmax;
 pub mod sparse;

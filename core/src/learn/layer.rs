@@ -312,7 +312,7 @@ impl Walk<'_, '_> {
             Stream::SparseLinear(stream) => {
                 let block = stream.block();
                 let start = self.byte;
-                let len = stream.count(channel).wrapping_mul(block.group_bytes());
+                let len = stream.groups_of(channel).wrapping_mul(block.group_bytes());
                 self.byte = start.wrapping_add(len);
                 let first = start.wrapping_sub(stream.header_len());
                 let groups = stream.group_bytes().get(first..first.wrapping_add(len));
