@@ -5,7 +5,7 @@ use niwaki_core::link::{
     CHUNK, CounterUnit, DeviceError, Frame, Info, MAX_FRAME, ModelInfo, Receiver, Request,
     Response, encode,
 };
-use niwaki_core::{ALL_KERNELS, Model, RunError, Session};
+use niwaki_core::{ALL_KERNELS, Model, ModelError, RunError, Session};
 
 use crate::memory::Memory;
 use crate::stack;
@@ -60,7 +60,10 @@ pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
     let session = Model::from_region(region)
         .map_err(|error| {
             defmt::warn!("no model: {}", error);
-            DeviceError::NoModel
+            match error {
+                ModelError::MissingKernels(kernels) => DeviceError::MissingKernels { kernels },
+                _ => DeviceError::NoModel,
+            }
         })
         .and_then(|model| Session::new(model, arena).map_err(refusal));
     let mut device = Device { info, session, ran: false };
@@ -197,7 +200,6 @@ fn refusal(error: RunError) -> DeviceError {
         RunError::ArenaTooSmall { expected, found } => {
             DeviceError::ArenaTooSmall { needed: count(expected), available: count(found) }
         }
-        RunError::MissingKernels(kernels) => DeviceError::MissingKernels { kernels },
         other => {
             defmt::error!("cannot run: {}", other);
             DeviceError::NoModel
