@@ -16,6 +16,15 @@ pub struct Board {
     pub about: About,
 }
 
+impl Board {
+    /// Whether the core is built with the kernels for the DSP instructions of Armv7E-M and Armv8-M: the same
+    /// rule as in `core/build.rs`.
+    pub fn has_dsp(&self) -> bool {
+        let triple = &self.about.triple;
+        triple.starts_with("thumbv7em") || triple.starts_with("thumbv8m.main")
+    }
+}
+
 /// The keys of `[package.metadata.niwaki]` in a board's manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]

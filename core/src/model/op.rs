@@ -508,7 +508,9 @@ impl<'m> Op<'m> {
                 }
                 let window =
                     Window { kernel: [input.height, input.width], stride: [1, 1], pad: [0, 0] };
-                Self::Linear(conv::<KERNELS>(record, context, kernel, input, output, window, clamp)?)
+                Self::Linear(conv::<KERNELS>(
+                    record, context, kernel, input, output, window, clamp,
+                )?)
             }
             KernelId::Depthwise if const { has_any(KERNELS, &[KernelId::Depthwise]) } => {
                 let window = window()?;

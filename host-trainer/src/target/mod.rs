@@ -2,23 +2,29 @@
 //!
 //! A [`Target`] names a place. [`Firmware`] is the agent built for a board; [`Device`] is a board that
 //! runs it with a model, reached over a serial line by the messages of [`niwaki_core::link`].
-//! [`validate`] compares a device's outputs with this computer's, byte by byte.
+//! [`validate`] compares a device's outputs with this computer's, byte by byte; [`bench`](bench()) measures a
+//! model, [`sweep`] the kernels over density; [`Engine`] is what a firmware for one model takes.
 //!
 //! An emulator counts executed *instructions*. They are exact and repeatable, but they are not clock
 //! cycles.
 
+mod bench;
 pub mod calibrate;
 pub mod cost;
 mod device;
 mod emulator;
+mod engine;
 mod firmware;
 mod link;
+pub mod sweep;
 mod validate;
 
+pub use bench::{Bench, LayerBench, bench};
 pub use device::{Device, Ran};
+pub use engine::Engine;
 pub use firmware::Firmware;
 pub use link::{Link, LinkError};
-pub use niwaki_toolchain::{Board, boards, checkout, tools};
+pub use niwaki_toolchain::{Board, Region, boards, checkout, tools};
 pub use validate::{LayerCost, Samples, Validation, validate};
 
 use std::fmt;

@@ -13,6 +13,7 @@ use niwaki::target::cost::Core;
 use niwaki::target::{Samples, Target, validate};
 use niwaki_core::Model;
 
+use crate::inputs;
 use crate::output::{self, Format};
 
 /// Arguments of `niwaki report`.
@@ -56,12 +57,8 @@ pub(crate) fn run(args: &ReportArgs, format: Format) -> Result<()> {
         Model::new(blob.as_bytes()).with_context(|| format!("{} is refused", path.display()))?;
 
     let data = load(&run.data.spec, &run.data.options)?;
-    let mut samples = data.indices(Split::Test);
-    samples.truncate(args.limit.unwrap_or(usize::MAX));
-    ensure!(!samples.is_empty(), "the test split of `{}` is empty", data.name);
-    let inputs = export::quantised_inputs(&model, &data, &samples)?;
-    let inputs: Vec<Vec<i8>> = inputs.chunks(model.input().len()).map(<[i8]>::to_vec).collect();
-    let labels: Vec<usize> = samples.iter().map(|&sample| data.labels[sample] as usize).collect();
+    let (values, labels) = inputs::of_split(&model, &data, Split::Test, args.limit)?;
+    let inputs = inputs::rows(&values, model.input().len());
     let target = Target::find(&args.target)?;
     let firmware = output::firmware(&target)?;
     let bar = output::bar(inputs.len() as u64, "samples").with_message(target.name().to_owned());

@@ -1,14 +1,15 @@
 //! `niwaki validate`: compares a target's outputs with this computer's.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use niwaki::data::{Dataset, LoadOptions, Split, load};
+use niwaki::data::{LoadOptions, Split, load};
 use niwaki::export;
 use niwaki::target::{Firmware, Samples, Target, Validation, validate};
 use niwaki_core::Model;
 
+use crate::inputs;
 use crate::output::{self, Format};
 
 /// Arguments of `niwaki validate`.
@@ -57,15 +58,15 @@ pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
     let model = Model::new(blob.as_bytes())
         .with_context(|| format!("{} is refused", args.model.display()))?;
     let (inputs, labels) = match &args.inputs {
-        Some(path) => (rows(path, model.input().len(), args.limit)?, None),
+        Some(path) => (inputs::of_file(path, model.input().len(), args.limit)?, None),
         None => {
-            let dataset = load(&args.data, &args.options)?;
-            let (inputs, labels) = samples(&model, &dataset, args)?;
-            (inputs, Some(labels))
+            let data = load(&args.data, &args.options)?;
+            let (values, labels) = inputs::of_split(&model, &data, args.split, args.limit)?;
+            (inputs::rows(&values, model.input().len()), Some(labels))
         }
     };
     let golden = match &args.golden {
-        Some(path) => Some(rows(path, model.output().len(), args.limit)?),
+        Some(path) => Some(inputs::of_file(path, model.output().len(), args.limit)?),
         None => None,
     };
     if let Some(golden) = &golden {
@@ -100,55 +101,6 @@ pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
             found.golden_mismatched_bytes.unwrap_or(0)
         ),
     }
-}
-
-/// The first rows of an int8 array, each of `len` values.
-fn rows(path: &Path, len: usize, limit: Option<usize>) -> Result<Vec<Vec<i8>>> {
-    let read = || -> Result<Vec<i8>> {
-        let file = std::io::BufReader::new(std::fs::File::open(path)?);
-        Ok(npyz::NpyFile::new(file)?.into_vec()?)
-    };
-    let values = read().with_context(|| format!("reading int8 values from {}", path.display()))?;
-    ensure!(
-        values.len().is_multiple_of(len) && !values.is_empty(),
-        "{}: expected rows of {len} values, found {} values",
-        path.display(),
-        values.len()
-    );
-    Ok(values.chunks(len).take(limit.unwrap_or(usize::MAX)).map(<[i8]>::to_vec).collect())
-}
-
-/// Quantised inputs and classes of the samples asked for.
-fn samples(
-    model: &Model<'_>,
-    dataset: &Dataset,
-    args: &ValidateArgs,
-) -> Result<(Vec<Vec<i8>>, Vec<usize>)> {
-    let len = model.input().len();
-    ensure!(
-        dataset.sample_len() == len,
-        "the model takes {len} values, a sample of {} has {}: was the model trained on other data?",
-        dataset.name,
-        dataset.sample_len()
-    );
-    let mut indices = dataset.indices(args.split);
-    indices.truncate(args.limit.unwrap_or(usize::MAX));
-    ensure!(
-        !indices.is_empty(),
-        "no samples: the {} split of {} is empty",
-        args.split,
-        dataset.name
-    );
-    let inputs = indices
-        .iter()
-        .map(|&index| {
-            let mut input = vec![0; len];
-            model.quantise_input(&dataset.raw(index), &mut input);
-            input
-        })
-        .collect();
-    let labels = indices.iter().map(|&index| dataset.labels[index] as usize).collect();
-    Ok((inputs, labels))
 }
 
 fn firmware(target: &Target, args: &ValidateArgs) -> Result<Option<Firmware>> {
