@@ -13,11 +13,13 @@ mod device;
 mod emulator;
 mod firmware;
 mod link;
+mod mix;
 mod validate;
 
 pub use device::{Device, Ran};
 pub use firmware::Firmware;
 pub use link::{Link, LinkError};
+pub use mix::{LayerMix, TIMINGS, Timing, trace};
 pub use niwaki_toolchain::{Board, boards, checkout, tools};
 pub use validate::{LayerCost, Samples, Validation, validate};
 
@@ -157,6 +159,14 @@ pub enum TargetError {
         /// What the device logged and the emulator printed.
         log: Log,
     },
+    /// The log of executed instructions cannot be made sense of.
+    #[error("{board}: cannot trace the instructions: {problem}")]
+    Trace {
+        /// The board.
+        board: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// The device holds another model than the one that was sent.
     #[error("{board}: holds model {found}, expected {expected}")]
     OtherModel {
@@ -170,6 +180,16 @@ pub enum TargetError {
 }
 
 impl TargetError {
+    /// Adds to an error of a device what its emulator said, where that is not known yet.
+    fn with_output(mut self, output: &str) -> Self {
+        if let Self::Device { log, .. } = &mut self
+            && log.emulator.is_empty()
+        {
+            log.emulator = output.trim_end().to_owned();
+        }
+        self
+    }
+
     fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
