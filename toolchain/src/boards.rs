@@ -17,11 +17,10 @@ pub struct Board {
 }
 
 impl Board {
-    /// Whether the core is built with the kernels for the DSP instructions of Armv7E-M and Armv8-M: the same
-    /// rule as in `core/build.rs`.
+    /// Whether the processor core has the DSP instructions, for which there are kernels of their own.
     pub fn has_dsp(&self) -> bool {
-        let triple = &self.about.triple;
-        triple.starts_with("thumbv7em") || triple.starts_with("thumbv8m.main")
+        const CORES: [&str; 4] = ["cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"];
+        CORES.contains(&self.about.core.as_str())
     }
 }
 

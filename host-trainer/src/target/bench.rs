@@ -4,7 +4,7 @@ use niwaki_core::Model;
 use serde::Serialize;
 
 use super::cost::Core;
-use super::{Board, Device, Engine, Firmware, TargetError};
+use super::{Board, Device, Engine, Firmware, LayerMix, TargetError, Timing, trace};
 use crate::export::{LayerAnalysis, analyse};
 
 /// What [`bench`] found.
@@ -71,7 +71,8 @@ pub struct Shape {
 }
 
 /// Runs `model` on `inputs` on an emulated board and counts instructions: of whole inferences, and of every
-/// operator in the first.
+/// operator in the first. With `cycles` the first is run once more and its instructions are logged, for an
+/// estimate of clock cycles where the core's [`Timing`] is known.
 ///
 /// # Errors
 ///
@@ -82,6 +83,7 @@ pub fn bench(
     engine: Engine,
     model: &Model<'_>,
     inputs: &[Vec<i8>],
+    cycles: bool,
 ) -> Result<Bench, TargetError> {
     let mut device = Device::start(board, firmware, model)?;
     let mut total = 0;
@@ -92,26 +94,36 @@ pub fn bench(
         Some(input) => device.profile(input)?,
         None => Vec::new(),
     };
-    let calibrated = Core::from_name(&board.about.core);
+    let core = &board.about.core;
+    let mixes = match (inputs.first(), Timing::of(core)) {
+        (Some(input), Some(_)) if cycles => trace(board, firmware, model, input)?,
+        _ => Vec::new(),
+    };
+    let cycles: Vec<Option<f64>> = mixes.iter().map(|mix| LayerMix::cycles(mix, core)).collect();
+    let calibrated = Core::from_name(core);
     let analysis = analyse(model, calibrated.unwrap_or(Core::CortexM4));
     let predicted = |instructions: f64| calibrated.map(|_| instructions);
-    let layer = |(layer, instructions): (&LayerAnalysis, u64)| LayerBench {
+    let layer = |(index, (layer, instructions)): (usize, (&LayerAnalysis, u64))| LayerBench {
         name: layer.name.clone(),
         kernel: layer.kernel,
         shape: Shape { input: layer.input, output: layer.output },
         instructions,
         predicted: predicted(layer.instructions),
-        cycles_estimated: None,
+        cycles_estimated: cycles.get(index).copied().flatten(),
         macs: layer.macs,
         nonzeros: layer.nonzeros,
     };
     Ok(Bench {
         target: board.about.target.clone(),
-        core: board.about.core.clone(),
+        core: core.clone(),
         model: analysis.name.clone(),
         instructions_per_inference: total / inputs.len().max(1) as u64,
         predicted: predicted(analysis.instructions),
-        cycles_estimated: None,
+        cycles_estimated: cycles
+            .iter()
+            .copied()
+            .sum::<Option<f64>>()
+            .filter(|_| !cycles.is_empty()),
         arena_bytes: analysis.arena_bytes,
         model_bytes: analysis.model_bytes,
         code_bytes: engine.bytes(),
@@ -119,6 +131,6 @@ pub fn bench(
         stack_bytes: device.stack_bytes()?,
         macs: analysis.macs,
         nonzeros: analysis.nonzeros,
-        layers: analysis.layers.iter().zip(counts).map(layer).collect(),
+        layers: analysis.layers.iter().zip(counts).enumerate().map(layer).collect(),
     })
 }

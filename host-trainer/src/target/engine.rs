@@ -28,7 +28,11 @@ impl Engine {
         let elf = checkout().and_then(|checkout| {
             let toolchain = Toolchain::find_or_install(&board.about.triple, say)?;
             let set = kernels.to_string();
-            let options = Build { environment: &[("NIWAKI_KERNELS", &set)], ..Build::default() };
+            let options = Build {
+                environment: &[("NIWAKI_KERNELS", &set)],
+                flags_of: Some(&board.folder),
+                ..Build::default()
+            };
             let folder = checkout.join("firmware/size");
             build(&toolchain, &folder, &target_folder(&checkout), options, say)
         });

@@ -16,6 +16,7 @@ mod emulator;
 mod engine;
 mod firmware;
 mod link;
+mod mix;
 pub mod sweep;
 mod validate;
 
@@ -24,6 +25,7 @@ pub use device::{Device, Ran};
 pub use engine::Engine;
 pub use firmware::Firmware;
 pub use link::{Link, LinkError};
+pub use mix::{LayerMix, TIMINGS, Timing, trace};
 pub use niwaki_toolchain::{Board, Region, boards, checkout, tools};
 pub use validate::{LayerCost, Samples, Validation, validate};
 
@@ -163,6 +165,14 @@ pub enum TargetError {
         /// What the device logged and the emulator printed.
         log: Log,
     },
+    /// The log of executed instructions cannot be made sense of.
+    #[error("{board}: cannot trace the instructions: {problem}")]
+    Trace {
+        /// The board.
+        board: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// The device holds another model than the one that was sent.
     #[error("{board}: holds model {found}, expected {expected}")]
     OtherModel {
@@ -176,6 +186,16 @@ pub enum TargetError {
 }
 
 impl TargetError {
+    /// Adds to an error of a device what its emulator said, where that is not known yet.
+    fn with_output(mut self, output: &str) -> Self {
+        if let Self::Device { log, .. } = &mut self
+            && log.emulator.is_empty()
+        {
+            log.emulator = output.trim_end().to_owned();
+        }
+        self
+    }
+
     fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }

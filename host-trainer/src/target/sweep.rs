@@ -8,11 +8,10 @@ use niwaki_core::model::{Clamp, Window};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
-use rayon::prelude::*;
 use serde::Serialize;
 
 use super::calibrate::measured_with;
-use super::{Board, Device, Firmware};
+use super::{Board, Device, Firmware, Timing, trace};
 use crate::export::{
     AlignedVec, Graph, KernelChoice, Node, Operator, Quantisation, TensorId, TensorInfo, Weighted,
     write_with,
@@ -210,7 +209,7 @@ pub fn point_count() -> usize {
 /// # Errors
 ///
 /// When the board cannot be started or refuses a layer, or no layer is small enough for its memory.
-pub fn sweep(board: &Board, firmware: &Firmware, done: &(dyn Fn() + Sync)) -> Result<Sweep> {
+pub fn sweep(board: &Board, firmware: &Firmware, done: &dyn Fn()) -> Result<Sweep> {
     let layers = SHAPES.iter().map(|wanted| {
         let layer = Fitting::find(*wanted, firmware)
             .with_context(|| format!("{wanted} on {}", board.name))?;
@@ -221,7 +220,7 @@ pub fn sweep(board: &Board, firmware: &Firmware, done: &(dyn Fn() + Sync)) -> Re
                 format!("{}, {}, {} %", layer.shape, blob.format.name(), blob.density)
             })
         };
-        let points = layer.blobs.par_iter().map(measure).collect::<Result<Vec<Point>>>()?;
+        let points = layer.blobs.iter().map(measure).collect::<Result<Vec<Point>>>()?;
         Ok(Curves {
             layer: layer.shape.to_string(),
             instead_of: (layer.shape != *wanted).then(|| wanted.to_string()),
@@ -309,16 +308,22 @@ impl Blob {
 
     fn measure(&self, shape: &Shape, board: &Board, firmware: &Firmware) -> Result<Point> {
         let model = Model::new(self.bytes.as_bytes())?;
-        let mut device = Device::start(board, firmware, &model)?;
-        let counts = device.profile(&self.input)?;
-        let instructions = *counts.first().context("the profile is empty")?;
+        let core = &board.about.core;
+        let (instructions, cycles_estimated) = if Timing::of(core).is_some() {
+            let mixes = trace(board, firmware, &model, &self.input)?;
+            let mix = mixes.first().context("the trace is empty")?;
+            (mix.instructions, mix.cycles(core))
+        } else {
+            let counts = Device::start(board, firmware, &model)?.profile(&self.input)?;
+            (*counts.first().context("the profile is empty")?, None)
+        };
         Ok(Point {
             format: self.format,
             density_percent: self.density,
             nonzeros: self.nonzeros,
             instructions,
             instructions_per_mac: instructions as f64 / shape.macs() as f64,
-            cycles_estimated: None,
+            cycles_estimated,
             flash_bytes: model.constant_bytes(0),
             arena_bytes: self.arena_len,
         })

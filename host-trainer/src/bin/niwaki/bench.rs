@@ -17,10 +17,13 @@ use crate::output::{self, Format};
 
 /// Arguments of `niwaki bench`.
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "niwaki bench [OPTIONS] <MODEL>\n       niwaki bench [OPTIONS] --kernels"
+)]
 #[command(after_help = "\
-Counts the instructions that the emulator executes: exact and repeatable, but no clock cycles. `code_bytes` is
-the flash of a firmware that links what this model needs and no more, without the model, the vectors and the
-start-up code.
+Counts the instructions that the emulator executes: exact and repeatable, but no clock cycles. Cycles are
+estimated from the kinds of the executed instructions, without waiting for memory. `code_bytes` is the flash of
+a firmware that links what this model needs and no more, without the model, the vectors and the start-up code.
 
 With --kernels it measures random layers in every format of weights over density, and where sparse kernels
 begin to beat the dense one. --out BASE writes BASE.md, BASE.csv and BASE.svg.
@@ -42,6 +45,9 @@ pub(crate) struct BenchArgs {
     /// Use only the first N of the inputs
     #[arg(long, value_name = "N", requires = "inputs", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
+    /// Do not estimate clock cycles, which takes a second run that logs every instruction
+    #[arg(long, conflicts_with = "kernels")]
+    no_cycles: bool,
     /// Measure the kernels over density instead of a model
     #[arg(long)]
     kernels: bool,
@@ -86,7 +92,9 @@ fn model(args: &BenchArgs, path: &Path, board: &Board, format: Format) -> Result
     let firmware = firmware(board)?;
     let engine =
         output::spin("linking the engine", |say| Engine::measure(board, model.kernels(), say))?;
-    let found = bench(board, &firmware, engine, &model, &inputs)?;
+    let found = output::spin(&format!("running on {}", args.target), |_| {
+        bench(board, &firmware, engine, &model, &inputs, !args.no_cycles)
+    })?;
     match format {
         Format::Json => output::print_json(&found),
         Format::Table => {

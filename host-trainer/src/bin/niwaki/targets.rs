@@ -15,7 +15,7 @@ struct Row {
     board: Option<String>,
     core: String,
     triple: Option<String>,
-    kernels: &'static str,
+    dsp: bool,
     emulated: bool,
     emulator: Option<String>,
     calibrated: bool,
@@ -41,7 +41,7 @@ pub(crate) fn run(format: Format) -> Result<()> {
         "target",
         "board",
         "core",
-        "kernels",
+        "DSP",
         "emulated",
         "calibrated",
         "flash",
@@ -55,7 +55,7 @@ pub(crate) fn run(format: Format) -> Result<()> {
             row.target,
             row.board.unwrap_or_else(|| "-".to_owned()),
             row.core,
-            row.kernels.to_owned(),
+            yes(row.dsp),
             yes(row.emulated),
             yes(row.calibrated),
             size(row.flash_bytes),
@@ -78,7 +78,7 @@ fn host() -> Row {
         board: None,
         core: std::env::consts::ARCH.to_owned(),
         triple: None,
-        kernels: "portable",
+        dsp: false,
         emulated: false,
         emulator: None,
         calibrated: false,
@@ -98,7 +98,7 @@ fn describe(board: &Board) -> Result<Row> {
         board: Some(board.name.clone()),
         core: board.about.core.clone(),
         triple: Some(board.about.triple.clone()),
-        kernels: if board.has_dsp() { "DSP" } else { "portable" },
+        dsp: board.has_dsp(),
         emulated: board.about.emulator.is_some(),
         emulator: board.about.emulator.as_ref().map(|command| command.join(" ")),
         calibrated: Core::from_name(&board.about.core).is_some(),
@@ -109,12 +109,12 @@ fn describe(board: &Board) -> Result<Row> {
     })
 }
 
-/// A number of bytes in the largest unit that divides it.
+/// A number of bytes as linker scripts and `--arena-limit` spell it.
 fn size(bytes: Option<u64>) -> String {
     match bytes {
         None => "-".to_owned(),
-        Some(bytes) if bytes.is_multiple_of(1 << 20) => format!("{} MiB", bytes >> 20),
-        Some(bytes) if bytes.is_multiple_of(1 << 10) => format!("{} KiB", bytes >> 10),
-        Some(bytes) => format!("{bytes} B"),
+        Some(bytes) if bytes.is_multiple_of(1 << 20) => format!("{}M", bytes >> 20),
+        Some(bytes) if bytes.is_multiple_of(1 << 10) => format!("{}K", bytes >> 10),
+        Some(bytes) => bytes.to_string(),
     }
 }
