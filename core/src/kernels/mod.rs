@@ -160,6 +160,19 @@ impl KernelId {
     }
 }
 
+/// Whether a set of kernels holds one of these. As a constant condition it lets the compiler drop what
+/// the kernels left out of a set need.
+pub(crate) const fn has_any(set: u32, kernels: &[KernelId]) -> bool {
+    let mut index = 0;
+    while index < kernels.len() {
+        if set & kernels[index].bit() != 0 {
+            return true;
+        }
+        index += 1;
+    }
+    false
+}
+
 /// Element `index`, or 0 outside.
 #[inline(always)]
 fn at(slice: &[i8], index: usize) -> i8 {

@@ -1,6 +1,7 @@
 use core::fmt;
 
 use super::FrontEndProblem;
+use crate::kernels::{ALL_KERNELS, KernelId};
 
 /// Why a byte string is not a model that this build can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,9 @@ pub enum ModelError {
     },
     /// The blob does not begin at a multiple of [`ALIGNMENT`](super::layout::ALIGNMENT).
     Misaligned,
+    /// The model needs kernels that this program leaves out, or that this version does not know. Bits as
+    /// in [`Model::kernels`](super::Model::kernels).
+    MissingKernels(u32),
     /// A section of the blob lies outside of it, overlaps a field or has a wrong size.
     Section(Section),
     /// The parameters of the sound features are impossible.
@@ -141,6 +145,16 @@ impl fmt::Display for ModelError {
                 "must begin at a multiple of {} bytes in memory: wrap it in AlignedBytes",
                 super::layout::ALIGNMENT
             ),
+            Self::MissingKernels(kernels) => {
+                f.write_str("needs kernels that are left out:")?;
+                for kernel in KernelId::ALL.iter().filter(|kernel| kernels & kernel.bit() != 0) {
+                    write!(f, " {};", kernel.name())?;
+                }
+                match kernels & !ALL_KERNELS {
+                    0 => Ok(()),
+                    unknown => write!(f, " unknown ones {unknown:#x}"),
+                }
+            }
             Self::Section(section) => {
                 write!(f, "the section {section:?} is out of bounds or of a wrong size")
             }

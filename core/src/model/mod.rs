@@ -24,11 +24,16 @@ pub use op::{
     OperandSource, Place, Pool, Scratch, Softmax, Tensor, Weights, Window,
 };
 
-use crate::kernels::KernelId;
+use crate::kernels::{ALL_KERNELS, KernelId};
 
 /// A checked view of a `.niwaki` blob.
+///
+/// `KERNELS` is the set of kernels that the program links to check and run it: bit `k` stands for the
+/// [`KernelId`] with number `k`. It is the set of all unless said otherwise. With the
+/// [`kernels`](Self::kernels) of one model, as `niwaki export --rust` writes them, the firmware holds what
+/// that model needs and no more.
 #[derive(Clone, Copy, Debug)]
-pub struct Model<'m> {
+pub struct Model<'m, const KERNELS: u32 = ALL_KERNELS> {
     bytes: &'m [u8],
     header: &'m Header,
     tensors: &'m [layout::TensorRecord],
@@ -40,13 +45,36 @@ pub struct Model<'m> {
 }
 
 impl<'m> Model<'m> {
-    /// Checks `bytes` and views them as a model.
+    /// Checks `bytes` and views them as a model that may need any kernel.
     ///
     /// # Errors
     ///
     /// Says what is wrong with the bytes. Any byte string is safe to pass.
     pub fn new(bytes: &'m [u8]) -> Result<Self, ModelError> {
+        Self::with_kernels(bytes)
+    }
+}
+
+impl<'m, const KERNELS: u32> Model<'m, KERNELS> {
+    /// As [`new`](Model::new), for a model that needs no other kernels than `KERNELS`.
+    ///
+    /// ```
+    /// # use niwaki_core::{Model, ModelError, kernels::KernelId};
+    /// const KERNELS: u32 = KernelId::LinearPacked.bit() | KernelId::Softmax.bit();
+    /// # let blob = &[];
+    /// let model = Model::<KERNELS>::with_kernels(blob);
+    /// # assert!(matches!(model, Err(ModelError::TooShort { .. })));
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Model::new), and [`ModelError::MissingKernels`] when it needs others.
+    pub fn with_kernels(bytes: &'m [u8]) -> Result<Self, ModelError> {
         let header = header(bytes)?;
+        match header.kernels.get() & !KERNELS {
+            0 => {}
+            missing => return Err(ModelError::MissingKernels(missing)),
+        }
         let arena_len = header.arena_len.get() as usize;
         let tensors = <[layout::TensorRecord]>::ref_from_bytes(section(
             bytes,
@@ -97,7 +125,7 @@ impl<'m> Model<'m> {
         for index in 0..ops.len() {
             let op = index as u16;
             let checked = model.decode(index).and_then(|decoded| {
-                decoded.verify_streams()?;
+                decoded.verify_streams::<KERNELS>()?;
                 let kernel = model.ops.get(index).map_or(0, |record| record.kernel);
                 if kernel >= 32 || header.kernels.get() & (1 << kernel) == 0 {
                     return Err(OpProblem::UndeclaredKernel(kernel));
@@ -113,18 +141,18 @@ impl<'m> Model<'m> {
         Ok(model)
     }
 
-    /// As [`new`](Self::new), for a model at the beginning of a longer region of memory, such as a
+    /// As [`with_kernels`](Self::with_kernels), for a model at the beginning of a longer region of memory, such as a
     /// partition of the flash.
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new).
+    /// As [`with_kernels`](Self::with_kernels).
     pub fn from_region(region: &'m [u8]) -> Result<Self, ModelError> {
         let len = match Header::ref_from_prefix(region) {
             Ok((header, _)) if header.magic == MAGIC => header.total_len.get() as usize,
             _ => region.len(),
         };
-        Self::new(region.get(..len).unwrap_or(region))
+        Self::with_kernels(region.get(..len).unwrap_or(region))
     }
 
     /// Size of the blob in bytes.
@@ -259,7 +287,7 @@ impl<'m> Model<'m> {
             tensors: self.tensors,
             arena_len: self.header.arena_len.get() as usize,
         };
-        Op::decode(record, context)
+        Op::decode::<KERNELS>(record, context)
     }
 
     /// The blob's bytes of constants and of weights of operator `index`.

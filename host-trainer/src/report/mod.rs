@@ -1,6 +1,9 @@
-//! A training run and its model as one self-contained HTML page.
+//! A training run and its model as one self-contained HTML page; break-even curves as a table and a chart.
 
+mod break_even;
 mod chart;
+
+pub use break_even::{break_even_csv, break_even_markdown, break_even_svg};
 
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};

@@ -49,15 +49,18 @@ impl Device {
         model: &Model<'_>,
     ) -> Result<Self, TargetError> {
         let bytes = model.as_bytes();
-        let region = firmware.model_region.end.saturating_sub(firmware.model_region.start);
-        if bytes.len() as u64 > region {
-            return Err(TargetError::ModelTooLarge {
-                board: board.name.clone(),
-                model: bytes.len(),
-                region,
-            });
-        }
+        firmware.check_fits(board, model)?;
         let emulator = Emulator::start(board, &firmware.elf, bytes, firmware.model_region.start)?;
+        Self::attach(board, firmware, model, emulator)
+    }
+
+    /// Waits until a started `emulator` has accepted the model that it was given.
+    pub(super) fn attach(
+        board: &Board,
+        firmware: &Firmware,
+        model: &Model<'_>,
+        emulator: Emulator,
+    ) -> Result<Self, TargetError> {
         let board = board.name.clone();
         let mut link = Link::new(emulator).map_err(|source| TargetError::Device {
             board: board.clone(),

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
 use niwaki::data::{LoadOptions, Split, load};
 use niwaki::export::{self, Card, Merit};
 use niwaki_core::Model;
 use serde::Serialize;
 
+use crate::inputs;
 use crate::output::{self, Format};
 
 /// Arguments of `niwaki eval`.
@@ -51,9 +52,7 @@ pub(crate) fn run(args: &EvalArgs, format: Format) -> Result<()> {
     let model = Model::new(blob.as_bytes())
         .with_context(|| format!("{} is refused", args.model.display()))?;
     let data = load(&args.data, &args.options.for_model(&model))?;
-    let mut samples = data.indices(args.split);
-    samples.truncate(args.limit.unwrap_or(usize::MAX));
-    ensure!(!samples.is_empty(), "the {} split of `{}` is empty", args.split, data.name);
+    let samples = inputs::samples(&data, args.split, args.limit)?;
     let (accuracy, mean_squared_error) = match export::evaluate(&model, &blob, &data, &samples)? {
         Merit::Accuracy(accuracy) => (Some(accuracy), None),
         Merit::MeanSquaredError(error) => (None, Some(error)),

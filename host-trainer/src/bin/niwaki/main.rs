@@ -1,6 +1,7 @@
 //! The `niwaki` command.
 
 mod analyze;
+mod bench;
 mod calibrate;
 mod completions;
 mod data;
@@ -9,9 +10,11 @@ mod eval;
 mod experiment;
 mod export;
 mod import;
+mod inputs;
 mod layerwise;
 mod output;
 mod report;
+mod targets;
 mod train;
 mod validate;
 
@@ -54,6 +57,10 @@ enum Command {
     Report(report::ReportArgs),
     /// Compare a target's outputs with this computer's, byte by byte
     Validate(validate::ValidateArgs),
+    /// Measure a model, or the kernels over density, on an emulated board
+    Bench(bench::BenchArgs),
+    /// List the places where models run
+    Targets,
     /// Fit the cost model of a core to measurements
     Calibrate(calibrate::CalibrateArgs),
     /// Print a script that completes arguments in a shell
@@ -73,6 +80,8 @@ fn main() -> ExitCode {
         Command::Import(args) => import::run(args, cli.format),
         Command::Analyze(args) => analyze::run(args, cli.format),
         Command::Eval(args) => eval::run(args, cli.format),
+        Command::Bench(args) => bench::run(args, cli.format),
+        Command::Targets => targets::run(cli.format),
         Command::Calibrate(args) => calibrate::run(args, cli.format),
         Command::Report(args) => report::run(args, cli.format),
         Command::Validate(args) => validate::run(args, cli.format),

@@ -60,14 +60,18 @@ pub(crate) fn stop_on_ctrl_c() -> anyhow::Result<Arc<AtomicBool>> {
 /// The firmware of a board, built if need be with what is being done on standard error. A host has none.
 pub(crate) fn firmware(target: &Target) -> anyhow::Result<Option<Firmware>> {
     let Target::Board(board) = target else { return Ok(None) };
+    let what = format!("building the firmware of {}", board.name);
+    Ok(Some(spin(&what, |say| Firmware::build(board, say))?))
+}
+
+/// Does something that takes a while, with what it says on standard error.
+pub(crate) fn spin<R>(what: &str, work: impl FnOnce(&dyn Fn(&str)) -> R) -> R {
     let spinner = ProgressBar::new_spinner();
     spinner.enable_steady_tick(std::time::Duration::from_millis(100));
-    spinner.set_message(format!("building the firmware of {}", board.name));
-    let firmware = Firmware::build(board, &|line| {
-        spinner.set_message(format!("building the firmware of {}: {}", board.name, line.trim()));
-    });
+    spinner.set_message(what.to_owned());
+    let result = work(&|line| spinner.set_message(format!("{what}: {}", line.trim())));
     spinner.finish_and_clear();
-    Ok(Some(firmware?))
+    result
 }
 
 /// Prints lines of text.

@@ -13,6 +13,7 @@ use niwaki::target::cost::Core;
 use niwaki::target::{Samples, Target, clips, validate};
 use niwaki_core::Model;
 
+use crate::inputs;
 use crate::output::{self, Format};
 
 /// Arguments of `niwaki report`.
@@ -56,12 +57,8 @@ pub(crate) fn run(args: &ReportArgs, format: Format) -> Result<()> {
         Model::new(blob.as_bytes()).with_context(|| format!("{} is refused", path.display()))?;
 
     let data = load(&run.data.spec, &run.data.options.for_model(&model))?;
-    let mut samples = data.indices(Split::Test);
-    samples.truncate(args.limit.unwrap_or(usize::MAX));
-    ensure!(!samples.is_empty(), "the test split of `{}` is empty", data.name);
-    let inputs = export::quantised_inputs(&model, &data, &samples)?;
-    let inputs: Vec<Vec<i8>> = inputs.chunks(model.input().len()).map(<[i8]>::to_vec).collect();
-    let labels: Vec<usize> = samples.iter().map(|&sample| data.labels[sample] as usize).collect();
+    let samples = inputs::samples(&data, Split::Test, args.limit)?;
+    let (inputs, labels) = inputs::of_samples(&model, &data, &samples)?;
     let clips = clips(&model, &data, &samples);
     let target = Target::find(&args.target)?;
     let firmware = output::firmware(&target)?;

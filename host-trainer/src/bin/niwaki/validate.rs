@@ -1,14 +1,15 @@
 //! `niwaki validate`: compares a target's outputs with this computer's.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use niwaki::data::{Dataset, LoadOptions, Split, load};
+use niwaki::data::{LoadOptions, Split, load};
 use niwaki::export;
 use niwaki::target::{Firmware, Samples, Target, Validation, clips, validate};
 use niwaki_core::Model;
 
+use crate::inputs;
 use crate::output::{self, Format};
 
 /// Arguments of `niwaki validate`.
@@ -63,19 +64,18 @@ pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
         None => Some(load(&args.data, &args.options.for_model(&model))?),
     };
     let (inputs, labels, clips) = match (&args.inputs, &dataset) {
-        (Some(path), _) => (rows(path, model.input().len(), args.limit)?, None, None),
+        (Some(path), _) => {
+            (inputs::of_file(path, model.input().len(), args.limit)?, None, None)
+        }
         (None, Some(dataset)) => {
-            let indices = indices(dataset, args)?;
-            let inputs = export::quantised_inputs(&model, dataset, &indices)?;
-            let inputs = inputs.chunks(model.input().len()).map(<[i8]>::to_vec).collect();
-            let labels: Vec<usize> =
-                indices.iter().map(|&index| dataset.labels[index] as usize).collect();
-            (inputs, Some(labels), clips(&model, dataset, &indices))
+            let samples = inputs::samples(dataset, args.split, args.limit)?;
+            let (inputs, labels) = inputs::of_samples(&model, dataset, &samples)?;
+            (inputs, Some(labels), clips(&model, dataset, &samples))
         }
         (None, None) => (Vec::new(), None, None),
     };
     let golden = match &args.golden {
-        Some(path) => Some(rows(path, model.output().len(), args.limit)?),
+        Some(path) => Some(inputs::of_file(path, model.output().len(), args.limit)?),
         None => None,
     };
     if let Some(golden) = &golden {
@@ -117,35 +117,6 @@ pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
             found.golden_mismatched_bytes.unwrap_or(0)
         ),
     }
-}
-
-/// The first rows of an int8 array, each of `len` values.
-fn rows(path: &Path, len: usize, limit: Option<usize>) -> Result<Vec<Vec<i8>>> {
-    let read = || -> Result<Vec<i8>> {
-        let file = std::io::BufReader::new(std::fs::File::open(path)?);
-        Ok(npyz::NpyFile::new(file)?.into_vec()?)
-    };
-    let values = read().with_context(|| format!("reading int8 values from {}", path.display()))?;
-    ensure!(
-        values.len().is_multiple_of(len) && !values.is_empty(),
-        "{}: expected rows of {len} values, found {} values",
-        path.display(),
-        values.len()
-    );
-    Ok(values.chunks(len).take(limit.unwrap_or(usize::MAX)).map(<[i8]>::to_vec).collect())
-}
-
-/// The samples asked for.
-fn indices(dataset: &Dataset, args: &ValidateArgs) -> Result<Vec<usize>> {
-    let mut indices = dataset.indices(args.split);
-    indices.truncate(args.limit.unwrap_or(usize::MAX));
-    ensure!(
-        !indices.is_empty(),
-        "no samples: the {} split of {} is empty",
-        args.split,
-        dataset.name
-    );
-    Ok(indices)
 }
 
 fn firmware(target: &Target, args: &ValidateArgs) -> Result<Option<Firmware>> {
