@@ -259,6 +259,7 @@ impl core::fmt::Display for DeviceError {
             Self::NotRun => f.write_str("the model has not run on the loaded input"),
             Self::NotFederated => {
                 f.write_str("the device has no federated client or refused the packet")
+            }
             Self::NoFrontEnd => f.write_str(
                 "the model takes no sound, or the firmware was built without features of sound",
             ),

@@ -318,7 +318,7 @@ impl<'m, const KERNELS: u32> Model<'m, KERNELS> {
             weights: Span { offset: weights.into(), ..record.weights },
             ..*record
         };
-        Op::decode(
+        Op::decode::<KERNELS>(
             &record,
             op::Context { bytes, tensors: self.tensors, arena_len: self.arena_len() },
         )

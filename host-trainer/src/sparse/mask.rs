@@ -307,9 +307,10 @@ pub struct LayerBudget {
 impl Budget {
     /// Divides `density` of all weights among the layers.
     ///
-    /// Depthwise convolutions stay dense, and so does a convolution that reads the network's input
-    /// unless it would take more than a fifth of the weights that are kept: both hold few weights
-    /// and lose much accuracy.
+    /// Depthwise convolutions stay dense unless together they would take more than half of the weights
+    /// that are kept, and so does a convolution that reads the network's input unless it would take more
+    /// than a fifth: both hold few weights and lose much accuracy. A pruned depthwise convolution takes
+    /// the time of a dense one.
     ///
     /// Structures other than single weights round to their steps, such that the total stays as near
     /// as it can. For whole channels, no layer stays dense and the distribution plays no part: every
@@ -341,10 +342,14 @@ impl Budget {
             "a constant fan-in cannot follow one threshold for all layers; use the distribution erk or \
              uniform"
         );
+        let is_depthwise = |index: usize| graph.layers[params[index].layer].op.is_depthwise();
+        let depthwise: usize =
+            weights.iter().filter(|&&index| is_depthwise(index)).map(|&i| params[i].len()).sum();
         let stays_dense = |index: usize| {
             let node = &graph.layers[params[index].layer];
             let reads_input = node.inputs == [Source::Input] && matches!(node.op, Op::Conv { .. });
-            node.op.is_depthwise() || (reads_input && params[index].len() * 5 <= keep_total)
+            (is_depthwise(index) && depthwise * 2 <= keep_total)
+                || (reads_input && params[index].len() * 5 <= keep_total)
         };
         let pruned: Vec<usize> = weights.into_iter().filter(|&index| !stays_dense(index)).collect();
         let prunable: usize = pruned.iter().map(|&index| params[index].len()).sum();

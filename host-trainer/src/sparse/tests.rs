@@ -146,10 +146,8 @@ fn masks_are_taken_from_a_run() {
         |method: &str| Config { epochs: 1, qat_epochs: 0, ..config(method.parse().unwrap()) };
     start(&first, &data, preset("mlp").unwrap(), &short("rigl"));
     finish(&first, &data);
-    let given = |run: &Path| Config {
-        start: Some(run.join(CHECKPOINT_FILE)),
-        ..short("decoupled-given")
-    };
+    let given =
+        |run: &Path| Config { start: Some(run.join(CHECKPOINT_FILE)), ..short("decoupled-given") };
     start(&second, &data, preset("mlp").unwrap(), &given(&first));
     finish(&second, &data);
     let masks = |run: &Path| -> Vec<(String, Vec<f32>)> {

@@ -378,6 +378,7 @@ fn graph(shape: &Shape, weights: Vec<i8>) -> Graph {
         output,
         labels: Vec::new(),
         normalisation: Vec::new(),
+        front_end: None,
     }
 }
 

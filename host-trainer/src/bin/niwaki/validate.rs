@@ -64,9 +64,7 @@ pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
         None => Some(load(&args.data, &args.options.for_model(&model))?),
     };
     let (inputs, labels, clips) = match (&args.inputs, &dataset) {
-        (Some(path), _) => {
-            (inputs::of_file(path, model.input().len(), args.limit)?, None, None)
-        }
+        (Some(path), _) => (inputs::of_file(path, model.input().len(), args.limit)?, None, None),
         (None, Some(dataset)) => {
             let samples = inputs::samples(dataset, args.split, args.limit)?;
             let (inputs, labels) = inputs::of_samples(&model, dataset, &samples)?;
