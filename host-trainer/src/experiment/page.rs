@@ -57,9 +57,13 @@ fn markdown(page: &Page<'_>, summary: &Summary) -> String {
     }
     text += &format!(
         "\n![figure of merit over density]({PLOT_FILE})\n\n\
-         Figures are mean ± standard deviation over seeds, on the test split. Differences are paired by \
+         {} Figures are mean ± standard deviation over seeds, on the test split. Differences are paired by \
          seed; positive is better. `int8` is the exported model, run by the code that devices run; \
-         instructions are predicted by the cost model. A control is marked by *.\n"
+         instructions are predicted by the cost model. A control is marked by *.\n",
+        match summary.task {
+            Task::Classify => "`float` and `int8` are accuracies.",
+            Task::Reconstruct => "`float` and `int8` are mean squared errors.",
+        }
     );
     let mut densities: Vec<f64> = summary.cells.iter().map(|cell| cell.density).collect();
     densities.dedup();
@@ -79,8 +83,8 @@ fn markdown(page: &Page<'_>, summary: &Summary) -> String {
 
 fn table(density: f64, cells: &[&Cell], task: Task) -> String {
     let unit = match task {
-        Task::Classify => "accuracy, %",
-        Task::Reconstruct => "mean squared error",
+        Task::Classify => "%",
+        Task::Reconstruct => "squared error",
     };
     let best_control = cells.iter().find_map(|cell| cell.best_control.as_ref());
     let baseline = cells.iter().find_map(|cell| cell.baseline.as_ref());
@@ -187,6 +191,6 @@ mod tests {
             assert!(text.contains(part), "{part}\nis not in\n{text}");
         }
         let svg = std::fs::read_to_string(folder.path().join(PLOT_FILE)).unwrap();
-        assert!(svg.contains(">ours<") || svg.contains("ours\n"), "{svg}");
+        assert!(svg.contains("ours") && svg.contains("dense (all weights)"), "{svg}");
     }
 }

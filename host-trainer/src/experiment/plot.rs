@@ -23,6 +23,7 @@ const COLOURS: [RGBColor; 12] = [
 ];
 
 const SIZE: (u32, u32) = (900, 520);
+const LEGEND_WIDTH: i32 = 220;
 
 /// Draws the int8 figures of merit of all variants; those of density 1 as horizontal lines.
 pub(super) fn draw(summary: &Summary) -> Result<String> {
@@ -76,7 +77,7 @@ fn draw_on(
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(64)
-        .right_y_label_area_size(190)
+        .margin_right(LEGEND_WIDTH)
         .build_cartesian_2d(first - side..last + side, low - margin..high + margin)?;
     chart
         .configure_mesh()
@@ -98,16 +99,22 @@ fn draw_on(
         area.draw(&Text::new(text, (left, y + 8), label.clone()))?;
     }
     let (middle, y) = chart.backend_coord(&(0.5 * (first + last), bottom));
-    area.draw(&Text::new("density", (middle - 22, y + 26), label))?;
+    area.draw(&Text::new("density", (middle - 22, y + 26), label.clone()))?;
+    let mut line = 0;
+    let mut legend = |name: &str, style: ShapeStyle| {
+        let (x, y) = (SIZE.0 as i32 - LEGEND_WIDTH + 14, 24 + 20 * line);
+        line += 1;
+        area.draw(&PathElement::new([(x, y), (x + 20, y)], style))?;
+        area.draw(&Text::new(name.to_owned(), (x + 28, y - 6), label.clone()))
+    };
 
     let style = |index: usize| COLOURS[index % COLOURS.len()].stroke_width(2);
     for cell in dense {
         let y = value(cell);
         let line = [(first - side, y), (last + side, y)];
-        chart
-            .draw_series(DashedLineSeries::new(line, 6, 4, BLACK.mix(0.7).stroke_width(1)))?
-            .label(format!("{} (all weights)", cell.variant))
-            .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], BLACK.mix(0.7)));
+        let style = BLACK.mix(0.7).stroke_width(1);
+        chart.draw_series(DashedLineSeries::new(line, 6, 4, style))?;
+        legend(&format!("{} (all weights)", cell.variant), style)?;
     }
     let step = 0.6 * side / variants.len().max(1) as f64;
     for (index, variant) in variants.iter().enumerate() {
@@ -124,17 +131,9 @@ fn draw_on(
         let dots = points.iter().map(|&(x, y, _)| Circle::new((x, y), 3, style(index).filled()));
         chart.draw_series(dots)?;
         let line = points.iter().map(|&(x, y, _)| (x, y));
-        chart
-            .draw_series(LineSeries::new(line, style(index)))?
-            .label(*variant)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style(index)));
+        chart.draw_series(LineSeries::new(line, style(index)))?;
+        legend(variant, style(index))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::Coordinate(SIZE.0 as i32 - 260, 0))
-        .label_font(("sans-serif", 13))
-        .background_style(WHITE.mix(0.8))
-        .draw()?;
     area.present()?;
     Ok(())
 }

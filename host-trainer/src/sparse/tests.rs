@@ -114,8 +114,9 @@ fn resumes(config: &Config) {
 fn methods_learn() {
     let data = digits();
     let folder = tempfile::tempdir().unwrap();
-    for (name, _) in METHODS {
-        let method = Method::named(name).unwrap();
+    let without = "decoupled-gmp:norms=shared,distil=0,decay=0,rate=0.5,fade=linear,fade_from=0.3";
+    for name in METHODS.iter().map(|(name, _)| *name).chain([without]) {
+        let method: Method = name.parse().unwrap();
         let dense = method == Method::Dense;
         let density = if dense { 1.0 } else { 0.2 };
         let run = folder.path().join(name);
@@ -123,7 +124,7 @@ fn methods_learn() {
         start(&run, &data, preset("lenet:width=0.5").unwrap(), &config);
         let summary = finish(&run, &data);
         let accuracy = summary.accuracy_int8_simulated.test.unwrap();
-        assert!(accuracy > 0.9, "{}: {accuracy}", method.name());
+        assert!(accuracy > 0.9, "{name}: {accuracy}");
         // A constant fan-in is a whole number.
         let rounding = if matches!(method, Method::Srigl(_)) { 0.02 } else { 1e-4 };
         assert!((summary.density - density).abs() < rounding, "{name}: {}", summary.density);
@@ -139,6 +140,36 @@ fn methods_learn() {
             assert!(trained.params.find(tensor).is_some(), "{tensor}");
         }
     }
+}
+
+/// A training may begin with the masks of another one, and keeps them.
+#[test]
+fn masks_are_taken_from_a_run() {
+    let data = digits();
+    let folder = tempfile::tempdir().unwrap();
+    let [first, second, dense] = ["first", "second", "dense"].map(|name| folder.path().join(name));
+    let short =
+        |method: &str| Config { epochs: 1, qat_epochs: 0, ..config(method.parse().unwrap()) };
+    start(&first, &data, preset("mlp").unwrap(), &short("rigl"));
+    finish(&first, &data);
+    let given = |run: &Path| Config { mask_from: Some(run.to_owned()), ..short("decoupled") };
+    start(&second, &data, preset("mlp").unwrap(), &given(&first));
+    finish(&second, &data);
+    let masks = |run: &Path| -> Vec<(String, Vec<f32>)> {
+        let (params, _) = Params::load(&run.join(CHECKPOINT_FILE)).unwrap();
+        let masks = params.iter().filter(|(name, _)| name.ends_with(".mask"));
+        masks.map(|(name, mask)| (name.to_owned(), mask.data.clone())).collect()
+    };
+    assert!(!masks(&first).is_empty());
+    assert_eq!(masks(&first), masks(&second));
+
+    start(&dense, &data, preset("mlp").unwrap(), &Config { density: 1.0, ..short("dense") });
+    finish(&dense, &data);
+    start(&second, &data, preset("mlp").unwrap(), &given(&dense));
+    let result = train(&second, &data, &Device::flex(), &mut |_| Flow::Continue);
+    assert!(format!("{:#}", result.unwrap_err()).contains("it has none"));
+    let gmp = Config { mask_from: Some(first), ..short("gmp") };
+    assert!(gmp.check().unwrap_err().to_string().contains("gmp does not have"));
 }
 
 /// An autoencoder reproduces its input better than the mean image does, whose error is 1.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Config,
-    evaluate::{accuracy, argmax, calibrate, follow_ranges, logits, merit},
+    evaluate::{accuracy, argmax, calibrate, follow_ranges, logits, measure_norms, merit},
     method::{Clock, Phase},
     optimiser::cosine,
     state::{Purpose, State, rng},
@@ -131,6 +131,7 @@ pub fn train(
     let config: Config = serde_json::from_value(file.config.clone())
         .with_context(|| format!("in the settings of the run in {}", run.display()))?;
     config.check()?;
+    let config = config.in_folder(run);
     if let Some(summary) = file.summary {
         return Ok(Outcome::Complete(Box::new(summary)));
     }
@@ -145,13 +146,7 @@ pub fn train(
     if run.join(CHECKPOINT_FILE).exists() {
         state.restore(run)?;
     } else if let Some(start) = &config.start {
-        state.begin(&run.join(start))?;
-        ensure!(
-            !config.method.needs_masks() || state.masks.iter().any(Option::is_some),
-            "the method {} needs masks, but {} has none",
-            config.method.name(),
-            run.join(start).display()
-        );
+        state.begin(start)?;
     }
     trim_metrics(run, state.progress.epochs)?;
 
@@ -168,6 +163,7 @@ pub fn train(
         state.progress.seconds += started.elapsed().as_secs_f64();
         row.seconds = state.progress.seconds;
         if state.progress.epochs == config.epochs && config.qat_epochs == 0 {
+            measure_norms(state, data, config.seed);
             calibrate(state, data);
         }
         // In this order, a crash in between leaves a line too many, which resuming removes.
@@ -225,6 +221,8 @@ impl<'a> Session<'a> {
             let phase = self.prepare(step, observe)?;
             let clock = self.clock(step);
             if quantised && step == (config.epochs - config.qat_epochs) * self.steps_per_epoch {
+                measure_norms(&mut self.state, self.data, config.seed);
+                self.state.fold_norms();
                 calibrate(&mut self.state, self.data);
             }
             let state = &mut self.state;
@@ -331,8 +329,6 @@ impl<'a> Session<'a> {
                 self.state.progress.dropped = Some(dropped);
                 self.state.drop_redundant();
             }
-            // The masks that the run begins with.
-            (None, Phase::Masked) if method.needs_masks() => self.state.drop_redundant(),
             (_, Phase::Masked)
                 if method.renewal(self.clock(step), self.config.density).is_some() =>
             {
