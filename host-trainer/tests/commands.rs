@@ -90,6 +90,32 @@ fn links(folder: &Path) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A search leaves an ordinary run: it is exported, evaluated and continued by other commands.
+#[test]
+fn a_search_is_an_ordinary_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (run, model) = (path("search"), path("m.niwaki"));
+    let search = ["layerwise", "--net", "mlp", "--density", "0.2", "--epochs", "6", "--criteria"];
+    let choices = ["l1,taylor", "--structures", "unstructured,channels", "--out", &run];
+    let found = json(&[&search[..], &choices].concat());
+    let [cost, target] =
+        ["cost", "cost_target"].map(|name| found["choice"][name].as_f64().unwrap());
+    assert!(cost <= target && cost > 0.9 * target, "{found}");
+    let exported = json(&["export", &run, "-o", &model]);
+    // Weights that int8 rounds to zero cost nothing any more.
+    let instructions = exported["instructions"].as_f64().unwrap();
+    assert!((0.8..1.05).contains(&(instructions / cost)), "{instructions} {cost}");
+    assert!(json(&["eval", &model])["accuracy"].as_f64().unwrap() > 0.8);
+
+    let tuned = path("tuned");
+    let tune = ["train", "--net", "mlp", "--method", "static", "--epochs", "2", "--start", &run];
+    let tuned = json(&[&tune[..], &["--mask-from", &run, "--out", &tuned]].concat());
+    assert_eq!(tuned["nonzeros"], found["nonzeros"]);
+    let again = error(&[&search[..], &choices].concat());
+    assert!(again.contains("--resume"), "{again}");
+}
+
 /// An experiment that is killed goes on where it was, and ends with the figures of one that was left
 /// alone, however many trainings run at the same time.
 #[test]

@@ -5,6 +5,7 @@ use plotters::prelude::*;
 
 use crate::export::Analysis;
 use crate::sparse::EpochRow;
+use crate::sparse::layerwise::Choice;
 use crate::target::sweep::{Curves, Format, Sweep};
 
 const GREEN: RGBColor = RGBColor(74, 124, 89);
@@ -53,6 +54,67 @@ fn draw_training(
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::LowerRight)
+        .background_style(WHITE.mix(0.8))
+        .draw()?;
+    area.present()?;
+    Ok(())
+}
+
+/// Lines that a chart of strategies names; the others are thin and grey.
+const NAMED: usize = 6;
+
+/// Weights of a layer's strategies over the search.
+pub(super) fn strategies(choice: &Choice, layer: usize) -> Result<String> {
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (800, 300)).into_drawing_area();
+        draw_strategies(&area, choice, layer)
+            .map_err(|error| anyhow!("drawing the strategies: {error}"))?;
+    }
+    Ok(svg)
+}
+
+fn draw_strategies(
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    choice: &Choice,
+    layer: usize,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let line = |candidate: usize| {
+        choice.records.iter().map(move |record| {
+            let weight = record.weights.get(layer).and_then(|weights| weights.get(candidate));
+            (record.at, f64::from(*weight.unwrap_or(&0.0)))
+        })
+    };
+    let candidates = &choice.layers[layer].candidates;
+    let last = |candidate: usize| line(candidate).last().map_or(0.0, |(_, weight)| weight);
+    let mut order: Vec<usize> = (0..candidates.len()).collect();
+    order.sort_by(|&a, &b| last(b).total_cmp(&last(a)));
+    let most = order.iter().flat_map(|&c| line(c)).map(|(_, w)| w).fold(0.0, f64::max);
+    let end = choice.records.last().map_or(1.0, |record| record.at);
+    let mut chart = ChartBuilder::on(area)
+        .margin(8)
+        .x_label_area_size(32)
+        .y_label_area_size(48)
+        .build_cartesian_2d(0.0..end, 0.0..1.05 * most.max(1e-3))?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_desc("epoch of the search")
+        .y_desc("weight")
+        .draw()?;
+    for &candidate in order.iter().skip(NAMED) {
+        chart.draw_series(LineSeries::new(line(candidate), GREY.mix(0.5)))?;
+    }
+    for (place, &candidate) in order.iter().take(NAMED).enumerate().rev() {
+        let style = Palette99::pick(place).stroke_width(if place == 0 { 3 } else { 2 });
+        chart
+            .draw_series(LineSeries::new(line(candidate), style))?
+            .label(candidates[candidate].to_string())
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
         .background_style(WHITE.mix(0.8))
         .draw()?;
     area.present()?;

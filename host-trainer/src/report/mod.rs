@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::export::Analysis;
 use crate::net::{RunFile, Summary};
 use crate::sparse::EpochRow;
+use crate::sparse::layerwise::Choice;
 use crate::target::Validation;
 
 /// All that a report shows.
@@ -27,6 +28,8 @@ pub struct Report {
     pub analysis: Analysis,
     /// The comparison of a device with the host.
     pub validation: Validation,
+    /// Strategies of the layers, where they were searched for.
+    pub choice: Option<Choice>,
 }
 
 /// The figures that matter most, from data to device.
@@ -162,6 +165,10 @@ pub fn html(report: &Report) -> Result<String> {
                 (table(&report.result))
                 h2 { "Training" }
                 figure { (PreEscaped(training)) }
+                @if let Some(choice) = &report.choice {
+                    h2 { "Strategies" }
+                    (strategies(choice)?)
+                }
                 h2 { "Layers" }
                 (layers(report))
                 h2 { "Arena" }
@@ -216,6 +223,44 @@ fn layers(report: &Report) -> Markup {
             }
         }
     }
+}
+
+/// What was chosen for each layer, and how the weights of its strategies moved.
+fn strategies(choice: &Choice) -> Result<Markup> {
+    let charts: Vec<Option<String>> = (0..choice.layers.len())
+        .map(|layer| match choice.records.is_empty() {
+            true => Ok(None),
+            false => chart::strategies(choice, layer).map(Some),
+        })
+        .collect::<Result<_>>()?;
+    let cost = grouped(choice.cost.round() as u64);
+    let asked = grouped(choice.cost_target.round() as u64);
+    let dense = grouped(choice.cost_dense.round() as u64);
+    Ok(html! {
+        p {
+            "Predicted instructions: " (cost) "; asked for were " (asked) ", and the dense network takes "
+            (dense) ". A strategy is a criterion, a structure and the share of weights that is kept."
+        }
+        table {
+            tr { th { "layer" } th { "strategy" } th { "kept" } th { "weights" } }
+            @for layer in &choice.layers {
+                tr {
+                    td { (layer.name) }
+                    td { (layer.strategy) }
+                    td.number { (grouped(layer.kept as u64)) }
+                    td.number { (grouped(layer.weights as u64)) }
+                }
+            }
+        }
+        @for (layer, chart) in choice.layers.iter().zip(&charts) {
+            @if let Some(chart) = chart {
+                figure {
+                    figcaption { "Weights of the strategies of " code { (layer.name) } }
+                    (PreEscaped(chart))
+                }
+            }
+        }
+    })
 }
 
 const STYLE: &str = "

@@ -1,6 +1,6 @@
 //! Settings of a training run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use super::{
     criteria::Criterion,
     decoupled::Decoupled,
     mask::{Budget, Distribution, Structure},
-    method::share,
+    method::{MaskKind, share},
     optimiser::Rule,
 };
 use crate::{data::Augment, net::Graph};
@@ -30,10 +30,14 @@ pub struct Config {
     /// What weights are scored by, where a method keeps those with the highest scores.
     #[serde(default)]
     pub criterion: Criterion,
-    /// File of values and masks to begin with, relative to the folder of the run: the checkpoint of
-    /// another run of the same network.
+    /// Folder of another run of the same network whose values training begins with, relative to the folder
+    /// of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<PathBuf>,
+    /// Folder of a run whose masks are taken where the method would draw random ones, relative to the folder
+    /// of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_from: Option<PathBuf>,
     /// Passes over the training split.
     pub epochs: usize,
     /// Epochs at the end that simulate int8 arithmetic.
@@ -69,6 +73,7 @@ impl Default for Config {
             structure: Structure::default(),
             criterion: Criterion::default(),
             start: None,
+            mask_from: None,
             epochs: 12,
             qat_epochs: 2,
             batch: 128,
@@ -107,6 +112,14 @@ impl Config {
         self
     }
 
+    /// The same settings for a run in a folder: paths no longer depend on it.
+    pub(super) fn in_folder(mut self, run: &Path) -> Self {
+        for path in [&mut self.start, &mut self.mask_from].into_iter().flatten() {
+            *path = run.join(&path);
+        }
+        self
+    }
+
     /// Checks what types cannot.
     ///
     /// # Errors
@@ -140,9 +153,14 @@ impl Config {
             self.method.name(),
             self.criterion.name()
         );
+        let random = match &self.method {
+            Method::Static | Method::Set(_) | Method::Rigl(_) => true,
+            Method::Decoupled(decoupled) => decoupled.mask == MaskKind::Random,
+            _ => false,
+        };
         anyhow::ensure!(
-            self.start.is_some() || !self.method.needs_masks(),
-            "the method {} keeps the masks that it begins with; say where they are (--start)",
+            self.mask_from.is_none() || random,
+            "masks of another run take the place of random ones, which {} does not have",
             self.method.name()
         );
         share("density", self.density)?;

@@ -31,9 +31,9 @@ pub(super) enum Purpose {
     Weights = 1,
     Masks = 2,
     Order = 3,
-    Scores = 4,
-    Search = 5,
-    Norms = 6,
+    Norms = 4,
+    Scores = 5,
+    Search = 6,
 }
 
 /// Random numbers that depend on nothing but seed, purpose and a count such as the epoch.
@@ -157,6 +157,11 @@ impl State {
         data: &Dataset,
         step: usize,
     ) -> anyhow::Result<()> {
+        if let (Choice::Random, Some(run)) = (renewal.choice, &config.mask_from) {
+            return self
+                .take_masks(run)
+                .with_context(|| format!("taking the masks of the run in {}", run.display()));
+        }
         let (graph, params) = (&self.net.graph, &self.net.params);
         let structure = config.structure;
         let budget = Budget::new(graph, params, renewal.density, config.distribution, structure)?;
@@ -170,6 +175,23 @@ impl State {
             }
         };
         self.set_masks(&budget.layer_masks(masks));
+        Ok(())
+    }
+
+    /// Takes the masks of another run of the same network.
+    fn take_masks(&mut self, run: &Path) -> anyhow::Result<()> {
+        let (params, _) = Params::load(&run.join(CHECKPOINT_FILE))?;
+        for (index, spec) in self.net.params.iter().enumerate() {
+            let name = mask_name(spec);
+            self.masks[index] = match params.find(&name) {
+                Some(_) => Some(tensor(params.get(&name, &spec.shape)?, &self.device)),
+                None => None,
+            };
+        }
+        anyhow::ensure!(
+            self.masks.iter().any(Option::is_some),
+            "it has none: all weights are kept"
+        );
         Ok(())
     }
 
@@ -361,9 +383,10 @@ impl State {
         })
     }
 
-    /// Begins with the values, masks and statistics of another training of the same network.
-    pub(super) fn begin(&mut self, path: &Path) -> anyhow::Result<()> {
-        let (mut params, _) = Params::load(path)?;
+    /// Begins with the values and statistics of another training of the same network.
+    pub(super) fn begin(&mut self, run: &Path) -> anyhow::Result<()> {
+        let path = run.join(CHECKPOINT_FILE);
+        let (mut params, _) = Params::load(&path)?;
         for (index, spec) in self.net.params.iter().enumerate() {
             for number in 0..self.slots[index].len() {
                 params.insert(slot_name(&spec.name, number), &spec.shape, vec![0.0; spec.len()]);
@@ -372,7 +395,8 @@ impl State {
         let note = serde_json::to_string(&self.progress)?;
         self.read(&params, &note)
             .with_context(|| format!("{} does not belong to this network", path.display()))?;
-        // Ranges are those of the other network.
+        // The method decides about masks; ranges are those of the other network.
+        self.masks = vec![None; self.values.len()];
         self.ranges = vec![None; self.net.slots()];
         Ok(())
     }

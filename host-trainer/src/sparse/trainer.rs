@@ -131,6 +131,7 @@ pub fn train(
     let config: Config = serde_json::from_value(file.config.clone())
         .with_context(|| format!("in the settings of the run in {}", run.display()))?;
     config.check()?;
+    let config = config.in_folder(run);
     if let Some(summary) = file.summary {
         return Ok(Outcome::Complete(Box::new(summary)));
     }
@@ -145,13 +146,7 @@ pub fn train(
     if run.join(CHECKPOINT_FILE).exists() {
         state.restore(run)?;
     } else if let Some(start) = &config.start {
-        state.begin(&run.join(start))?;
-        ensure!(
-            !config.method.needs_masks() || state.masks.iter().any(Option::is_some),
-            "the method {} needs masks, but {} has none",
-            config.method.name(),
-            run.join(start).display()
-        );
+        state.begin(start)?;
     }
     trim_metrics(run, state.progress.epochs)?;
 
@@ -334,8 +329,6 @@ impl<'a> Session<'a> {
                 self.state.progress.dropped = Some(dropped);
                 self.state.drop_redundant();
             }
-            // The masks that the run begins with.
-            (None, Phase::Masked) if method.needs_masks() => self.state.drop_redundant(),
             (_, Phase::Masked)
                 if method.renewal(self.clock(step), self.config.density).is_some() =>
             {

@@ -35,7 +35,7 @@ for the retraining; an epoch of the search counts twice.
 Examples:
   niwaki layerwise --data digits --net lenet --density 0.1 --out runs/l
   niwaki layerwise --data fashion-mnist --net lenet --density 0.1 --target cortex-m4 --epochs 24 --out runs/fl
-  niwaki layerwise --criteria l1,taylor --structures unstructured,block4 --retrain fine-tune --out runs/m
+  niwaki layerwise --criteria l1,taylor --structures unstructured,block4 --retrain static --out runs/m
   niwaki layerwise --resume --out runs/fl")]
 pub(crate) struct LayerwiseArgs {
     /// Data set: digits, fashion-mnist, mnist, or a path [default: digits]
@@ -97,8 +97,8 @@ pub(crate) struct Options {
     /// Shares of weights to choose from, as multiples of a layer's usual one [default: 0.5,1,2]
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     ratios: Option<Vec<f64>>,
-    /// How the result is retrained: decoupled-given or fine-tune, optionally with settings
-    #[arg(long, value_name = "METHOD[:SETTING=VALUE,...]", default_value = "decoupled-given")]
+    /// How the result is retrained: decoupled or static (fine-tuning), optionally with settings
+    #[arg(long, value_name = "METHOD[:SETTING=VALUE,...]", default_value = "decoupled")]
     retrain: Method,
     /// Weight of the cost's relative distance from what is asked for, squared
     #[arg(long, value_name = "WEIGHT")]
@@ -109,9 +109,18 @@ impl Settings {
     fn layerwise(&self, base: Config) -> Result<Layerwise> {
         let teacher = match &self.teacher {
             Some(teacher) => {
-                let complete = RunFile::load(teacher)?.summary.is_some();
+                let file = RunFile::load(teacher)?;
+                let config: Config = serde_json::from_value(file.config)?;
+                let by_scale = self.options.criteria.as_ref();
                 ensure!(
-                    complete,
+                    config.qat_epochs == 0
+                        || by_scale.is_some_and(|list| !list.contains(&Criterion::BatchNorm)),
+                    "the teacher in {} has no batch norms to score channels by any more, as it was trained for \
+                     int8; train it with --qat-epochs 0, or leave batch-norm out of --criteria",
+                    teacher.display()
+                );
+                ensure!(
+                    file.summary.is_some(),
                     "the training of the teacher in {} is not complete",
                     teacher.display()
                 );

@@ -9,6 +9,7 @@ use niwaki::export;
 use niwaki::net::RunFile;
 use niwaki::report::{self, Outcome, Report};
 use niwaki::sparse::EpochRow;
+use niwaki::sparse::layerwise::LayerwiseFile;
 use niwaki::target::cost::Core;
 use niwaki::target::{Samples, Target, clips, validate};
 use niwaki_core::Model;
@@ -77,7 +78,12 @@ pub(crate) fn run(args: &ReportArgs, format: Format) -> Result<()> {
         Target::Host => Core::CortexM4,
     };
     let analysis = export::analyse(&model, core);
+    let choice = match LayerwiseFile::exists(&args.run) {
+        true => LayerwiseFile::load(&args.run)?.choice,
+        false => None,
+    };
     let report = Report {
+        choice,
         result: Outcome::new(&summary, &analysis, &validation),
         epochs: epochs(&args.run)?,
         run,

@@ -11,12 +11,12 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use niwaki::{
     data::{Augment, Dataset, LoadOptions, load},
-    net::{self, DataInfo, PRESETS, RunFile, Summary, spec::Task, trained::CHECKPOINT_FILE},
+    net::{self, DataInfo, PRESETS, RunFile, Summary, spec::Task},
     sparse::{
         self, Config, EpochRow, Event, Flow, Method, Outcome,
         criteria::Criterion,
         mask::{Distribution, Structure},
-        method::{CONTINUATIONS, METHODS, MaskKind},
+        method::{METHODS, MaskKind},
         optimiser::Rule,
     },
 };
@@ -45,8 +45,8 @@ pub(crate) struct TrainArgs {
     /// Replace a run that is already in the folder
     #[arg(long, conflicts_with = "resume")]
     force: bool,
-    /// Begin with the weights and masks of another run of the same network: its folder, or a checkpoint
-    #[arg(long, value_name = "RUN|FILE.safetensors")]
+    /// Begin with the weights of another run of the same network
+    #[arg(long, value_name = "RUN")]
     start: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
@@ -67,6 +67,10 @@ struct Settings {
     /// Method decoupled: how the backbone is chosen [default: random]
     #[arg(long, value_enum)]
     mask: Option<MaskKind>,
+    /// Take the masks of a run of the same network, and its density, where the method would draw
+    /// random ones
+    #[arg(long, value_name = "RUN")]
+    mask_from: Option<PathBuf>,
     /// Seed of everything random [default: 0]
     // Not to be confused with the seed of a split, which has this identifier in `LoadOptions`.
     #[arg(long = "seed", id = "training-seed", value_name = "SEED")]
@@ -136,7 +140,8 @@ Examples:
   niwaki train --data fashion-mnist --net lenet --density 0.1 --epochs 12 --seed 1 --out runs/fm
   niwaki train --data fashion-mnist --net lenet:width=2 --density 0.05 --mask magnitude --out runs/fm2
   niwaki train --density 0.05 --method rigl:drop=0.2 --out runs/rigl
-  niwaki train --method decoupled-given --start runs/rigl --density 0.05 --out runs/from-rigl
+  niwaki train --method decoupled --mask-from runs/rigl --out runs/from-rigl
+  niwaki train --method one-shot:at=0 --criterion taylor --structure block4 --start runs/dense --out runs/b
   niwaki train --density 0.05 --method decoupled-gmp:distil=0 --out runs/no-distillation
   niwaki train --data cifar10/ --net nets/residual-dw.toml --augment crop=4,flip --epochs 30 --out runs/c
   niwaki train --data ../shared/data/arabic-speech --net ds-cnn --epochs 30 --out runs/speech
@@ -147,7 +152,7 @@ Examples:
 pub(crate) fn methods_help() -> String {
     let mut text = String::new();
     let mut last = String::new();
-    for (name, about) in METHODS.iter().chain(CONTINUATIONS) {
+    for (name, about) in METHODS {
         text += &format!("  {name:<19} {about}\n");
         let settings = Method::named(name).map(|method| method.settings()).unwrap_or_default();
         let settings: Vec<String> = settings
@@ -204,7 +209,7 @@ fn start(args: &TrainArgs, device: &Device) -> Result<Dataset> {
     let usual = if data.sound.is_some() { "ds-cnn" } else { "lenet" };
     let net = net::describe(args.net.as_deref().unwrap_or(usual))?
         .for_data(data.shape, data.classes())?;
-    let start = args.start.as_deref().map(start_file).transpose()?;
+    let start = args.start.as_deref().map(folder_of).transpose()?;
     let base = args.settings.recipe.for_data(&data, device)?;
     let config = args.settings.over(Config { start, ..base })?;
     let file = RunFile {
@@ -218,10 +223,9 @@ fn start(args: &TrainArgs, device: &Device) -> Result<Dataset> {
     Ok(data)
 }
 
-/// The checkpoint that a run is to begin with, from its path or that of its folder.
-fn start_file(path: &Path) -> Result<PathBuf> {
-    let file = if path.is_dir() { path.join(CHECKPOINT_FILE) } else { path.to_owned() };
-    file.canonicalize().with_context(|| format!("looking for {} to begin with", file.display()))
+/// The folder of a run, wherever the program is started.
+fn folder_of(run: &Path) -> Result<PathBuf> {
+    run.canonicalize().with_context(|| format!("looking for the run in {}", run.display()))
 }
 
 /// Loads the data of an interrupted run and checks that no option contradicts it.
@@ -236,6 +240,10 @@ fn resume(args: &TrainArgs) -> Result<Dataset> {
          (found {})",
         differences(&stored, &asked)?
     );
+    if let Some(start) = &args.start {
+        let same = stored.start == Some(folder_of(start)?);
+        ensure!(same, "the run in {} began with other weights", args.out.display());
+    }
     let data = load(&file.data.spec, &file.data.options)?;
     let same_data = args.data.as_ref().is_none_or(|spec| *spec == file.data.spec);
     ensure!(same_data, "the run in {} learns from {}", args.out.display(), file.data.spec);
@@ -274,11 +282,26 @@ impl Settings {
             }
             (Method::Dense, _) => 1.0,
             (_, Some(density)) => density,
-            (_, None) => base.density,
+            (_, None) => match &self.mask_from {
+                Some(run) => density_of(run)?,
+                None => base.density,
+            },
+        };
+        let mask_from = match &self.mask_from {
+            Some(run) => Some(folder_of(run)?),
+            None => base.mask_from.clone(),
         };
         let seed = self.seed.unwrap_or(base.seed);
-        Ok(Config { method, density, seed, ..self.recipe.over(base) }.fitted())
+        Ok(Config { method, density, mask_from, seed, ..self.recipe.over(base) }.fitted())
     }
+}
+
+/// The density that a run was started with.
+fn density_of(run: &Path) -> Result<f64> {
+    let file = RunFile::load(run)?;
+    let config: Config = serde_json::from_value(file.config)
+        .with_context(|| format!("in the settings of {}", run.display()))?;
+    Ok(config.density)
 }
 
 impl Recipe {

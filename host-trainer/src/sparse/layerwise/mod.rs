@@ -51,7 +51,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     Config, Event, Flow, Method, Outcome, create,
     criteria::{Criterion, scores},
+    decoupled::Decoupled,
     mask::{LayerMask, Layout, Structure},
+    method::MaskKind,
     state::{Purpose, State, rng},
     train,
 };
@@ -73,7 +75,7 @@ pub const LAYERWISE_FILE: &str = "layerwise.json";
 const TEACHER: &str = "teacher";
 const SEARCH: &str = "search";
 /// Values and masks that retraining begins with, relative to the folder.
-const START: &str = "search/start.safetensors";
+const CHOSEN: &str = "search/chosen";
 
 /// Settings of a layer-wise search.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -177,7 +179,6 @@ impl Layerwise {
     /// # Errors
     /// When there are too few epochs to divide.
     pub fn new(chooser: Chooser, training: Config) -> anyhow::Result<Self> {
-        let retrain = Method::named("decoupled-given").expect("the name is in the list");
         let epochs = training.epochs;
         ensure!(
             epochs >= 4,
@@ -209,7 +210,10 @@ impl Layerwise {
             distil_temperature: 2.0,
             temperature: [5.0, 0.1],
             choice_rate: 0.1,
-            training: Config { method: retrain, start: Some(START.into()), ..training },
+            training: retraining(Config {
+                method: Method::Decoupled(Decoupled::default()),
+                ..training
+            }),
         }
         .with_epochs(epochs))
     }
@@ -220,9 +224,12 @@ impl Layerwise {
     /// Names the setting, what was expected and what was found.
     pub fn check(&self) -> anyhow::Result<()> {
         ensure!(
-            self.training.method.needs_masks(),
-            "the retraining keeps the masks of the search: expected the method decoupled-given or \
-             fine-tune, found {}",
+            match &self.training.method {
+                Method::Static => true,
+                Method::Decoupled(decoupled) => decoupled.mask == MaskKind::Random,
+                _ => false,
+            },
+            "the retraining keeps the masks of the search: expected the method decoupled or static, found {}",
             self.training.method.name()
         );
         let default = Config::default();
@@ -257,7 +264,7 @@ impl Layerwise {
             );
         }
         ensure!(self.chooser != Chooser::Search || self.search_epochs > 0, "a search needs epochs");
-        Config { start: Some(START.into()), ..self.training.clone() }.check()
+        self.training.check()
     }
 
     /// Settings of the teacher's training.
@@ -266,11 +273,18 @@ impl Layerwise {
             method: Method::Dense,
             density: 1.0,
             start: None,
+            mask_from: None,
             epochs: self.teacher_epochs,
             qat_epochs: 0,
             ..self.training.clone()
         }
     }
+}
+
+/// Settings of a training that begins with what the search has chosen.
+fn retraining(training: Config) -> Config {
+    let chosen = Some(PathBuf::from(CHOSEN));
+    Config { start: chosen.clone(), mask_from: chosen, ..training }
 }
 
 /// Settings and result of a search on disk.
@@ -427,7 +441,7 @@ pub fn layerwise(
                 return Ok(stopped);
             }
         }
-        match choose(folder, &file, &teacher.join(CHECKPOINT_FILE), data, device, stage, observe)? {
+        match choose(folder, &file, &teacher, data, device, stage, observe)? {
             Some(choice) => file.choice = Some(choice),
             None => return Ok(Outcome::Stopped(0)),
         }
@@ -445,7 +459,7 @@ pub fn layerwise(
             .map(|shape| shape.iter().product::<usize>())
             .sum();
         let density = (all - pruned + kept) as f64 / all as f64;
-        let config = Config { density, start: Some(START.into()), ..config.clone() };
+        let config = Config { density, ..config.clone() };
         create(folder, &file.run_file(&config)?, &config)?;
     }
     stage(Stage::Retraining, config.epochs);
@@ -468,8 +482,6 @@ fn choose(
     let space = Space::new(&file.net, settings)?;
     let mut state = State::new(Network::new(Graph::new(&file.net)?), config, device);
     state.begin(teacher)?;
-    // Masks of the teacher, if it has any, are not those of the search.
-    state.set_masks(&[]);
     let folder_of_search = folder.join(SEARCH);
     std::fs::create_dir_all(&folder_of_search)
         .with_context(|| format!("creating the folder {}", folder_of_search.display()))?;
@@ -513,7 +525,10 @@ fn choose(
         space.cost_target
     )));
     state.set_masks(&masks);
-    state.to_params().save(&folder.join(START), "")?;
+    let chosen_folder = folder.join(CHOSEN);
+    std::fs::create_dir_all(&chosen_folder)
+        .with_context(|| format!("creating the folder {}", chosen_folder.display()))?;
+    state.to_params().save(&chosen_folder.join(CHECKPOINT_FILE), "")?;
     let layer = |((layer, &chosen), (&strategy, mask)): (
         (&SpaceLayer, &Option<usize>),
         (&Strategy, &LayerMask),

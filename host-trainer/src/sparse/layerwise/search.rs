@@ -23,7 +23,7 @@ use crate::{
         mask::{Layout, Mask},
         optimiser::cosine,
         state::{Purpose, State, rng},
-        step::{Lesson, Teacher, follow_stats, learn_values},
+        step::{Lesson, Teacher, follow_stats, learn_values, mean_stats},
     },
 };
 
@@ -33,6 +33,8 @@ const RECORDS_FILE: &str = "records.jsonl";
 const RECORDS: usize = 10;
 /// Learning rate of the network in the search as a share of that in training: it is trained already.
 const RATE: f64 = 0.3;
+/// Batches that the statistics of batch norms are taken from before an evaluation.
+const NORM_BATCHES: usize = 8;
 /// Share of the training split that is held out where there is no validation split.
 const HELD_OUT: f64 = 0.2;
 
@@ -349,7 +351,7 @@ impl Session<'_> {
 
     /// Figure of merit on the held-out samples under the masks that would be chosen now, and the density
     /// of that network.
-    fn merit(&self, masks: &[Tensor<2>]) -> (f64, f64) {
+    fn merit(&mut self, masks: &[Tensor<2>]) -> (f64, f64) {
         let chosen: Vec<Vec<f32>> = self
             .choices
             .iter()
@@ -370,7 +372,20 @@ impl Session<'_> {
                 layer.layout.len() as f64 - f64::from(mask.sum().into_scalar::<f32>())
             })
             .sum();
+        // The running statistics are those of mixtures; the network that would be chosen has others
+        // (as "adaptive batch norm" in Li et al., "EagleEye", ECCV 2020).
+        let config = &self.settings.training;
+        let epoch = self.state.progress.epochs;
+        let batches = self.train.chunks_exact(config.batch.min(self.train.len()));
+        let stats = batches.take(NORM_BATCHES).map(|indices| {
+            let lesson = learn_values(self.state, self.data, config, &all, None, indices, epoch);
+            let [stats, _] = lesson.stats;
+            stats
+        });
+        let stats = mean_stats(stats.collect()).unwrap_or_default();
+        let mixed = std::mem::replace(&mut self.state.backbone, stats);
         let merit = merit_of(self.state, &all, None, self.data, &self.held_out);
+        self.state.backbone = mixed;
         (merit, 1.0 - lost / total as f64)
     }
 }
