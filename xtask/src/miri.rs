@@ -36,6 +36,10 @@ pub(crate) fn run(context: &Context, args: &MiriArgs) -> Result<()> {
     if let Some(filter) = &args.filter {
         command.args(["--", filter]);
     }
+    // The tests' generator of cases looks for files with earlier failures.
+    let flags = std::env::var("MIRIFLAGS").unwrap_or_default();
+    command.env("MIRIFLAGS", format!("{flags} -Zmiri-disable-isolation"));
+    command.env("PROPTEST_CASES", "8");
     call(command.current_dir(&context.checkout))
 }
 

@@ -171,8 +171,21 @@ macro_rules! eight_steps {
             .2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2
             .2byte (24f - 3b) / 2, (25f - 3b) / 2, (26f - 3b) / 2, (27f - 3b) / 2
             28:\n",
-            $step, "\n27:\n", $step, "\n26:\n", $step, "\n25:\n", $step, "\n24:\n", $step,
-            "\n23:\n", $step, "\n22:\n", $step, "\n21:\n", $step,
+            $step,
+            "\n27:\n",
+            $step,
+            "\n26:\n",
+            $step,
+            "\n25:\n",
+            $step,
+            "\n24:\n",
+            $step,
+            "\n23:\n",
+            $step,
+            "\n22:\n",
+            $step,
+            "\n21:\n",
+            $step,
             "\n20:
             cmp r1, r7
             bne.w 28b",
@@ -185,13 +198,25 @@ macro_rules! eight_steps {
 macro_rules! two_inputs {
     ($entries:literal) => {
         concat!(
-            "uxtab r9, r0, ", $entries, "\n",
-            "uxtab r0, r9, ", $entries, ", ror #16\n",
-            "sxtb16 ", $entries, ", ", $entries, ", ror #8\n",
+            "uxtab r9, r0, ",
+            $entries,
+            "\n",
+            "uxtab r0, r9, ",
+            $entries,
+            ", ror #16\n",
+            "sxtb16 ",
+            $entries,
+            ", ",
+            $entries,
+            ", ror #8\n",
             "ldrsb r9, [r9]\n",
             "ldrsb lr, [r0]\n",
-            "smlabb r6, r9, ", $entries, ", r6\n",
-            "smlabt r6, lr, ", $entries, ", r6\n",
+            "smlabb r6, r9, ",
+            $entries,
+            ", r6\n",
+            "smlabt r6, lr, ",
+            $entries,
+            ", r6\n",
         )
     };
 }
