@@ -4,10 +4,12 @@
 //! cargo xtask setup   # find or install what is needed
 //! cargo xtask demo    # from data to an emulated microcontroller
 //! cargo xtask test    # every check and test
+//! cargo xtask miri    # the kernels' tests under Miri
 //! ```
 
 mod demo;
 mod firmware;
+mod miri;
 mod panics;
 mod steps;
 mod test;
@@ -35,6 +37,8 @@ enum Command {
     Demo,
     /// Run every check and test
     Test(test::TestArgs),
+    /// Run the core's tests under Miri, which finds undefined behaviour
+    Miri(miri::MiriArgs),
     /// Run a board's firmware with a model under QEMU, its serial line on this terminal
     Qemu(firmware::QemuArgs),
     /// Print the flash and RAM that each firmware takes
@@ -88,6 +92,7 @@ fn run(command: &Command) -> Result<()> {
         }
         Command::Demo => demo::run(&context),
         Command::Test(args) => test::run(&context, args),
+        Command::Miri(args) => miri::run(&context, args),
         Command::Qemu(args) => firmware::qemu(&context, args),
         Command::Size => firmware::sizes(&context),
     }

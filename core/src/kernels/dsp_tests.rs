@@ -129,7 +129,7 @@ fn cases(count: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(cases(3000))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn packed_convolutions_are_equal(
@@ -171,7 +171,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(1500))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn packed_linear_operators_are_equal(
@@ -212,7 +212,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(3000))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn planar_depthwise_convolutions_are_equal(
@@ -270,7 +270,7 @@ fn summand() -> impl Strategy<Value = (i32, i32)> {
 }
 
 proptest! {
-    #![proptest_config(cases(2500))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn additions_are_equal(
@@ -306,7 +306,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(1500))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn pools_are_equal(
@@ -327,7 +327,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(3000))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn requantisation_is_equal(

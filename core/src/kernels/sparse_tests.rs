@@ -321,7 +321,7 @@ fn cases(count: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(cases(5000))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn sparse_convolutions_equal_the_dense(case in conv_case()) {
