@@ -23,7 +23,7 @@ pub(crate) struct QemuArgs {
 
 /// Builds the agent for `board`.
 pub(crate) fn agent(context: &Context, board: &Board) -> Result<PathBuf> {
-    program(context, &board.folder, &board.about.triple, &[])
+    program(context, &board.folder, &board.about.triple, Build::default())
 }
 
 /// Builds the program of the standalone crate in `folder`.
@@ -31,10 +31,9 @@ pub(crate) fn program(
     context: &Context,
     folder: &Path,
     triple: &str,
-    features: &[&str],
+    options: Build<'_>,
 ) -> Result<PathBuf> {
     let toolchain = Toolchain::find(triple)?;
-    let options = Build { features, ..Build::default() };
     build(&toolchain, folder, &target_folder(&context.checkout), options, &|_| {})
 }
 
@@ -80,12 +79,20 @@ pub(crate) fn sizes(context: &Context) -> Result<()> {
     for board in &context.boards {
         row(&board.name, &agent(context, board)?)?;
     }
-    row("bare, with its model", &bare(context, &[])?)
+    row("bare, with its model", &bare(context)?)?;
+    row("every kernel alone", &engine(context, &[])?)
 }
 
 /// Builds the core-only example.
-pub(crate) fn bare(context: &Context, features: &[&str]) -> Result<PathBuf> {
-    program(context, &context.bare(), "thumbv7em-none-eabihf", features)
+pub(crate) fn bare(context: &Context) -> Result<PathBuf> {
+    program(context, &context.bare(), "thumbv7em-none-eabihf", Build::default())
+}
+
+/// Builds inference with every kernel, without a model.
+pub(crate) fn engine(context: &Context, features: &[&str]) -> Result<PathBuf> {
+    let every = [("NIWAKI_KERNELS", "all")];
+    let options = Build { features, environment: &every, ..Build::default() };
+    program(context, &context.engine(), "thumbv7em-none-eabihf", options)
 }
 
 /// Bytes of flash and of RAM for variables that an ELF file asks for.

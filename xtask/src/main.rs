@@ -53,9 +53,14 @@ impl Context {
         self.checkout.join("firmware/examples/bare")
     }
 
+    /// The folder of the firmware that is inference alone.
+    fn engine(&self) -> PathBuf {
+        self.checkout.join("firmware/size")
+    }
+
     /// The crates that stand outside the workspace.
     fn standalone(&self) -> Result<Vec<PathBuf>> {
-        let mut folders = vec![self.checkout.join("firmware"), self.bare()];
+        let mut folders = vec![self.checkout.join("firmware"), self.bare(), self.engine()];
         for entry in std::fs::read_dir(self.checkout.join("boards"))? {
             let folder = entry?.path();
             if folder.join("Cargo.toml").is_file() {
