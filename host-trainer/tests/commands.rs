@@ -194,5 +194,24 @@ fn mistakes_are_explained() {
     assert!(error(&["train", "--net", "vgg", "--out", file]).contains("lenet"));
     assert!(error(&["train", "--method", "snip", "--out", file]).contains("rigl"));
     assert!(error(&["train", "--method", "set:end=1", "--out", file]).contains("until=0.75"));
+    assert!(error(&["bench", file, "--target", "host"]).contains("emulated board"));
+    assert!(error(&["bench"]).contains("--kernels"));
     assert!(error(&["validate", file, "--target", "qemu-abacus"]).contains("qemu-cortex-m4"));
+}
+
+#[test]
+fn targets_are_listed_with_their_memory() {
+    let targets = json(&["targets"]);
+    let find = |name: &str| {
+        let mut all = targets.as_array().unwrap().iter();
+        all.find(|target| target["target"] == name).unwrap_or_else(|| panic!("{name}: {targets}"))
+    };
+    assert_eq!(find("host")["emulated"], false);
+    let m4 = find("qemu-cortex-m4");
+    assert_eq!(
+        (&m4["emulated"], &m4["calibrated"], &m4["dsp"]),
+        (&true.into(), &true.into(), &true.into())
+    );
+    assert_eq!(m4["flash_bytes"].as_u64(), Some(4 << 20));
+    assert!(m4["arena_bytes"].as_u64().unwrap() > 1 << 20);
 }

@@ -8,7 +8,7 @@ use niwaki::target::cost::Core;
 use niwaki_core::kernels::KernelId;
 use niwaki_core::model::layout::{CHECKSUM_START, Header, OptionalSections};
 use niwaki_core::model::{FrontEndProblem, Section, checksum};
-use niwaki_core::{Model, ModelError, Session};
+use niwaki_core::{ALL_KERNELS, Model, ModelError, Session};
 use niwaki_tests::networks;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -55,9 +55,7 @@ fn run(bytes: &[u8]) -> bool {
         return true;
     }
     let mut arena = AlignedVec::zeroed(model.arena_len());
-    // Refuses kernels that this build does not know.
-    let session: Result<Session<'_, '_>, _> = Session::new(model, arena.as_arena());
-    let Ok(mut session) = session else { return false };
+    let mut session = Session::new(model, arena.as_arena()).unwrap();
     let input = vec![77; model.input().len()];
     session.run(&input).unwrap();
     assert!((0..model.op_count()).all(|index| model.op_name(index).len() < bytes.len()));
@@ -140,4 +138,28 @@ fn a_damaged_front_end_is_named() {
     // Without its span the section is not there.
     assert_eq!(error(&set(SPAN + 4, 0)), Ok(None));
     assert_eq!(error(&set(10, SPAN as u16)), Ok(None));
+}
+
+#[test]
+fn models_that_need_kernels_left_out_are_refused() {
+    const NEEDED: KernelId = KernelId::LinearSparse;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/perceptron.tflite");
+    let graph = niwaki::import::tflite(&std::fs::read(path).unwrap(), "perceptron").unwrap();
+    let blob = AlignedVec::new(&write_with(&graph, KernelChoice::Only(NEEDED)).unwrap().bytes);
+
+    let refused = Model::<{ ALL_KERNELS & !NEEDED.bit() }>::with_kernels(blob.as_bytes());
+    let error = refused.unwrap_err();
+    assert_eq!(error, ModelError::MissingKernels(NEEDED.bit()));
+    assert!(error.to_string().contains("linear sparse"), "{error}");
+
+    // What the model does not need may be left out.
+    const OTHERS: u32 = KernelId::ConvSparse.bit() | KernelId::Depthwise.bit();
+    let all = Model::new(blob.as_bytes()).unwrap();
+    let fewer = Model::<{ ALL_KERNELS & !OTHERS }>::with_kernels(blob.as_bytes()).unwrap();
+    let input = vec![5; all.input().len()];
+    let mut arenas = [0; 2].map(|_| AlignedVec::zeroed(all.arena_len()));
+    let [arena, other] = &mut arenas;
+    let mut with_all = Session::new(all, arena.as_arena()).unwrap();
+    let mut with_fewer = Session::new(fewer, other.as_arena()).unwrap();
+    assert_eq!(with_all.run(&input).unwrap(), with_fewer.run(&input).unwrap());
 }

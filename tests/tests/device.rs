@@ -8,7 +8,7 @@ use niwaki::export::{quantised_inputs, read_model, run_all};
 use niwaki::target::calibrate::random_layer;
 use niwaki::target::cost::Core;
 use niwaki::target::{
-    Board, Device, Firmware, Samples, Target, TargetError, Timing, trace, validate,
+    Board, Device, Engine, Firmware, Samples, Target, TargetError, Timing, bench, trace, validate,
 };
 use niwaki_core::Model;
 use niwaki_core::kernels::KernelId;
@@ -240,4 +240,27 @@ fn a_model_without_room_on_a_board_is_refused_with_the_sizes() {
     let error = Device::start(&board, &firmware, &model).unwrap_err().to_string();
     let needed = format!("needs {} bytes of arena", model.arena_len());
     assert!(error.contains(&needed) && error.contains("microbit"), "{error}");
+}
+
+#[test]
+fn an_engine_takes_less_than_the_agent_and_less_with_fewer_kernels() {
+    let blob = networks::classifier(5);
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let inputs = networks::inputs(6, 2, model.input().len());
+    for (board, firmware) in boards() {
+        let silent = |_: &str| {};
+        let linear = KernelId::LinearPacked.bit();
+        let least = Engine::measure(&board, linear, &silent).unwrap();
+        assert!((2048..12 * 1024).contains(&least.bytes()), "{}: {least:?}", board.name);
+        let engine = Engine::measure(&board, model.kernels() | linear, &silent).unwrap();
+        let found = bench(&board, &firmware, engine, &model, &inputs, true).unwrap();
+        assert!(least.bytes() < found.code_bytes && found.code_bytes < firmware.code_bytes);
+        assert_eq!(found.layers.len(), model.op_count());
+        let sum: u64 = found.layers.iter().map(|layer| layer.instructions).sum();
+        let whole = found.instructions_per_inference;
+        assert!(sum.abs_diff(whole) < whole / 20 + 400, "{}: {sum} {whole}", board.name);
+        let timed = Timing::of(&board.about.core).is_some();
+        let cycles = found.cycles_estimated.unwrap_or_default();
+        assert_eq!(cycles > 0.5 * whole as f64, timed, "{}: {cycles}", board.name);
+    }
 }

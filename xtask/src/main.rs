@@ -57,9 +57,15 @@ impl Context {
         self.checkout.join("firmware/examples/bare")
     }
 
+    /// The folder of the firmware that is inference alone.
+    fn engine(&self) -> PathBuf {
+        self.checkout.join("firmware/size")
+    }
+
     /// The workspaces that stand outside of the main one.
-    fn standalone(&self) -> [PathBuf; 3] {
-        [self.checkout.join("boards"), self.checkout.join("firmware"), self.bare()]
+    fn standalone(&self) -> [PathBuf; 4] {
+        let firmware = self.checkout.join("firmware");
+        [self.checkout.join("boards"), firmware, self.bare(), self.engine()]
     }
 
     /// A folder's path within the checkout.

@@ -134,12 +134,12 @@ fn totals(found: &Bench) -> Table {
 
 fn layers(found: &Bench) -> Table {
     let cycles = found.cycles_estimated.is_some();
-    let mut header = vec!["layer", "kernel", "output", "MACs", "nonzeros", "instructions"];
+    let mut header = vec!["layer", "kernel", "output", "MACs", "nonzeros", "instr."];
     if found.predicted.is_some() {
         header.extend(["predicted", "error"]);
     }
     if cycles {
-        header.push("est. cycles");
+        header.push("~cycles");
     }
     let columns = header.len();
     let mut table = output::table(header);

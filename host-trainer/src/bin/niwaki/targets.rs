@@ -1,7 +1,7 @@
 //! `niwaki targets`: the places where models run.
 
 use anyhow::Result;
-use comfy_table::CellAlignment;
+use comfy_table::{CellAlignment, ContentArrangement};
 use niwaki::target::cost::Core;
 use niwaki::target::{Board, Target};
 use serde::Serialize;
@@ -49,6 +49,7 @@ pub(crate) fn run(format: Format) -> Result<()> {
         "arena",
         "RAM",
     ]);
+    table.set_content_arrangement(ContentArrangement::Disabled);
     let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
     for row in rows {
         table.add_row([
