@@ -4,7 +4,7 @@ use niwaki::export::{
     AlignedVec, Graph, Node, Operator, Quantisation, TensorId, TensorInfo, Weighted, write,
 };
 use niwaki_core::kernels::Rescale;
-use niwaki_core::model::{Clamp, Window};
+use niwaki_core::model::{Clamp, FeatureKind, FrontEnd, Window};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
@@ -44,6 +44,38 @@ pub fn classifier(seed: u64) -> AlignedVec {
     net.export(output)
 }
 
+/// Features of one second of sound, as the reference keyword spotter of MLPerf Tiny takes them.
+pub const FRONT_END: FrontEnd = FrontEnd {
+    kind: FeatureKind::Mfcc { coefficients: 10 },
+    sample_rate: 16_000,
+    samples: 16_000,
+    window: 480,
+    hop: 320,
+    fft: 512,
+    mel_bins: 40,
+    low_hz: 20,
+    high_hz: 4000,
+};
+
+/// A small network on the features of a second of sound.
+///
+/// # Panics
+///
+/// When the exporter refuses it.
+pub fn keywords(seed: u64, front_end: FrontEnd) -> AlignedVec {
+    let (rows, columns) = (front_end.rows(), front_end.row_len());
+    let mut net = Builder::new(seed, [rows, columns, 1]);
+    // The loudness varies more than the shape of the spectrum.
+    let scale = |column: usize| if column == 0 { (1.0, 30.0) } else { (6.0, 0.0) };
+    net.graph.normalisation = (0..columns).map(scale).collect();
+    net.graph.front_end = Some(front_end);
+    let stem = net.conv("stem", net.input, 8, [10, 4], [2, 2], [4, 1], 1.0);
+    let depthwise = net.depthwise("depthwise", stem);
+    let pointwise = net.conv("pointwise", depthwise, 8, [1, 1], [1, 1], [0, 0], 0.3);
+    let output = net.linear("scores", pointwise, 10, 0.1);
+    net.export(output)
+}
+
 /// A pool over a large image: next to no model, but an arena that small devices have no room for.
 ///
 /// # Panics
@@ -80,6 +112,7 @@ impl Builder {
                 output: input,
                 labels: (0..10).map(|class| format!("class {class}")).collect(),
                 normalisation: vec![(1.0, -128.0)],
+                front_end: None,
             },
             input,
         };

@@ -7,7 +7,9 @@ use niwaki::data::{LoadOptions, Split, load};
 use niwaki::export::{quantised_inputs, read_model, run_all};
 use niwaki::target::calibrate::random_layer;
 use niwaki::target::cost::Core;
-use niwaki::target::{Board, Device, Firmware, Samples, Target, TargetError, validate};
+use niwaki::target::{
+    Board, Device, Firmware, Samples, Target, TargetError, Timing, trace, validate,
+};
 use niwaki_core::Model;
 use niwaki_core::kernels::KernelId;
 use niwaki_tests::networks;
@@ -46,7 +48,7 @@ fn every_board_gives_the_bytes_of_the_host() {
     let blob = networks::residual(1);
     let model = Model::new(blob.as_bytes()).unwrap();
     let inputs = networks::inputs(2, 20, model.input().len());
-    let samples = Samples { inputs: &inputs, labels: None, golden: None };
+    let samples = Samples { inputs: &inputs, labels: None, golden: None, clips: None };
     for (board, firmware) in boards().iter().cloned() {
         let device = Device::start(&board, &firmware, &model).unwrap();
         let about = device.about();
@@ -79,7 +81,7 @@ fn a_trained_model_recognises_digits_on_every_board() {
     let inputs = quantised_inputs(&model, &data, indices).unwrap();
     let inputs: Vec<Vec<i8>> = inputs.chunks(model.input().len()).map(<[i8]>::to_vec).collect();
     let labels: Vec<usize> = indices.iter().map(|&index| data.labels[index] as usize).collect();
-    let samples = Samples { inputs: &inputs, labels: Some(&labels), golden: None };
+    let samples = Samples { inputs: &inputs, labels: Some(&labels), golden: None, clips: None };
     for (board, firmware) in boards().iter().cloned() {
         let target = Target::Board(board);
         let found = validate(&target, Some(&firmware), &model, samples, &|| {}).unwrap();
@@ -106,6 +108,32 @@ fn counts_are_exact_from_run_to_run() {
     // The counter goes in steps of 40, and a run does not begin on a step.
     let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
     assert!(most - least <= 80, "{counts:?}");
+}
+
+/// The log of executed blocks holds the instructions that the board counts, and their classes.
+#[test]
+fn traced_instructions_are_the_counted() {
+    let blob = networks::residual(3);
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let input = &networks::inputs(4, 1, model.input().len())[0];
+    for (board, firmware) in boards() {
+        let counts = Device::start(&board, &firmware, &model).unwrap().profile(input).unwrap();
+        let mixes = trace(&board, &firmware, &model, input).unwrap();
+        assert_eq!(mixes.len(), counts.len());
+        let timing = Timing::of(&board.about.core).unwrap();
+        for (index, (mix, count)) in mixes.iter().zip(counts).enumerate() {
+            let name = model.op_name(index);
+            // One reading of the counter, and the steps of it.
+            let least = (count - count / 100).saturating_sub(160);
+            assert!((least..=count + 40).contains(&mix.instructions), "{name}: {count}, {mix:?}");
+            assert!(mix.loads_pipelined <= mix.loads && mix.branches_taken <= mix.branches);
+            // Every value is read and written by something.
+            let words = mix.loads + mix.stores + mix.multiple_words;
+            assert!(words > 0 && words < mix.instructions * 2, "{name}: {mix:?}");
+            let cycles = timing.cycles(mix) / mix.instructions as f64;
+            assert!((0.5..3.0).contains(&cycles), "{name}: {cycles} cycles, {mix:?}");
+        }
+    }
 }
 
 #[test]

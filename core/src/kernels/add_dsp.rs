@@ -2,13 +2,13 @@
 
 use super::add::SPARE_BITS;
 use super::dsp;
-use super::requantise_dsp::clamp;
+use super::requantise::limit;
 use crate::model::Add;
 
 /// For the rescales that TFLite's converter makes, about 15 instructions per element: the summand of
 /// larger scale is halved exactly and the other shifts right. `None`, with `y` untouched, for others.
 ///
-/// Everything is computed doubled, as the high multiplication wants it; [`Requantise`](super::requantise_dsp::Requantise) says
+/// Everything is computed doubled, as the high multiplication wants it; [`Requantise`](super::requantise::Requantise) says
 /// why its rounding is that of two roundings. Summands have 8 bits beside the spare ones, so that
 /// nothing overflows.
 pub(super) fn add(op: &Add, b: &[i8], y: &mut [i8]) -> Option<()> {
@@ -62,6 +62,6 @@ pub(super) fn add(op: &Add, b: &[i8], y: &mut [i8]) -> Option<()> {
         }
         _ => return None,
     }
-    clamp(op.clamp, y);
+    limit(op.clamp, y);
     Some(())
 }

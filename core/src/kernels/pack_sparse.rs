@@ -77,7 +77,7 @@ pub fn linear_stream(weights: &[i8], inputs: usize, block: Block) -> Option<Vec<
     if inputs == 0 || !weights.len().is_multiple_of(inputs) || !inputs.is_multiple_of(len) {
         return None;
     }
-    let mut channels = Vec::new();
+    let (mut channels, mut counts) = (Vec::new(), Vec::new());
     for weights in weights.chunks(inputs) {
         let mut blocks: Vec<(usize, &[i8])> = Vec::new();
         let zeros = &[0; 4][..len];
@@ -93,10 +93,16 @@ pub fn linear_stream(weights: &[i8], inputs: usize, block: Block) -> Option<Vec<
                 last = index;
             }
         }
+        counts.push(match block {
+            Block::One | Block::Two => blocks.len().div_ceil(block.group()),
+            Block::Four => blocks.len(),
+        });
+        if block == Block::Four && !blocks.len().is_multiple_of(2) {
+            blocks.insert(0, (0, zeros));
+        }
         blocks.resize(blocks.len().next_multiple_of(block.group()), (0, zeros));
         channels.push(blocks);
     }
-    let counts: Vec<usize> = channels.iter().map(|blocks| blocks.len() / block.group()).collect();
     if channels.iter().any(|blocks| blocks.len() * len >= MAX_WEIGHTS) {
         return None;
     }
@@ -106,7 +112,8 @@ pub fn linear_stream(weights: &[i8], inputs: usize, block: Block) -> Option<Vec<
         let mut bytes = [0; 12];
         for (index, &(distance, weights)) in group.iter().enumerate() {
             match block {
-                Block::One | Block::Two => bytes[index] = distance as u8,
+                Block::One => bytes[2 * index] = distance as u8,
+                Block::Two => bytes[index] = distance as u8,
                 Block::Four => {
                     let distance = (distance * 4 * ELEMENT) as u16;
                     bytes[2 * index..][..2].copy_from_slice(&distance.to_le_bytes());
@@ -117,6 +124,9 @@ pub fn linear_stream(weights: &[i8], inputs: usize, block: Block) -> Option<Vec<
             }
         }
         stream.extend_from_slice(&bytes[..block.group_bytes()]);
+    }
+    if block == Block::Four {
+        stream.resize(stream.len() + block.group_bytes(), 0);
     }
     align(&mut stream);
     Some(stream)

@@ -27,7 +27,7 @@ use super::{at, conv::rescale, put};
 use crate::model::{Conv, Tensor, Window};
 
 /// Weights of an output channel are counted in blocks of this many.
-pub(super) const BLOCK: usize = 4;
+pub(crate) const BLOCK: usize = 4;
 /// Output pixels that the convolution computes together.
 pub(super) const TILE: usize = 4;
 /// Blocks after which the sums are taken apart: `BLOCK * CHUNK * 128 * 128 < 2^23`.
@@ -44,7 +44,7 @@ pub const fn packed_len(outputs: usize, per_channel: usize) -> Option<usize> {
 }
 
 /// Words of one pair of output channels.
-pub(super) const fn words_per_pair(per_channel: usize) -> usize {
+pub(crate) const fn words_per_pair(per_channel: usize) -> usize {
     blocks(per_channel).wrapping_mul(2)
 }
 

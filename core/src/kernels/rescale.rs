@@ -58,6 +58,14 @@ impl Rescale {
         }
     }
 
+    /// The real number that it multiplies by.
+    #[cfg(feature = "learn")]
+    pub(crate) fn real(self) -> f32 {
+        // Powers of two are exact.
+        let power = |exponent: u8| (1u64 << (exponent & 63)) as f32;
+        self.multiplier as f32 / 2_147_483_648.0 * power(self.left) / power(self.right)
+    }
+
     /// Multiplier and right shift, where the multiplier is normalised, in `[2^30, 2^31)`, and the
     /// power of two does not go left.
     #[cfg(any(niwaki_dsp, test))]

@@ -21,6 +21,9 @@ pub struct Analysis {
     pub model_bytes: usize,
     /// Size of the arena in bytes.
     pub arena_bytes: usize,
+    /// Bytes of memory in which features of sound are computed; none for other models.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub front_end_bytes: Option<usize>,
     /// Most bytes of tensors that any operator reads and writes: no arena can be smaller.
     pub largest_operator_bytes: usize,
     /// Multiply-accumulates of one inference when zero weights are executed too.
@@ -140,6 +143,7 @@ pub fn analyse(model: &Model<'_>, core: Core) -> Analysis {
         target: core,
         model_bytes: model.len(),
         arena_bytes: model.arena_len(),
+        front_end_bytes: model.front_end().map(|front_end| front_end.memory_len()),
         largest_operator_bytes,
         macs: sum(|layer| layer.macs),
         macs_nonzero: sum(|layer| layer.macs_nonzero),

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, bail, ensure};
 use niwaki_core::kernels::{KernelId, depthwise, packed};
 use niwaki_core::model::layout::{
     ALIGNMENT, AddBroadcastRecord, AddRecord, ChannelRecord, CopyRecord, Header, MAGIC, MeanRecord,
-    MulRecord, NormalisationRecord, OpRecord, OperandRecord, PlaceRecord, SoftmaxRecord, Span,
-    TensorRecord, VERSION, WindowRecord,
+    MulRecord, NormalisationRecord, OpRecord, OperandRecord, OptionalSections, PlaceRecord,
+    SoftmaxRecord, Span, TensorRecord, VERSION, WindowRecord,
 };
 use niwaki_core::model::{Clamp, Place, Tensor, Window, checksum};
 use sha2::{Digest, Sha256};
@@ -13,6 +13,7 @@ use zerocopy::IntoBytes;
 
 use super::choose::{self, KernelChoice};
 use super::graph::{Constant, Function, Graph, Node, Operator, TensorId, Weighted};
+use super::narrow::remove_channels;
 use super::plan::{Needs, Plan, Rows, Sharing, plan};
 use super::simplify::drop_constant_channels;
 use crate::target::cost::Core;
@@ -56,7 +57,12 @@ pub fn write_with(graph: &Graph, choice: KernelChoice) -> Result<Exported> {
     ensure!(!graph.nodes.is_empty(), "the network has no operators: there is nothing to export");
     let mut graph = graph.clone();
     drop_constant_channels(&mut graph);
-    let graph = &graph;
+    remove_channels(&mut graph);
+    write_simplified(&graph, choice)
+}
+
+/// Writes a graph as it is.
+pub(super) fn write_simplified(graph: &Graph, choice: KernelChoice) -> Result<Exported> {
     let (chosen, plan) = with_smaller_arena(graph, choice)?;
     let bytes = assemble(graph, &plan, &chosen)?;
     let layer =
@@ -381,7 +387,10 @@ fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
         })
         .collect::<Result<_>>()?;
 
-    let mut bytes = vec![0; size_of::<Header>()];
+    // A model without optional sections has no spans for them.
+    let header_len = size_of::<Header>()
+        + if graph.front_end.is_some() { size_of::<OptionalSections>() } else { 0 };
+    let mut bytes = vec![0; header_len];
     let tensors = append(&mut bytes, tensors.as_bytes())?;
     // The table of operators points behind itself: constants first, then the table is filled in.
     let ops_start = bytes.len();
@@ -417,11 +426,16 @@ fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
         strings.extend(text.as_bytes());
     }
     let strings = append(&mut bytes, &strings)?;
+    if let Some(front_end) = &graph.front_end {
+        let front_end = append(&mut bytes, front_end.encode().as_bytes())?;
+        let sections = OptionalSections { front_end };
+        bytes[size_of::<Header>()..header_len].copy_from_slice(sections.as_bytes());
+    }
 
     let mut header = Header {
         magic: MAGIC,
         version: VERSION.into(),
-        header_len: (size_of::<Header>() as u16).into(),
+        header_len: (header_len as u16).into(),
         total_len: u32::try_from(bytes.len()).context("a model of more than 4 GiB")?.into(),
         checksum: 0.into(),
         model_id: [0; 8],
@@ -430,7 +444,7 @@ fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
         input: id(graph.input)?.into(),
         output: id(graph.output)?.into(),
         label_count: u16::try_from(graph.labels.len())?.into(),
-        reserved: 0.into(),
+        tunable: 0.into(),
         tensors,
         ops: Span::new(u32::try_from(ops_start)?, u32::try_from(ops_len)?),
         strings,

@@ -26,12 +26,16 @@ pub fn write_rust_module(model: &Model<'_>, blob: &[u8], folder: &Path) -> Resul
 
 fn rust_module(model: &Model<'_>) -> String {
     let labels: Vec<&str> = (0..model.label_count()).map(|class| model.label(class)).collect();
-    let consts = [
+    let mut consts = vec![
         ("MODEL_BYTES", model.len(), "Size of the model in bytes of flash."),
         ("ARENA_BYTES", model.arena_len(), "Size of the arena in bytes of RAM."),
         ("INPUT_LEN", model.input().len(), "Length of the input in bytes."),
         ("OUTPUT_LEN", model.output().len(), "Length of the output in bytes."),
     ];
+    if let Some(front_end) = model.front_end() {
+        let doc = "Size of the memory in which features of sound are computed, in bytes of RAM.";
+        consts.push(("FRONT_END_BYTES", front_end.memory_len(), doc));
+    }
     let mut text = format!(
         "//! The model `{}`, written by `niwaki export --rust`: do not edit.\n\n\
          use niwaki_core::{{AlignedBytes, Arena, Model, ModelError, RunError, Session}};\n\n",

@@ -53,6 +53,21 @@ struct Norm {
     alone: bool,
 }
 
+/// A batch norm behind a layer with weights: indices of parameters and statistics.
+#[derive(Debug, Clone, Copy)]
+pub struct FusedNorm {
+    /// Weights of the layer.
+    pub weight: usize,
+    /// Bias of the layer.
+    pub bias: Option<usize>,
+    /// Scale of the batch norm.
+    pub gamma: usize,
+    /// Statistics of the batch norm.
+    pub stats: usize,
+    /// Added to the variance.
+    pub epsilon: f32,
+}
+
 /// Mean and variance of every channel.
 #[derive(Debug, Clone)]
 pub struct Stats {
@@ -162,6 +177,20 @@ impl Network {
         }
     }
 
+    /// The batch norms that are fused into a layer with weights.
+    pub fn fused_norms(&self) -> impl Iterator<Item = FusedNorm> {
+        self.steps.iter().filter_map(|step| {
+            let norm = step.norm.as_ref().filter(|norm| !norm.alone)?;
+            Some(FusedNorm {
+                weight: step.weight?,
+                bias: step.bias,
+                gamma: norm.gamma,
+                stats: norm.stats,
+                epsilon: norm.epsilon,
+            })
+        })
+    }
+
     /// Number of slots.
     pub fn slots(&self) -> usize {
         self.steps.len() + 1
@@ -177,6 +206,18 @@ impl Network {
     /// Computes the logits of a batch in sample x channel x height x width order.
     /// `params` holds every parameter flat, in the order of `self.params`.
     pub fn forward(&self, params: &[Tensor<1>], input: Tensor<4>, pass: &Pass<'_>) -> Output {
+        self.forward_paths(&[params], input, pass)
+    }
+
+    /// Like [`forward`](Self::forward) with several sets of weights, each for an equal part of the
+    /// batch. Everything else, batch norm with its statistics included, is that of the first set
+    /// and sees the whole batch.
+    pub fn forward_paths(
+        &self,
+        params: &[&[Tensor<1>]],
+        input: Tensor<4>,
+        pass: &Pass<'_>,
+    ) -> Output {
         let samples = input.dims()[0];
         let mut stats: Vec<Option<Stats>> = vec![None; self.norms.len()];
         let mut observed = Vec::new();
@@ -259,10 +300,43 @@ impl Network {
     fn weighted(
         &self,
         step: &Step,
-        params: &[Tensor<1>],
+        paths: &[&[Tensor<1>]],
         input: Tensor<4>,
         pass: &Pass<'_>,
         stats: &mut [Option<Stats>],
+    ) -> Tensor<4> {
+        let param = |index: usize| paths[0][index].clone();
+        let output = match (step.weight, paths) {
+            (Some(_), [_, _, ..]) => {
+                let parts = input.chunk(paths.len(), 0).into_iter().zip(paths);
+                Tensor::cat(
+                    parts.map(|(part, path)| self.sums(step, path, part, pass)).collect(),
+                    0,
+                )
+            }
+            _ => self.sums(step, paths[0], input, pass),
+        };
+        match (&step.norm, pass.norms) {
+            (Some(norm), Norms::Batch) => {
+                let (gamma, beta) = (param(norm.gamma), param(norm.beta));
+                let result = module::batch_norm_train(output, gamma, beta, f64::from(norm.epsilon));
+                stats[norm.stats] = Some(Stats {
+                    mean: result.mean.without_autodiff(),
+                    var: result.variance.without_autodiff(),
+                });
+                result.output
+            }
+            _ => output,
+        }
+    }
+
+    /// What a layer computes before batch statistics: with given ones, they are folded in.
+    fn sums(
+        &self,
+        step: &Step,
+        params: &[Tensor<1>],
+        input: Tensor<4>,
+        pass: &Pass<'_>,
     ) -> Tensor<4> {
         let param = |index: usize| params[index].clone();
         let mut bias = step.bias.map(param);
@@ -286,7 +360,7 @@ impl Network {
         if pass.quantise.is_some() {
             weight = weight.map(fake_quantise_weight);
         }
-        let output = match (step.op, weight) {
+        match (step.op, weight) {
             (Op::Conv { weight: shape, window, groups, .. }, Some(weight)) => module::conv2d(
                 input,
                 weight.reshape(shape),
@@ -303,18 +377,6 @@ impl Network {
                 sums.reshape([samples, out, 1, 1])
             }
             _ => input,
-        };
-        match (&step.norm, pass.norms) {
-            (Some(norm), Norms::Batch) => {
-                let (gamma, beta) = (param(norm.gamma), param(norm.beta));
-                let result = module::batch_norm_train(output, gamma, beta, f64::from(norm.epsilon));
-                stats[norm.stats] = Some(Stats {
-                    mean: result.mean.without_autodiff(),
-                    var: result.variance.without_autodiff(),
-                });
-                result.output
-            }
-            _ => output,
         }
     }
 
@@ -357,4 +419,59 @@ fn fake_quantise_weight(weight: Tensor<2>) -> Tensor<2> {
     let scale = plain.clone().abs().max_dim(1).clamp_min(1e-30).div_scalar(127.0);
     let rounded = (plain.clone() / scale.clone()).round() * scale;
     weight + (rounded - plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::preset;
+
+    /// Paths next to each other compute what each computes alone, but for statistics in common.
+    #[test]
+    fn paths_have_their_own_weights() {
+        let device = Device::flex();
+        let spec = preset("resnet8:width=4").unwrap().for_data([8, 8, 1], 3).unwrap();
+        let net = Network::new(Graph::new(&spec).unwrap());
+        let wave = |len: usize, step: f32| -> Vec<f32> {
+            (0..len).map(|index| (step * index as f32).sin()).collect()
+        };
+        let params = |step: f32| -> Vec<Tensor<1>> {
+            let values = |param: &ParamSpec| match param.role {
+                Role::Weight => wave(param.len(), step),
+                Role::Gamma => vec![1.0; param.len()],
+                Role::Bias | Role::Beta => vec![0.1; param.len()],
+            };
+            net.params.iter().map(|param| tensor(&values(param), &device)).collect()
+        };
+        let (a, b) = (params(0.7), params(1.3));
+        let batch =
+            |step: f32| Tensor::from_data(TensorData::new(wave(128, step), [2, 1, 8, 8]), &device);
+        let (x, y) = (batch(0.3), batch(0.5));
+        let both = Tensor::cat(vec![x.clone(), y.clone()], 0);
+        let stats: Vec<Stats> = net
+            .norms()
+            .iter()
+            .map(|&layer| {
+                let channels = net.graph.layers[layer].output[2];
+                Stats {
+                    mean: Tensor::zeros([channels], &device),
+                    var: Tensor::ones([channels], &device),
+                }
+            })
+            .collect();
+        let running = Pass { norms: Norms::Running(&stats), quantise: None, observe: false };
+        let together = values(&net.forward_paths(&[&a, &b], both.clone(), &running).logits);
+        let apart = [
+            values(&net.forward(&a, x, &running).logits),
+            values(&net.forward(&b, y, &running).logits),
+        ];
+        assert_eq!(together, apart.concat());
+
+        let pass = Pass { norms: Norms::Batch, ..running };
+        let same = values(&net.forward_paths(&[&a, &a], both.clone(), &pass).logits);
+        let alone = values(&net.forward(&a, both.clone(), &pass).logits);
+        assert!(same.iter().zip(&alone).all(|(a, b)| (a - b).abs() < 1e-4));
+        let other = values(&net.forward_paths(&[&a, &b], both, &pass).logits);
+        assert!(other.iter().zip(&alone).any(|(a, b)| (a - b).abs() > 1e-2));
+    }
 }

@@ -5,10 +5,13 @@ use plotters::prelude::*;
 
 use crate::export::Analysis;
 use crate::sparse::EpochRow;
+use crate::target::sweep::{Curves, Format, Sweep};
 
 const GREEN: RGBColor = RGBColor(74, 124, 89);
 const BROWN: RGBColor = RGBColor(166, 108, 60);
 const GREY: RGBColor = RGBColor(160, 160, 155);
+const BLUE: RGBColor = RGBColor(58, 98, 160);
+const INK: RGBColor = RGBColor(60, 60, 60);
 
 /// Figure of merit in training and testing over the epochs.
 pub(super) fn training(epochs: &[EpochRow]) -> Result<String> {
@@ -96,5 +99,91 @@ fn draw_arena(
         }
     }
     area.present()?;
+    Ok(())
+}
+
+/// Instructions over density: a panel for each layer, a curve for each format, break-even marked.
+///
+/// # Errors
+///
+/// When the chart cannot be drawn.
+pub fn break_even(sweep: &Sweep) -> Result<String> {
+    const COLUMNS: usize = 2;
+    let rows = sweep.layers.len().div_ceil(COLUMNS).max(1);
+    let mut svg = String::new();
+    {
+        let size = (960, 320 * rows as u32);
+        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        let drawn = area.fill(&WHITE).map_err(Into::into).and_then(|()| {
+            let panels = area.split_evenly((rows, COLUMNS));
+            for (panel, layer) in panels.iter().zip(&sweep.layers) {
+                draw_break_even(panel, layer)?;
+            }
+            Ok(area.present()?)
+        });
+        drawn.map_err(|error: Box<dyn std::error::Error>| {
+            anyhow!("drawing the break-even curves: {error}")
+        })?;
+    }
+    Ok(svg)
+}
+
+fn draw_break_even(
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    layer: &Curves,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let costs = layer.points.iter().map(|point| point.instructions_per_mac);
+    let (least, most) = costs.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), cost| {
+        (least.min(cost), most.max(cost))
+    });
+    let mut chart = ChartBuilder::on(area)
+        .margin(8)
+        .caption(&layer.layer, ("sans-serif", 15))
+        .x_label_area_size(36)
+        .y_label_area_size(52)
+        .build_cartesian_2d((1.0..100.0).log_scale(), (least * 0.8..most * 1.25).log_scale())?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_desc("density in percent")
+        .y_desc("instructions per dense MAC")
+        .x_label_formatter(&|density| format!("{density:.0}"))
+        .y_label_formatter(&|cost| format!("{cost}"))
+        .draw()?;
+    let dense = layer.of(Format::Dense).next().map(|point| point.instructions_per_mac);
+    for (format, colour) in Format::ALL.into_iter().zip([INK, GREEN, BROWN, BLUE]) {
+        let curve: Vec<(f64, f64)> = match (format, dense) {
+            (Format::Dense, Some(dense)) => vec![(1.0, dense), (100.0, dense)],
+            _ => layer
+                .of(format)
+                .map(|point| (point.density_percent.into(), point.instructions_per_mac))
+                .collect(),
+        };
+        chart
+            .draw_series(LineSeries::new(curve.iter().copied(), colour.stroke_width(2)))?
+            .label(format.name())
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        if format != Format::Dense {
+            let measured = curve.iter().map(|&at| Circle::new(at, 2, colour.filled()));
+            chart.draw_series(measured)?;
+        }
+        let crossing = layer.break_even.iter().find(|at| at.format == format);
+        if let (Some(density), Some(dense)) = (crossing.and_then(|at| at.instructions), dense)
+            && density < 100.0
+        {
+            chart.draw_series([Circle::new((density, dense), 6, colour.stroke_width(2))])?;
+            let text = format!("{density:.0} %");
+            // One below the other: the densities of formats are often close.
+            let line = 14 * (format as i32);
+            let label = EmptyElement::at((density, dense))
+                + Text::new(text, (10, line - 6), ("sans-serif", 12).into_font().color(&colour));
+            chart.draw_series([label])?;
+        }
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .draw()?;
     Ok(())
 }

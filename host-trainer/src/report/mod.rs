@@ -1,6 +1,9 @@
-//! A training run and its model as one self-contained HTML page.
+//! A training run and its model as one self-contained HTML page; break-even curves as a table and a chart.
 
+mod break_even;
 mod chart;
+
+pub use break_even::{break_even_csv, break_even_markdown, break_even_svg};
 
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -39,6 +42,8 @@ pub struct Outcome {
     pub accuracy_target: Option<f64>,
     /// Output bytes that differ between host and device.
     pub mismatched_bytes: usize,
+    /// Bytes of features of sound that differ between host and device; none for other models.
+    pub mismatched_feature_bytes: Option<usize>,
     /// Nonzero weights / weights.
     pub density: f64,
     /// Nonzero weights.
@@ -53,6 +58,10 @@ pub struct Outcome {
     pub stack_bytes: Option<u32>,
     /// Mean executed instructions of an inference.
     pub instructions_per_inference: Option<u64>,
+    /// Memory in which features of sound are computed.
+    pub front_end_bytes: Option<usize>,
+    /// Mean executed instructions of the features of a clip.
+    pub instructions_per_clip: Option<u64>,
 }
 
 impl Outcome {
@@ -64,6 +73,7 @@ impl Outcome {
             accuracy_host: validation.accuracy_host,
             accuracy_target: validation.accuracy_target,
             mismatched_bytes: validation.mismatched_bytes,
+            mismatched_feature_bytes: validation.mismatched_feature_bytes,
             density: analysis.density,
             nonzeros: analysis.nonzeros,
             macs: analysis.macs_nonzero,
@@ -71,6 +81,8 @@ impl Outcome {
             arena_bytes: analysis.arena_bytes,
             stack_bytes: validation.stack_bytes,
             instructions_per_inference: validation.instructions_per_inference,
+            front_end_bytes: analysis.front_end_bytes,
+            instructions_per_clip: validation.instructions_per_clip,
         }
     }
 
@@ -81,7 +93,7 @@ impl Outcome {
         };
         let bytes = |count: u64| format!("{} bytes", grouped(count));
         let optional = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), grouped);
-        vec![
+        let mut rows = vec![
             ("accuracy, float", percent(self.accuracy_float)),
             ("accuracy, int8 on the host", percent(self.accuracy_host)),
             ("accuracy, int8 on the device", percent(self.accuracy_target)),
@@ -96,7 +108,17 @@ impl Outcome {
             ("arena", bytes(self.arena_bytes as u64)),
             ("stack", self.stack_bytes.map_or_else(|| "-".to_owned(), |n| bytes(n.into()))),
             ("instructions per inference", optional(self.instructions_per_inference)),
-        ]
+        ];
+        if let (Some(differing), Some(memory)) =
+            (self.mismatched_feature_bytes, self.front_end_bytes)
+        {
+            rows.extend([
+                ("feature bytes that differ", differing.to_string()),
+                ("memory for features", bytes(memory as u64)),
+                ("instructions per clip's features", optional(self.instructions_per_clip)),
+            ]);
+        }
+        rows
     }
 }
 

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{
     Config, Method,
-    decoupled::Decoupled,
+    decoupled::PathNorms,
     evaluate::{correct, input},
     method::Phase,
     state::{State, blend},
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     data::{AugmentKey, Dataset},
     net::{
-        module::{Norms, Pass, Stats, values},
+        module::{Norms, Output, Pass, Stats, values},
         spec::Task,
     },
 };
@@ -55,16 +55,34 @@ pub(super) fn learn(
         Phase::Both { gamma, .. } => Some(state.whole_values(gamma)),
         Phase::Dense | Phase::Masked => None,
     };
-    let part = indices.len().div_ceil(config.shards);
-    let parts: Vec<Lesson> = indices
-        .par_chunks(part)
-        .map(|chunk| {
-            let share = chunk.len() as f64 / indices.len() as f64;
-            let part = Part { state, data, config, quantise, epoch, share };
-            part.learn(&backbone, whole.as_deref(), chunk)
-        })
-        .collect();
-    parts.into_iter().reduce(Lesson::add).expect("a batch has samples")
+    let all = Part { state, data, config, quantise, epoch, share: 1.0, teacher: None };
+    all.learn_in_parts(&backbone, whole.as_deref(), indices)
+}
+
+/// A network of the same shape that teaches another, and is not taught.
+pub(super) struct Teacher {
+    /// Its values.
+    pub(super) values: Vec<Tensor<1>>,
+    /// Its batch norm statistics.
+    pub(super) stats: Vec<Stats>,
+    /// Weight of the distillation.
+    pub(super) weight: f64,
+    /// Temperature of the distillation.
+    pub(super) temperature: f64,
+}
+
+/// Computes loss and gradients of the samples with these indices for a network with these values.
+pub(super) fn learn_values(
+    state: &State,
+    data: &Dataset,
+    config: &Config,
+    values: &[Tensor<1>],
+    teacher: Option<&Teacher>,
+    indices: &[usize],
+    epoch: usize,
+) -> Lesson {
+    let all = Part { state, data, config, quantise: false, epoch, share: 1.0, teacher };
+    all.learn_in_parts(values, None, indices)
 }
 
 impl Lesson {
@@ -96,6 +114,7 @@ impl Lesson {
 }
 
 /// What all samples of a part have in common.
+#[derive(Clone, Copy)]
 struct Part<'a> {
     state: &'a State,
     data: &'a Dataset,
@@ -104,9 +123,28 @@ struct Part<'a> {
     epoch: usize,
     /// Share of the part in the batch.
     share: f64,
+    /// A network that teaches this one.
+    teacher: Option<&'a Teacher>,
 }
 
 impl Part<'_> {
+    fn learn_in_parts(
+        &self,
+        backbone: &[Tensor<1>],
+        whole: Option<&[Tensor<1>]>,
+        indices: &[usize],
+    ) -> Lesson {
+        let part = indices.len().div_ceil(self.config.shards);
+        let parts: Vec<Lesson> = indices
+            .par_chunks(part)
+            .map(|chunk| {
+                let share = chunk.len() as f64 / indices.len() as f64;
+                Part { share, ..*self }.learn(backbone, whole, chunk)
+            })
+            .collect();
+        parts.into_iter().reduce(Lesson::add).expect("a batch has samples")
+    }
+
     fn learn(
         &self,
         backbone: &[Tensor<1>],
@@ -118,6 +156,11 @@ impl Part<'_> {
         let augment = self.config.augment.as_ref().map(|augment| (augment, key));
         let batch = input(self.data, indices, augment, &state.device);
         let target = self.target(indices, &batch);
+        let taught = self.teacher.filter(|teacher| teacher.weight > 0.0).map(|teacher| {
+            let norms = Norms::Running(&teacher.stats);
+            let pass = Pass { norms, quantise: None, observe: false };
+            (teacher, state.net.forward(&teacher.values, batch.clone(), &pass).logits)
+        });
 
         let leaf = |value: &Tensor<1>| value.clone().autodiff().require_grad();
         let leaves: Vec<Tensor<1>> = backbone.iter().map(leaf).collect();
@@ -126,29 +169,40 @@ impl Part<'_> {
             quantise: self.quantise.then_some(&state.ranges),
             observe: self.quantise,
         };
-        let output = state.net.forward(&leaves, batch.clone(), &pass);
-        let mut loss = self.loss(output.logits.clone(), &target);
-        let mut stats = [output.stats, Vec::new()];
-
         // Parameters without redundant weights are the same in both paths.
         let mut whole_leaves: Vec<Option<Tensor<1>>> = vec![None; leaves.len()];
-        if let Some(whole) = whole {
-            for (index, mask) in state.masks.iter().enumerate() {
-                whole_leaves[index] = mask.as_ref().map(|_| leaf(&whole[index]));
+        let (output, teacher) = match whole {
+            None => (state.net.forward(&leaves, batch, &pass), None),
+            Some(whole) => {
+                for (index, mask) in state.masks.iter().enumerate() {
+                    whole_leaves[index] = mask.as_ref().map(|_| leaf(&whole[index]));
+                }
+                let all: Vec<Tensor<1>> = whole_leaves
+                    .iter()
+                    .zip(&leaves)
+                    .map(|(whole, shared)| whole.as_ref().unwrap_or(shared).clone())
+                    .collect();
+                let (output, teacher) = self.both(&leaves, &all, batch, &pass);
+                (output, Some(teacher))
             }
-            let all: Vec<Tensor<1>> = whole_leaves
-                .iter()
-                .zip(&leaves)
-                .map(|(whole, shared)| whole.as_ref().unwrap_or(shared).clone())
-                .collect();
-            let teacher = state.net.forward(&all, batch, &pass);
+        };
+        let mut loss = self.loss(output.logits.clone(), &target);
+        let mut stats = [output.stats, Vec::new()];
+        if let Some(teacher) = teacher {
             loss = loss + self.loss(teacher.logits.clone(), &target);
             if let Method::Decoupled(settings) = &self.config.method
                 && settings.distil > 0.0
             {
-                loss = loss + self.distil(teacher.logits, output.logits.clone(), settings);
+                let (student, weight) = (output.logits.clone(), settings.distil);
+                loss = loss
+                    + self.distil(teacher.logits.inner(), student, settings.temperature, weight);
             }
             stats[1] = teacher.stats;
+        }
+
+        if let Some((teacher, logits)) = taught {
+            let student = output.logits.clone();
+            loss = loss + self.distil(logits, student, teacher.temperature, teacher.weight);
         }
 
         let mut gradients = (loss.clone() * self.share).backward();
@@ -177,6 +231,30 @@ impl Part<'_> {
         }
     }
 
+    /// What backbone and whole network compute.
+    fn both(
+        &self,
+        backbone: &[Tensor<1>],
+        whole: &[Tensor<1>],
+        batch: Tensor<4>,
+        pass: &Pass<'_>,
+    ) -> (Output, Output) {
+        let net = &self.state.net;
+        let shared = matches!(
+            &self.config.method,
+            Method::Decoupled(settings) if settings.norms == PathNorms::Shared
+        );
+        if !shared {
+            return (net.forward(backbone, batch.clone(), pass), net.forward(whole, batch, pass));
+        }
+        let samples = batch.dims()[0];
+        let twice = Tensor::cat(vec![batch.clone(), batch], 0);
+        let Output { logits, stats, observed } = net.forward_paths(&[backbone, whole], twice, pass);
+        let part = |start: usize| logits.clone().slice([start..start + samples]);
+        let student = Output { logits: part(0), stats: stats.clone(), observed };
+        (student, Output { logits: part(samples), stats, observed: Vec::new() })
+    }
+
     /// Class probabilities to reach, or for reconstruction the input.
     fn target(&self, indices: &[usize], batch: &Tensor<4>) -> Tensor<2> {
         let samples = indices.len();
@@ -202,18 +280,22 @@ impl Part<'_> {
         }
     }
 
-    /// Distance of the backbone from the whole network, which gets no gradient from it
-    /// (Hinton et al., 2015).
-    fn distil(&self, teacher: Tensor<2>, student: Tensor<2>, settings: &Decoupled) -> Tensor<1> {
-        let teacher = teacher.inner();
+    /// Distance of a network from its teacher, which gets no gradient from it (Hinton et al., 2015).
+    fn distil(
+        &self,
+        teacher: Tensor<2>,
+        student: Tensor<2>,
+        temperature: f64,
+        weight: f64,
+    ) -> Tensor<1> {
         match self.state.net.graph.task {
             Task::Classify => {
-                let (t, samples) = (settings.temperature, student.dims()[0] as f64);
+                let (t, samples) = (temperature, student.dims()[0] as f64);
                 let goal = activation::log_softmax(teacher / t, 1);
                 let log = activation::log_softmax(student / t, 1);
-                ((goal.clone() - log) * goal.exp()).sum() * (settings.distil * t * t / samples)
+                ((goal.clone() - log) * goal.exp()).sum() * (weight * t * t / samples)
             }
-            Task::Reconstruct => (student - teacher).square().mean() * settings.distil,
+            Task::Reconstruct => (student - teacher).square().mean() * weight,
         }
     }
 
@@ -228,16 +310,22 @@ impl Part<'_> {
     }
 }
 
-/// Applies what a batch taught: one update of every parameter and of the running statistics.
+/// Applies what a batch taught: one update of every parameter.
 pub(super) fn apply(
     state: &mut State,
-    lesson: Lesson,
+    lesson: &mut Lesson,
     config: &Config,
     phase: Phase,
     rate: f64,
     step: usize,
 ) {
-    for (index, (gradient, whole)) in lesson.backbone.into_iter().zip(lesson.whole).enumerate() {
+    // A part of the learning rate for redundant weights.
+    let slower = match &config.method {
+        Method::Decoupled(decoupled) if decoupled.rate != 1.0 => Some(decoupled.rate),
+        _ => None,
+    };
+    let gradients = lesson.backbone.drain(..).zip(lesson.whole.drain(..));
+    for (index, (gradient, whole)) in gradients.enumerate() {
         let mask = state.masks[index].clone();
         let gradient = match (&mask, phase) {
             (Some(mask), Phase::Both { gamma, .. }) => {
@@ -256,13 +344,22 @@ pub(super) fn apply(
         };
         let value = state.values[index].clone();
         let slots = &mut state.slots[index];
-        let value = config.optimiser.update(value, gradient, slots, rate, decay, step + 1);
+        let next = config.optimiser.update(value.clone(), gradient, slots, rate, decay, step + 1);
         state.values[index] = match (&mask, phase) {
-            (Some(mask), Phase::Both { shrink, .. }) => value * blend(mask, shrink),
-            _ => value,
+            (Some(mask), Phase::Both { shrink, .. }) => {
+                let next = match slower {
+                    Some(part) => value.clone() + (next - value) * blend(mask, part),
+                    None => next,
+                };
+                next * blend(mask, shrink)
+            }
+            _ => next,
         };
     }
-    let [backbone, whole] = lesson.stats;
+}
+
+/// Moves the running statistics of both paths towards those of a batch.
+pub(super) fn follow_stats(state: &mut State, [backbone, whole]: [Vec<Stats>; 2]) {
     follow(&mut state.backbone, backbone);
     follow(&mut state.whole, whole);
 }

@@ -284,6 +284,7 @@ fn random_graph(kernel: KernelId, random: &mut Pcg64) -> Graph {
         output: output_id,
         labels: Vec::new(),
         normalisation: Vec::new(),
+        front_end: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -36,6 +36,33 @@ impl Emulator {
         elf: &Path,
         model: &[u8],
         model_address: u64,
+    ) -> Result<Self, TargetError> {
+        Self::spawn(board, elf, model, model_address, &[], Stdio::from)
+    }
+
+    /// Starts `board` and lets it log every executed block. What the emulator itself says goes there too,
+    /// and it stands still while nobody reads.
+    pub(crate) fn start_traced(
+        board: &Board,
+        elf: &Path,
+        model: &[u8],
+        model_address: u64,
+    ) -> Result<(Self, ChildStderr), TargetError> {
+        let options = ["-d", "exec,nochain,in_asm"];
+        let mut emulator =
+            Self::spawn(board, elf, model, model_address, &options, |_| Stdio::piped())?;
+        let log = emulator.child.stderr.take();
+        let log = log.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
+        Ok((emulator, log.map_err(TargetError::io("opening the emulator's log"))?))
+    }
+
+    fn spawn(
+        board: &Board,
+        elf: &Path,
+        model: &[u8],
+        model_address: u64,
+        options: &[&str],
+        output_to: impl FnOnce(File) -> Stdio,
     ) -> Result<Self, TargetError> {
         let Some((program, machine)) =
             board.about.emulator.as_ref().and_then(|command| command.split_first())
@@ -74,9 +101,10 @@ impl Emulator {
                 "loader,file={},addr={model_address:#x},force-raw=on",
                 quoted(&model_file)
             ))
+            .args(options)
             .stdin(Stdio::from(OwnedFd::from(end)))
             .stdout(Stdio::from(log))
-            .stderr(Stdio::from(output));
+            .stderr(output_to(output));
         let child = command.spawn().map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => TargetError::NoEmulator {
                 program: program.clone(),

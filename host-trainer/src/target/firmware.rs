@@ -72,6 +72,16 @@ impl Firmware {
             && model.arena_len() as u64 <= len(&self.arena)
     }
 
+    /// Refuses a model that is larger than the region for it.
+    pub(super) fn check_fits(&self, board: &Board, model: &Model<'_>) -> Result<(), TargetError> {
+        let region = self.model_region.end.saturating_sub(self.model_region.start);
+        let model = model.as_bytes().len();
+        if model as u64 > region {
+            return Err(TargetError::ModelTooLarge { board: board.name.clone(), model, region });
+        }
+        Ok(())
+    }
+
     /// Lines of a log that the firmware wrote in defmt's encoding, which `defmt-print` reads.
     ///
     /// The tool is called rather than its decoder linked: that crate switches `serde_json` to numbers of

@@ -52,6 +52,9 @@ pub(crate) fn totals(analysis: &Analysis) -> Table {
     row("id", analysis.id.clone());
     row("flash", format!("{} bytes", analysis.model_bytes));
     row("arena", format!("{} bytes", analysis.arena_bytes));
+    if let Some(bytes) = analysis.front_end_bytes {
+        row("memory for features", format!("{bytes} bytes"));
+    }
     row(
         "weights",
         format!(
