@@ -49,11 +49,34 @@ pub fn run<U: Uart>(
     board: &'static str,
     core: &'static str,
     uart: U,
-    nanoseconds: impl FnMut() -> u64,
+    mut nanoseconds: impl FnMut() -> u64,
 ) -> ! {
     let Some(memory) = Memory::take() else { panic!("run was called twice") };
+    check(&mut nanoseconds);
     let about = About { board, core, counter: CounterUnit::Instructions };
     agent(Emulated { about, serial: Serial(uart), nanoseconds }, memory)
+}
+
+/// Sees that the counter counts instructions: a wrong clock rate would pass unnoticed otherwise.
+fn check(nanoseconds: &mut impl FnMut() -> u64) {
+    const INSTRUCTIONS: u32 = 100_000;
+    let before = nanoseconds();
+    execute(INSTRUCTIONS);
+    let count = nanoseconds() - before;
+    let difference = count.abs_diff(INSTRUCTIONS.into());
+    assert!(
+        difference < 500,
+        "{INSTRUCTIONS} instructions count as {count}: run the emulator with -icount shift=0"
+    );
+}
+
+/// A loop of this many instructions.
+fn execute(instructions: u32) {
+    // One crate counts the two instructions of its loop as one, the other as two.
+    #[cfg(target_arch = "arm")]
+    cortex_m::asm::delay(instructions / 2);
+    #[cfg(target_arch = "riscv32")]
+    riscv::asm::delay(instructions);
 }
 
 #[panic_handler]

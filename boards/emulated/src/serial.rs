@@ -5,9 +5,11 @@ use core::ptr::without_provenance_mut;
 
 use embedded_io::{ErrorType, Read, Write};
 
-/// Cycles between two looks for a byte. An access to a device register stops the emulator's translated
+use crate::execute;
+
+/// Instructions between two looks for a byte. An access to a device register stops the emulator's translated
 /// code and takes its global lock, which it needs itself to fetch the next byte.
-const POLL_PAUSE: u32 = 2000;
+const POLL_PAUSE: u32 = 4000;
 
 /// The registers of a device: words, or bytes where `R` is `u8`.
 #[derive(Debug)]
@@ -62,7 +64,7 @@ impl<U: Uart> Read for Serial<U> {
                 *slot = byte;
                 return Ok(1);
             }
-            pause();
+            execute(POLL_PAUSE);
         }
     }
 }
@@ -77,11 +79,4 @@ impl<U: Uart> Write for Serial<U> {
     fn flush(&mut self) -> Result<(), Infallible> {
         Ok(())
     }
-}
-
-fn pause() {
-    #[cfg(target_arch = "arm")]
-    cortex_m::asm::delay(POLL_PAUSE);
-    #[cfg(target_arch = "riscv32")]
-    riscv::asm::delay(POLL_PAUSE);
 }

@@ -247,10 +247,12 @@ fn put_half(column: &mut [i16], position: usize, value: i16) {
 
 /// The outputs of a pixel whose inputs stand in `column`.
 #[cfg(not(niwaki_dsp))]
-fn outputs(op: &Conv<'_>, words: &[u32], column: &[i16], y: &mut [i8]) {
-    let pairs = words.chunks_exact(words_per_pair(op.weights_per_channel()).max(1));
+fn outputs(op: &Conv<'_>, mut words: &[u32], column: &[i16], y: &mut [i8]) {
+    let len = words_per_pair(op.weights_per_channel());
     let mut index = 0usize;
-    for (pair, channels) in pairs.zip(op.channels.chunks(2)) {
+    for channels in op.channels.chunks(2) {
+        let Some((pair, rest)) = words.split_at_checked(len) else { return };
+        words = rest;
         let [mut low, mut high] = [0i32; 2];
         for (&word, &[x0, x1]) in pair.iter().zip(column.as_chunks().0) {
             for (half, x) in [(word as i16, x0), ((word >> 16) as i16, x1)] {

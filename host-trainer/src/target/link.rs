@@ -8,8 +8,8 @@ use niwaki_core::link::{
     Request, Response, encode,
 };
 
-/// How long a device may take to answer what it answers at once: an emulator on a busy machine may stand
-/// still for seconds.
+/// How long a device may take to answer what it answers at once. On a machine that is busy with other work
+/// an emulator needs seconds for it.
 const PROMPT: Duration = Duration::from_secs(60);
 /// How long one inference may take. An emulator on a busy machine executes some tens of millions of
 /// instructions in a second.
