@@ -32,6 +32,11 @@ impl<'a> Sound<'a> {
         }
     }
 
+    /// Rows of features of the clip that are complete.
+    pub(crate) fn rows(&self) -> usize {
+        self.extractor.rows()
+    }
+
     /// Takes little-endian samples from number `offset` of the clip on, and writes the rows of features that
     /// they complete into the input of `session`. Returns the rows that are complete and the counter units
     /// that all of them took.

@@ -1,6 +1,7 @@
 //! Sound from raw samples to the output of a model: features against those of TensorFlow's `tf.signal`,
 //! emulated boards against the host.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use niwaki_core::model::{FeatureKind, FrontEnd};
 use niwaki_tests::networks;
 use npyz::npz::NpzArchive;
 
-const TOLERANCE: f32 = 1e-3;
+const TOLERANCE: f32 = 1e-4;
 
 /// A second of sound at 16 kHz.
 fn recording() -> Vec<i16> {
@@ -81,29 +82,29 @@ fn boards_compute_the_features_of_the_host() {
         high_hz: 8000,
         ..networks::FRONT_END
     };
+    let mfcc = networks::FRONT_END;
     let samples = recording();
-    let reversed: Vec<i16> = samples.iter().rev().copied().collect();
-    for name in ["qemu-cortex-m3", "qemu-cortex-m4", "qemu-cortex-m7"] {
+    for (name, front_end) in [
+        ("qemu-cortex-m3", mfcc),
+        ("qemu-cortex-m4", mfcc),
+        ("qemu-cortex-m4", log_mel),
+        ("qemu-cortex-m7", log_mel),
+    ] {
         let (target, firmware) = board(name);
-        for front_end in [networks::FRONT_END, log_mel] {
-            let blob = networks::keywords(3, front_end);
-            let model = Model::new(blob.as_bytes()).unwrap();
-            let clips = [&samples[..], &reversed];
-            let inputs = clips.map(|clip| {
-                let mut input = vec![0; model.input().len()];
-                model.quantise_input(&features(&front_end, clip).unwrap(), &mut input);
-                input
-            });
-            let given =
-                Samples { inputs: &inputs, labels: None, golden: None, clips: Some(&clips) };
-            let found = validate(&target, Some(&firmware), &model, given, &|| {}).unwrap();
-            assert_eq!(found.mismatched_feature_bytes, Some(0), "{name}: {front_end}");
-            assert_eq!(found.mismatched_bytes, 0, "{name}: {front_end}");
-            assert!(found.instructions_per_clip > Some(500_000), "{found:?}");
-            // Features of which many values are the same prove nothing.
-            let distinct: std::collections::HashSet<i8> = inputs[0].iter().copied().collect();
-            assert!(distinct.len() > 50, "{}", distinct.len());
-        }
+        let blob = networks::keywords(3, front_end);
+        let model = Model::new(blob.as_bytes()).unwrap();
+        let mut input = vec![0; model.input().len()];
+        model.quantise_input(&features(&front_end, &samples).unwrap(), &mut input);
+        // Features of which many values are the same would prove nothing.
+        let distinct: HashSet<i8> = input.iter().copied().collect();
+        assert!(distinct.len() > 50, "{}", distinct.len());
+        let given =
+            Samples { inputs: &[input], labels: None, golden: None, clips: Some(&[&samples]) };
+        let found = validate(&target, Some(&firmware), &model, given, &|| {}).unwrap();
+        assert_eq!(found.mismatched_feature_bytes, Some(0), "{name}: {front_end}");
+        assert_eq!(found.mismatched_bytes, 0, "{name}: {front_end}");
+        println!("{name}, {front_end}: {} instructions", found.instructions_per_clip.unwrap());
+        assert!(found.instructions_per_clip > Some(500_000), "{found:?}");
     }
 }
 
@@ -187,9 +188,8 @@ fn a_trained_model_hears_the_same_on_a_board() {
     let model = Model::new(blob.as_bytes()).unwrap();
     assert_eq!(model.front_end(), data.sound.as_ref().map(|sound| &sound.front_end));
     // Another choice of features is refused, the model's own is found.
-    let log_mel =
-        LoadOptions { features: Some("log-mel:mel=10".parse().unwrap()), ..options.clone() };
-    let other = load(spec, &log_mel).unwrap();
+    let mfcc = LoadOptions { features: Some("mfcc".parse().unwrap()), ..options.clone() };
+    let other = load(spec, &mfcc).unwrap();
     let error = export::quantised_inputs(&model, &other, &[0]).unwrap_err().to_string();
     assert!(error.contains("MFCC") && error.contains("log-mel"), "{error}");
     assert_eq!(load(spec, &options.for_model(&model)).unwrap(), data);

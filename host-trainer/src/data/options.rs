@@ -22,7 +22,7 @@ pub struct LoadOptions {
     /// Image folder: resize every image to this height and width
     #[arg(long, value_name = "HxW")]
     pub resize: Option<ImageSize>,
-    /// Sound: features, such as mfcc, log-mel or log-mel:mel=32,window=640 [default: mfcc]
+    /// Sound: features, such as mfcc, log-mel or log-mel:mel=32,window=640 [default: log-mel]
     #[arg(long, value_name = "KIND[:SETTINGS]")]
     pub features: Option<SoundFeatures>,
     /// CSV: the column with the class [default: label]
