@@ -7,6 +7,7 @@
 pub mod data;
 pub mod export;
 pub mod import;
+pub mod learn;
 pub mod net;
 #[cfg(unix)]
 pub mod report;

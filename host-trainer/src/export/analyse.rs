@@ -2,6 +2,7 @@
 
 use niwaki_core::Model;
 use niwaki_core::kernels::packed;
+use niwaki_core::learn::Plan;
 use niwaki_core::model::{Op, Tensor, Weights};
 use serde::Serialize;
 
@@ -21,6 +22,8 @@ pub struct Analysis {
     pub model_bytes: usize,
     /// Size of the arena in bytes.
     pub arena_bytes: usize,
+    /// Bytes of RAM that learning needs beside the arena; absent where no layer is tunable.
+    pub learner_bytes: Option<usize>,
     /// Most bytes of tensors that any operator reads and writes: no arena can be smaller.
     pub largest_operator_bytes: usize,
     /// Multiply-accumulates of one inference when zero weights are executed too.
@@ -140,6 +143,7 @@ pub fn analyse(model: &Model<'_>, core: Core) -> Analysis {
         target: core,
         model_bytes: model.len(),
         arena_bytes: model.arena_len(),
+        learner_bytes: Plan::new(model).ok().map(|plan| plan.learner_len()),
         largest_operator_bytes,
         macs: sum(|layer| layer.macs),
         macs_nonzero: sum(|layer| layer.macs_nonzero),

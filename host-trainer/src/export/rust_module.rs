@@ -26,12 +26,18 @@ pub fn write_rust_module(model: &Model<'_>, blob: &[u8], folder: &Path) -> Resul
 
 fn rust_module(model: &Model<'_>) -> String {
     let labels: Vec<&str> = (0..model.label_count()).map(|class| model.label(class)).collect();
-    let consts = [
+    let mut consts = vec![
         ("MODEL_BYTES", model.len(), "Size of the model in bytes of flash."),
         ("ARENA_BYTES", model.arena_len(), "Size of the arena in bytes of RAM."),
         ("INPUT_LEN", model.input().len(), "Length of the input in bytes."),
         ("OUTPUT_LEN", model.output().len(), "Length of the output in bytes."),
     ];
+    if let Ok(plan) = niwaki_core::learn::Plan::new(model) {
+        consts.extend([
+            ("LEARNER_BYTES", plan.learner_len(), "RAM for learning beside the arena, in bytes."),
+            ("TAIL_BYTES", plan.tail_len(), "RAM for running what was learned, in bytes."),
+        ]);
+    }
     let mut text = format!(
         "//! The model `{}`, written by `niwaki export --rust`: do not edit.\n\n\
          use niwaki_core::{{AlignedBytes, Arena, Model, ModelError, RunError, Session}};\n\n",

@@ -21,7 +21,8 @@ predicted cost, plans the arena and writes a .niwaki file.
 Examples:
   niwaki export runs/digits
   niwaki export runs/digits -o model.niwaki
-  niwaki export runs/digits --rust firmware/src/model   # a Rust module for firmware that links it")]
+  niwaki export runs/digits --rust firmware/src/model   # a Rust module for firmware that links it
+  niwaki export runs/digits --tunable 2                 # the last two layers can be tuned on the device")]
 pub(crate) struct ExportArgs {
     /// Folder of a complete training run
     run: PathBuf,
@@ -31,6 +32,9 @@ pub(crate) struct ExportArgs {
     /// Also write a Rust module with the model and its sizes into this folder
     #[arg(long, value_name = "DIR")]
     rust: Option<PathBuf>,
+    /// Weighted layers, counted from the last, that may be tuned on the device [default: none]
+    #[arg(long, value_name = "LAYERS")]
+    tunable: Option<usize>,
     /// Core that kernels are chosen for
     #[arg(long, value_enum, default_value_t = Core::CortexM4)]
     target: Core,
@@ -41,7 +45,10 @@ pub(crate) fn run(args: &ExportArgs, format: Format) -> Result<()> {
     let trained = Trained::load(&args.run)?;
     let graph = export::quantise(&trained)
         .with_context(|| format!("quantising the network of {}", args.run.display()))?;
-    let exported = export::write_with(&graph, export::KernelChoice::Cheapest(args.target))?;
+    let mut exported = export::write_with(&graph, export::KernelChoice::Cheapest(args.target))?;
+    if let Some(layers) = args.tunable {
+        exported.bytes = export::mark_tunable(&exported.bytes, layers)?;
+    }
     let blob = AlignedVec::new(&exported.bytes);
     let model = Model::new(blob.as_bytes()).context("the written model is refused")?;
 

@@ -8,6 +8,7 @@ mod doctor;
 mod eval;
 mod export;
 mod import;
+mod learn;
 mod output;
 mod report;
 mod train;
@@ -44,6 +45,8 @@ enum Command {
     Analyze(analyze::AnalyzeArgs),
     /// Measure a model's accuracy on this computer
     Eval(eval::EvalArgs),
+    /// Tune a model's last layers to groups of samples, as a device does
+    Learn(learn::LearnArgs),
     /// Show a training run and its model on one HTML page
     Report(report::ReportArgs),
     /// Compare a target's outputs with this computer's, byte by byte
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Import(args) => import::run(args, cli.format),
         Command::Analyze(args) => analyze::run(args, cli.format),
         Command::Eval(args) => eval::run(args, cli.format),
+        Command::Learn(args) => learn::run(args, cli.format),
         Command::Calibrate(args) => calibrate::run(args, cli.format),
         Command::Report(args) => report::run(args, cli.format),
         Command::Validate(args) => validate::run(args, cli.format),
