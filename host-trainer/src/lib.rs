@@ -9,6 +9,7 @@ pub mod data;
 pub mod experiment;
 pub mod export;
 pub mod import;
+pub mod learn;
 pub mod net;
 #[cfg(unix)]
 pub mod report;

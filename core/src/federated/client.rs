@@ -535,9 +535,9 @@ impl<'m, 'b> Client<'m, 'b> {
             return Ok(false);
         }
         let (offer, samples, loss) = (*offer, *samples, *loss);
-        let plan = *self.learner.plan();
+        let plan = self.learner.plan();
         let (weight_scales, bias_scales) = update::make(
-            &plan,
+            plan,
             &self.learner.parameters(),
             Buffers {
                 weights: self.weights,

@@ -335,8 +335,8 @@ impl<'m, 'b> Learner<'m, 'b> {
     /// When the parameters are not as many as the plan says.
     pub fn set_parameters(&mut self, parameters: &Parameters<'_>) -> Result<(), LearnError> {
         parameters.check(self.plan())?;
-        self.weights.copy_from_slice(parameters.weights);
-        self.biases.copy_from_slice(parameters.biases);
+        self.weights.iter_mut().zip(parameters.weights).for_each(|(to, &from)| *to = from);
+        self.biases.iter_mut().zip(parameters.biases).for_each(|(to, &from)| *to = from);
         self.refresh()
     }
 
@@ -387,8 +387,9 @@ impl<'m, 'b> Learner<'m, 'b> {
         label: usize,
         contrast: Option<&Contrast<'_>>,
     ) -> Result<f32, LearnError> {
-        let plan = *self.plan();
+        let plan = self.plan();
         let (classes, features) = (plan.class_count(), plan.feature_count());
+        let tensor = plan.scores;
         if label >= classes {
             return Err(LearnError::Label { label, classes });
         }
@@ -404,8 +405,8 @@ impl<'m, 'b> Learner<'m, 'b> {
                 *velocity *= self.settings.momentum;
             }
         }
-        let scores = session.arena().get(plan.scores.range()).unwrap_or_default();
-        let loss = loss::cross_entropy(scores, &plan.scores, label, self.from);
+        let scores = session.arena().get(tensor.range()).unwrap_or_default();
+        let loss = loss::cross_entropy(scores, &tensor, label, self.from);
         let loss = loss + self.backward(label, contrast);
         self.pending = self.pending.wrapping_add(1);
         if self.pending >= self.settings.batch {
@@ -423,7 +424,7 @@ impl<'m, 'b> Learner<'m, 'b> {
         let rate = self.settings.learning_rate * (1 << tail::FRACTION) as f32;
         // `as` saturates.
         let step = |velocity: f32| libm::roundf(-rate * velocity) as i32;
-        let plan = *self.plan();
+        let plan = &self.tail.plan;
         for entry in plan.layers() {
             let Some(op) = plan.model.op(entry.op) else { continue };
             let Some(layer) = Layer::new(&op) else { continue };
@@ -465,7 +466,7 @@ impl<'m, 'b> Learner<'m, 'b> {
         session: &mut Session<'_, '_, KERNELS>,
         input: &[i8],
     ) -> Result<(), LearnError> {
-        let plan = *self.plan();
+        let plan = &self.tail.plan;
         self.tail.start(session, input)?;
         let mut layers = plan.layers();
         let mut between = [].as_slice();
@@ -514,7 +515,7 @@ impl<'m, 'b> Learner<'m, 'b> {
     /// Adds the sample's gradients to the velocities; the scores' gradient stands in `from`. Returns the
     /// contrastive loss.
     fn backward(&mut self, label: usize, contrast: Option<&Contrast<'_>>) -> f32 {
-        let plan = *self.plan();
+        let plan = &self.tail.plan;
         let mut loss = 0.0;
         for (number, entry) in plan.layers().iter().enumerate().rev() {
             let Some(op) = plan.model.op(entry.op) else { continue };

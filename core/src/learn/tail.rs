@@ -18,7 +18,7 @@ const MAX_BIAS: i64 = (crate::kernels::sparse::MAX_BIAS - 1) as i64;
 /// chosen for them.
 #[derive(Debug)]
 pub struct Tail<'m, 'b> {
-    plan: Plan<'m>,
+    pub(super) plan: Plan<'m>,
     /// Channel records and streams of the tunable layers.
     bytes: &'b mut [u8],
 }

@@ -531,3 +531,29 @@ fn learning_never_leaves_the_numbers() {
     assert!(learner.velocity.iter().all(|v| v.is_finite()));
     assert!(learner.bias_velocity.iter().all(|v| v.is_finite()));
 }
+
+/// What a fixed run learns, bit for bit. Targets without a floating-point unit must give the same.
+#[test]
+fn learning_is_the_same_everywhere() {
+    let (net, tunable) = network_with(5, [FORMATS[3], FORMATS[2], FORMATS[1]], 1, false, 10.0);
+    let model = model(&net.blob(tunable));
+    let plan = Plan::new(&model).unwrap();
+    let values: Vec<i8> =
+        (0..5 * plan.feature_count()).map(|i| (i * 37 % 256) as u8 as i8).collect();
+    let contrast = Contrast {
+        prototypes: Prototypes { values: &values, counts: &[1; 5] },
+        weight: 0.5,
+        temperature: 0.5,
+    };
+    let mut session = session(&model);
+    let mut learner = learner(&model, Settings { learning_rate: 0.03, momentum: 0.9, batch: 4 });
+    for (input, label) in samples(&net, 40, &mut Random(8)) {
+        learner.learn(&mut session, &input, label, Some(&contrast)).unwrap();
+    }
+    let parameters = learner.parameters();
+    let crc = crc::Crc::<u32>::new(&crate::model::layout::CHECKSUM);
+    let mut digest = crc.digest();
+    digest.update(parameters.weights.as_bytes());
+    digest.update(parameters.biases.as_bytes());
+    assert_eq!(digest.finalize(), 1_876_548_958, "{:?}", &parameters.weights[..8]);
+}

@@ -2,6 +2,7 @@
 
 use niwaki_core::Model;
 use niwaki_core::kernels::packed;
+use niwaki_core::learn::Plan;
 use niwaki_core::model::{Op, Tensor, Weights};
 use serde::Serialize;
 
@@ -24,6 +25,8 @@ pub struct Analysis {
     /// Bytes of memory in which features of sound are computed; none for other models.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub front_end_bytes: Option<usize>,
+    /// Bytes of RAM that learning needs beside the arena; absent where no layer is tunable.
+    pub learner_bytes: Option<usize>,
     /// Most bytes of tensors that any operator reads and writes: no arena can be smaller.
     pub largest_operator_bytes: usize,
     /// Multiply-accumulates of one inference when zero weights are executed too.
@@ -144,6 +147,7 @@ pub fn analyse(model: &Model<'_>, core: Core) -> Analysis {
         model_bytes: model.len(),
         arena_bytes: model.arena_len(),
         front_end_bytes: model.front_end().map(|front_end| front_end.memory_len()),
+        learner_bytes: Plan::new(model).ok().map(|plan| plan.learner_len()),
         largest_operator_bytes,
         macs: sum(|layer| layer.macs),
         macs_nonzero: sum(|layer| layer.macs_nonzero),

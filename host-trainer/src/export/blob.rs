@@ -432,7 +432,7 @@ fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
         bytes[size_of::<Header>()..header_len].copy_from_slice(sections.as_bytes());
     }
 
-    let mut header = Header {
+    let header = Header {
         magic: MAGIC,
         version: VERSION.into(),
         header_len: (header_len as u16).into(),
@@ -450,17 +450,22 @@ fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
         strings,
         normalisation,
     };
-    let set_header = |bytes: &mut Vec<u8>, header: &Header| {
-        bytes[..size_of::<Header>()].copy_from_slice(header.as_bytes());
-    };
-    set_header(&mut bytes, &header);
-    let behind_id = std::mem::offset_of!(Header, arena_len);
-    let digest = Sha256::digest(&bytes[behind_id..]);
-    header.model_id.copy_from_slice(&digest[..8]);
-    set_header(&mut bytes, &header);
-    header.checksum = checksum(&bytes).into();
-    set_header(&mut bytes, &header);
+    seal(&mut bytes, header);
     Ok(bytes)
+}
+
+/// Writes the header with the id and the checksum of the bytes behind it.
+pub(super) fn seal(bytes: &mut [u8], mut header: Header) {
+    let mut set = |header: &Header| {
+        bytes[..size_of::<Header>()].copy_from_slice(header.as_bytes());
+        let behind_id = std::mem::offset_of!(Header, arena_len);
+        (Sha256::digest(&bytes[behind_id..]), checksum(bytes))
+    };
+    let (digest, _) = set(&header);
+    header.model_id.copy_from_slice(&digest[..8]);
+    let (_, checksum) = set(&header);
+    header.checksum = checksum.into();
+    set(&header);
 }
 
 fn append(bytes: &mut Vec<u8>, data: &[u8]) -> Result<Span> {

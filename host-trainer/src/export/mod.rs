@@ -15,6 +15,7 @@ mod quantise;
 mod run;
 mod rust_module;
 mod simplify;
+mod tunable;
 
 pub use analyse::{Analysis, LayerAnalysis, analyse};
 pub use blob::{Exported, Layer, write, write_with};
@@ -28,3 +29,4 @@ pub use plan::{Needs, Plan, Rows, Sharing, plan};
 pub use quantise::quantise;
 pub use run::{AlignedVec, Merit, evaluate, mean_squared_error, quantised_inputs, run_all, top1};
 pub use rust_module::write_rust_module;
+pub use tunable::mark_tunable;

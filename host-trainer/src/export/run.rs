@@ -34,6 +34,11 @@ impl AlignedVec {
         &zerocopy::IntoBytes::as_bytes(&self.words[..])[..self.len]
     }
 
+    /// The bytes, to be written.
+    pub fn as_bytes_mut(&mut self) -> &mut [u8] {
+        &mut zerocopy::IntoBytes::as_mut_bytes(&mut self.words[..])[..self.len]
+    }
+
     /// The bytes as an arena.
     pub fn as_arena(&mut self) -> &mut [i8] {
         let bytes = zerocopy::IntoBytes::as_mut_bytes(&mut self.words[..]);

@@ -36,6 +36,12 @@ fn rust_module(model: &Model<'_>) -> String {
         let doc = "Size of the memory in which features of sound are computed, in bytes of RAM.";
         consts.push(("FRONT_END_BYTES", front_end.memory_len(), doc));
     }
+    if let Ok(plan) = niwaki_core::learn::Plan::new(model) {
+        consts.extend([
+            ("LEARNER_BYTES", plan.learner_len(), "RAM for learning beside the arena, in bytes."),
+            ("TAIL_BYTES", plan.tail_len(), "RAM for running what was learned, in bytes."),
+        ]);
+    }
     let mut text = format!(
         "//! The model `{}`, written by `niwaki`: do not edit.\n\
          #![allow(dead_code, reason = \"firmware may use a part of it\")]\n\n\

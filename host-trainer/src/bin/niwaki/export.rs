@@ -20,7 +20,8 @@ predicted cost, plans the arena and writes a .niwaki file.
 Examples:
   niwaki export runs/digits
   niwaki export runs/digits -o model.niwaki
-  niwaki export runs/digits --rust firmware/src/model   # a Rust module for firmware that links it")]
+  niwaki export runs/digits --rust firmware/src/model   # a Rust module for firmware that links it
+  niwaki export runs/digits --tunable 2                 # the last two layers can be tuned on the device")]
 pub(crate) struct ExportArgs {
     /// Folder of a complete training run
     run: PathBuf,
@@ -30,6 +31,9 @@ pub(crate) struct ExportArgs {
     /// Also write a Rust module with the model and its sizes into this folder
     #[arg(long, value_name = "DIR")]
     rust: Option<PathBuf>,
+    /// Weighted layers, counted from the last, that may be tuned on the device [default: none]
+    #[arg(long, value_name = "LAYERS")]
+    tunable: Option<usize>,
     /// Core that kernels are chosen for
     #[arg(long, value_enum, default_value_t = Core::CortexM4)]
     target: Core,
@@ -38,7 +42,7 @@ pub(crate) struct ExportArgs {
 /// Runs `niwaki export`.
 pub(crate) fn run(args: &ExportArgs, format: Format) -> Result<()> {
     let path = args.output.clone().unwrap_or_else(|| args.run.join("model.niwaki"));
-    export::export_run(&args.run, &path, args.target)?;
+    export::export_run(&args.run, &path, args.target, args.tunable)?;
     let blob = export::read_model(&path)?;
     let model = Model::new(blob.as_bytes()).context("the written model is refused")?;
     eprintln!("wrote {}", path.display());

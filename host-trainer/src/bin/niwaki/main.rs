@@ -12,6 +12,7 @@ mod export;
 mod import;
 mod inputs;
 mod layerwise;
+mod learn;
 mod output;
 mod report;
 mod targets;
@@ -53,6 +54,8 @@ enum Command {
     Analyze(analyze::AnalyzeArgs),
     /// Measure a model's accuracy on this computer
     Eval(eval::EvalArgs),
+    /// Tune a model's last layers to groups of samples, as a device does
+    Learn(learn::LearnArgs),
     /// Show a training run and its model on one HTML page
     Report(report::ReportArgs),
     /// Compare a target's outputs with this computer's, byte by byte
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(args, cli.format),
         Command::Bench(args) => bench::run(args, cli.format),
         Command::Targets => targets::run(cli.format),
+        Command::Learn(args) => learn::run(args, cli.format),
         Command::Calibrate(args) => calibrate::run(args, cli.format),
         Command::Report(args) => report::run(args, cli.format),
         Command::Validate(args) => validate::run(args, cli.format),
