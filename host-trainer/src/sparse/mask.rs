@@ -712,10 +712,10 @@ mod tests {
             let budget = |density, distribution| {
                 Budget::new(&graph, &params, density, distribution, Structure::Unstructured)
             };
-            let erk = budget(0.2, Distribution::Erk).unwrap();
-            let uniform = budget(0.2, Distribution::Uniform).unwrap();
+            let erk = budget(0.25, Distribution::Erk).unwrap();
+            let uniform = budget(0.25, Distribution::Uniform).unwrap();
             for budget in [&erk, &uniform] {
-                assert_eq!(budget.kept(), (budget.weights as f64 * 0.2).round() as usize);
+                assert_eq!(budget.kept(), (budget.weights as f64 * 0.25).round() as usize);
                 let masks = budget.random(&mut Pcg64::seed_from_u64(1));
                 let kept: usize = masks.iter().map(Mask::count).sum();
                 assert_eq!(kept + budget.dense, budget.kept());
