@@ -2,6 +2,8 @@
 //! bytes; a cell of four channels holds them in the order 0, 2, 1, 3, in which bytes are widened. Sums
 //! are doubled for the rescaling that follows: by the stream's weights for blocks of one channel, by
 //! the elements of the planes for the others.
+//!
+//! Pointers that step from plane to plane wrap: the last step leads outside.
 #![cfg_attr(not(any(niwaki_dsp, test)), allow(dead_code))]
 #![allow(unsafe_code)]
 
@@ -418,13 +420,13 @@ unsafe fn lay_out_pair_1(from: *const i8, step: usize, depth: usize, to: *mut i8
             put_word(to.add(plane), sxtb16_ror8(low));
             put_word(to.add(2 * plane), sxtb16(high));
             put_word(to.add(3 * plane), sxtb16_ror8(high));
-            to = to.add(4 * plane);
+            to = to.wrapping_add(4 * plane);
         }
         for _ in 0..depth % 4 {
             let (a, b) = (first.cast::<i8>().read(), first.add(step).cast::<i8>().read());
             first = first.add(1);
             put_word(to, pkhbt(a as u32, b as u32));
-            to = to.add(plane);
+            to = to.wrapping_add(plane);
         }
     }
 }
@@ -528,7 +530,7 @@ unsafe fn lay_out_2(from: *const i8, depth: usize, to: *mut i8, plane: usize) {
             let (even, odd) = double(x);
             put_word(to, pkhbt(even, odd));
             put_word(to.add(plane), pkhtb(even, odd));
-            to = to.add(2 * plane);
+            to = to.wrapping_add(2 * plane);
         }
         if !depth.is_multiple_of(4) {
             let byte = |index| u32::from(from.add(index).read());
@@ -563,7 +565,7 @@ unsafe fn lay_out_4(from: *const i8, depth: usize, to: *mut i8, plane: usize) {
             let (even, odd) = double(x);
             put_word(to, even);
             put_word(to.add(4), odd);
-            to = to.add(plane);
+            to = to.wrapping_add(plane);
         }
         if !depth.is_multiple_of(4) {
             let byte = |index| u32::from(from.add(index).read());

@@ -375,7 +375,7 @@ impl<'a> Walk<'a> {
                         let zeros = u32::from(zero as u16).wrapping_mul(0x1_0001);
                         for _ in 0..len / 2 {
                             *column = zeros;
-                            column = column.add(step);
+                            column = column.wrapping_add(step);
                         }
                     }
                     Err(len) => {
@@ -452,7 +452,8 @@ unsafe fn widen(mut from: *const i8, len: usize, mut column: *mut u32, step: usi
         let put = |column: *mut u32, word: u32| {
             *column = dsp::sxtb16(word);
             *column.add(step) = dsp::sxtb16_ror8(word);
-            column.add(step.wrapping_mul(2))
+            // The last step may lead outside.
+            column.wrapping_add(step.wrapping_mul(2))
         };
         for _ in 0..len / (4 * BLOCK) {
             let words = [0, 1, 2, 3].map(|block| load(from.add(block * BLOCK)));
