@@ -4,7 +4,7 @@
 use niwaki_core::{AlignedBytes, Arena, Model, ModelError, RunError, Session};
 
 /// Size of the model in bytes of flash.
-pub const MODEL_BYTES: usize = 11827;
+pub const MODEL_BYTES: usize = 11447;
 /// Size of the arena in bytes of RAM.
 pub const ARENA_BYTES: usize = 1616;
 /// Length of the input in bytes.
