@@ -74,7 +74,7 @@ fn every_board_gives_the_bytes_of_the_host() {
 fn a_trained_model_recognises_digits_on_every_board() {
     const SAMPLES: usize = 40;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let blob = read_model(&root.join("firmware/examples/bare/model.niwaki")).unwrap();
+    let blob = read_model(&root.join("firmware/examples/bare/src/model/model.niwaki")).unwrap();
     let model = Model::new(blob.as_bytes()).unwrap();
     let data = load("digits", &LoadOptions::default()).unwrap();
     let indices = &data.indices(Split::Test)[..SAMPLES];
