@@ -68,7 +68,7 @@ pub fn features(front_end: &FrontEnd, samples: &[i16]) -> Result<Vec<f32>, Front
 ///
 /// Written `mfcc` or `log-mel`, optionally with settings such as `log-mel:mel=32,window=640`:
 ///
-/// - `mel=N`: bands of the mel spectrum (20 for `log-mel`, 40 for `mfcc`),
+/// - `mel=N`: bands of the mel spectrum (10 for `log-mel`, 40 for `mfcc`),
 /// - `coefficients=N`: cepstral coefficients, for `mfcc` (10),
 /// - `window=N`, `hop=N`: samples of a window (30 ms) and from one to the next (20 ms),
 /// - `fft=N`: length of the Fourier transform (the next power of two),
@@ -124,7 +124,7 @@ impl SoundFeatures {
             window,
             hop: or("hop", sample_rate * 20 / 1000),
             fft: or("fft", u32::from(window).next_power_of_two().max(128)),
-            mel_bins: or("mel", if self.mfcc { 40 } else { 20 }),
+            mel_bins: or("mel", if self.mfcc { 40 } else { 10 }),
             low_hz: or("low", 20),
             high_hz: or("high", (sample_rate / 2).min(4000)),
         };
@@ -474,7 +474,7 @@ mod tests {
         let path = spec(folder.path()).to_owned();
         let (data, source) =
             super::super::load_with_source(&path, &LoadOptions::default()).unwrap();
-        assert_eq!(data.shape, [(800 - 240) / 160 + 1, 20, 1]);
+        assert_eq!(data.shape, [(800 - 240) / 160 + 1, 10, 1]);
         assert_eq!(
             (&data.labels[..], &data.label_names[..]),
             (&[0, 1, 1, 0][..], &["off".to_owned(), "on".into()][..])
@@ -490,9 +490,9 @@ mod tests {
         }
         // One mean and deviation per band, over the training clips.
         let training = [data.raw(0), data.raw(2)].concat();
-        let column: Vec<f32> = training.iter().skip(3).step_by(20).copied().collect();
+        let column: Vec<f32> = training.iter().skip(3).step_by(10).copied().collect();
         let mean = column.iter().sum::<f32>() / column.len() as f32;
-        assert_eq!(data.normalisation.mean.len(), 20);
+        assert_eq!(data.normalisation.mean.len(), 10);
         assert!((data.normalisation.mean[3] - mean).abs() < 1e-4);
 
         let mfcc = LoadOptions {
@@ -580,7 +580,7 @@ mod tests {
     fn spoken_digits() {
         let Some(path) = real_data("arabic-speech") else { return };
         let data = load(spec(&path), &LoadOptions::default()).unwrap();
-        assert_eq!((data.len(), data.classes(), data.shape), (3000, 10, [49, 20, 1]));
+        assert_eq!((data.len(), data.classes(), data.shape), (3000, 10, [49, 10, 1]));
         assert_eq!(data.groups.as_ref().unwrap().names.len(), 30);
         let counts = Split::ALL.map(|split| data.indices(split).len());
         assert_eq!(counts, [1800, 600, 600]);
