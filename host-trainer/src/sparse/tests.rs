@@ -135,7 +135,10 @@ fn methods_learn() {
         let trained = Trained::load(&run).unwrap();
         let nonzeros: usize =
             trained.graph.layers.iter().map(|node| trained.params.nonzeros(&node.name)).sum();
-        assert_eq!(nonzeros, summary.nonzeros, "{name}");
+        // A weight that was grown where nothing passes is still zero.
+        let grows = matches!(method, Method::Set(_) | Method::Rigl(_) | Method::Srigl(_));
+        let zeros = if grows { summary.nonzeros / 100 } else { 0 };
+        assert!((summary.nonzeros - zeros..=summary.nonzeros).contains(&nonzeros), "{name}");
         for tensor in ["input.range", "relu1.range", "fc.range", "bn1.mean"] {
             assert!(trained.params.find(tensor).is_some(), "{tensor}");
         }

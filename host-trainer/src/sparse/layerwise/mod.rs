@@ -171,7 +171,9 @@ impl Layerwise {
         let epochs = training.epochs;
         let teacher_epochs = (epochs / 3).max(1);
         let search_epochs = match chooser {
-            Chooser::Search => search_epochs.unwrap_or((epochs as f64 / 12.0).round() as usize).max(1),
+            Chooser::Search => {
+                search_epochs.unwrap_or((epochs as f64 / 12.0).round() as usize).max(1)
+            }
             _ => 0,
         };
         let spent = teacher_epochs + 2 * search_epochs;
