@@ -229,7 +229,7 @@ fn structures_train_and_channels_leave_the_model() {
 
 fn start_search(folder: &Path, data: &Dataset, chooser: Chooser) -> LayerwiseFile {
     let training = Config { epochs: 8, qat_epochs: 1, batch: 64, seed: 3, ..Config::default() };
-    let settings = Layerwise { density: 0.2, ..Layerwise::new(chooser, training).unwrap() };
+    let settings = Layerwise { density: 0.2, ..Layerwise::new(chooser, training, None).unwrap() };
     let file = LayerwiseFile {
         version: String::new(),
         net: preset("lenet:width=0.5").unwrap().for_data(data.shape, data.classes()).unwrap(),

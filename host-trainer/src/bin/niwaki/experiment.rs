@@ -283,6 +283,7 @@ fn criteria(args: &CriteriaArgs, format: Format) -> Result<()> {
             "structures": search.structures,
             "ratios": search.ratios,
             "cost_weight": search.cost_weight,
+            "search_epochs": search.search_epochs,
             "retrain": search.training.method,
         }),
     };

@@ -29,8 +29,8 @@ use crate::{
 Trains the dense network, searches a strategy for each layer (a criterion, a structure, a share of weights to
 keep) that is accurate at a given cost on the target, and retrains the network under the masks of the chosen
 strategies. The folder is that of an ordinary run: export, eval and report take it, and the report shows how
-the choices were made. Of the epochs (--epochs), a third is for the teacher, a third for the search and a third
-for the retraining; an epoch of the search counts twice.
+the choices were made. Of the epochs (--epochs), a third is for the teacher, a twelfth for the search and the
+rest for the retraining; an epoch of the search counts twice.
 
 Examples:
   niwaki layerwise --data digits --net lenet --density 0.1 --out runs/l
@@ -97,6 +97,9 @@ pub(crate) struct Options {
     /// Shares of weights to choose from, as multiples of a layer's usual one [default: 0.5,1,2]
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     ratios: Option<Vec<f64>>,
+    /// Epochs of the search, each of which counts twice [default: a twelfth of all]
+    #[arg(long, value_name = "N")]
+    search_epochs: Option<usize>,
     /// How the result is retrained: decoupled or static (fine-tuning), optionally with settings
     #[arg(long, value_name = "METHOD[:SETTING=VALUE,...]", default_value = "decoupled")]
     retrain: Method,
@@ -143,7 +146,7 @@ impl Options {
         density: f64,
         target: Core,
     ) -> Result<Layerwise> {
-        let defaults = Layerwise::new(chooser, base)?;
+        let defaults = Layerwise::new(chooser, base, self.search_epochs)?;
         let method = self.retrain.clone();
         let settings = Layerwise {
             density,

@@ -97,8 +97,7 @@ pub struct Layerwise {
     pub teacher_epochs: usize,
     /// A complete run to use as teacher instead.
     pub teacher: Option<PathBuf>,
-    /// Epochs of the search. Each counts twice in the total, as it learns from held-out samples in
-    /// every other step.
+    /// Epochs of the search. Each counts twice in the total, as every step learns from two batches.
     pub search_epochs: usize,
     /// Weight lambda of the cost.
     pub cost_weight: f64,
@@ -158,32 +157,40 @@ impl Layerwise {
         controls
     }
 
-    /// Divides `epochs` in all: a third for the teacher, a third for the search (half as many epochs,
-    /// which count twice), the rest for the retraining. Without a search the retraining has its share.
-    #[must_use]
-    fn with_epochs(mut self, epochs: usize) -> Self {
-        self.teacher_epochs = (epochs / 3).max(1);
-        self.search_epochs = match self.chooser {
-            Chooser::Search => (epochs / 6).max(1),
-            _ => 0,
-        };
-        let spent = self.teacher_epochs + 2 * self.search_epochs;
-        self.training.epochs = epochs.saturating_sub(spent).max(1);
-        self.training.qat_epochs = self.training.qat_epochs.min(self.training.epochs / 2);
-        self.training = self.training.fitted();
-        self
-    }
-
-    /// Settings that suit most networks; `training` has as many epochs as there are in all.
+    /// Settings that suit most networks. `training` has as many epochs as there are in all: a third is for
+    /// the teacher; the search has `search_epochs`, by default a twelfth, which count twice; the rest is for
+    /// the retraining. Without a search the retraining has its share.
     ///
     /// # Errors
     /// When there are too few epochs to divide.
-    pub fn new(chooser: Chooser, training: Config) -> anyhow::Result<Self> {
+    pub fn new(
+        chooser: Chooser,
+        training: Config,
+        search_epochs: Option<usize>,
+    ) -> anyhow::Result<Self> {
         let epochs = training.epochs;
+        let teacher_epochs = (epochs / 3).max(1);
+        let search_epochs = match chooser {
+            Chooser::Search => {
+                search_epochs.unwrap_or((epochs as f64 / 12.0).round() as usize).max(1)
+            }
+            _ => 0,
+        };
+        let spent = teacher_epochs + 2 * search_epochs;
         ensure!(
-            epochs >= 4,
-            "teacher, search and retraining need 4 epochs together at least, found {epochs}"
+            spent < epochs,
+            "of {epochs} epochs, {teacher_epochs} for the teacher and twice {search_epochs} for the search \
+             leave none for the retraining"
         );
+        let (left, chosen) = (epochs - spent, Some(PathBuf::from(CHOSEN)));
+        let training = Config {
+            method: Method::Decoupled(Decoupled::default()),
+            epochs: left,
+            qat_epochs: training.qat_epochs.min(left / 2),
+            start: chosen.clone(),
+            mask_from: chosen,
+            ..training
+        };
         Ok(Self {
             chooser,
             density: 0.1,
@@ -202,20 +209,16 @@ impl Layerwise {
                 Structure::Channels,
             ],
             ratios: vec![0.5, 1.0, 2.0],
-            teacher_epochs: 0,
+            teacher_epochs,
             teacher: None,
-            search_epochs: 0,
+            search_epochs,
             cost_weight: 5.0,
             distil: 1.0,
             distil_temperature: 2.0,
             temperature: [5.0, 0.1],
             choice_rate: 0.1,
-            training: retraining(Config {
-                method: Method::Decoupled(Decoupled::default()),
-                ..training
-            }),
-        }
-        .with_epochs(epochs))
+            training: training.fitted(),
+        })
     }
 
     /// Checks what types cannot.
@@ -239,8 +242,6 @@ impl Layerwise {
             "criteria, structures and densities are chosen for each layer; say among which (criteria, \
              structures, ratios) instead of giving one"
         );
-        let spent = self.teacher_epochs + 2 * self.search_epochs;
-        ensure!(spent > 0, "the teacher needs epochs");
         ensure!(!self.criteria.is_empty(), "no criterion to choose from");
         ensure!(!self.structures.is_empty(), "no structure to choose from");
         ensure!(
@@ -279,12 +280,6 @@ impl Layerwise {
             ..self.training.clone()
         }
     }
-}
-
-/// Settings of a training that begins with what the search has chosen.
-fn retraining(training: Config) -> Config {
-    let chosen = Some(PathBuf::from(CHOSEN));
-    Config { start: chosen.clone(), mask_from: chosen, ..training }
 }
 
 /// Settings and result of a search on disk.
