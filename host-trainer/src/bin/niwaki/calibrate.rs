@@ -4,15 +4,16 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use niwaki::target::{Firmware, Target, calibrate};
+use niwaki::target::{Firmware, Target, calibrate, cost};
 
 use crate::output::{self, Format};
 
 /// Arguments of `niwaki calibrate`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Measures random layers of every kernel on the emulated board, fits the cost model and stores it in the
-checkout, from where the next build takes it.
+Traces random layers of every kernel on the emulated board, fits the cost model (instructions, and the
+clock cycles estimated from them) and stores it in the checkout, from where the next build takes it. This
+takes some minutes.
 
 Example:
   niwaki calibrate --target qemu-cortex-m4")]
@@ -35,7 +36,12 @@ pub(crate) fn run(args: &CalibrateArgs, format: Format) -> Result<()> {
     let measurements = calibrate::measure(&board, &firmware, &|| bar.inc(1))?;
     bar.finish_and_clear();
     let command = format!("niwaki calibrate --target {}", args.target);
-    let model = calibrate::model(&measurements, command, calibrate::measured_with(&board)?);
+    let model = calibrate::model(
+        &measurements,
+        &board.about.core,
+        command,
+        calibrate::measured_with(&board)?,
+    );
     let path = match &args.output {
         Some(path) => path.clone(),
         None => niwaki::target::checkout()?
@@ -48,14 +54,19 @@ pub(crate) fn run(args: &CalibrateArgs, format: Format) -> Result<()> {
     match format {
         Format::Json => output::print_json(&model),
         Format::Table => {
-            let mut table = output::table(["kernel", "worst error", "instructions per term"]);
-            for (kernel, coefficients) in &model.kernels {
-                let error = model.worst_error.get(kernel).copied().unwrap_or_default();
+            let mut table =
+                output::table(["kernel", "worst error", "of cycles", "instructions per term"]);
+            for (kernel, coefficients) in &model.instructions.kernels {
+                let percent = |fit: &cost::Fit| {
+                    let error = fit.worst_error.get(kernel);
+                    error.map_or("-".to_owned(), |error| format!("{:.1} %", 100.0 * error))
+                };
                 let terms: Vec<String> =
                     coefficients.iter().map(|(term, value)| format!("{term}: {value}")).collect();
                 table.add_row([
                     kernel.clone(),
-                    format!("{:.1} %", 100.0 * error),
+                    percent(&model.instructions),
+                    percent(&model.cycles),
                     terms.join(", "),
                 ]);
             }
