@@ -4,32 +4,33 @@ mod random_layer;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use niwaki_core::Model;
 use niwaki_core::kernels::KernelId;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::cost::{CostModel, Fit, Terms};
 use super::{Board, Firmware, LayerMix, Timing, trace};
-use crate::export::{AlignedVec, KernelChoice, write_with};
+use crate::export::{AlignedVec, Graph, KernelChoice, write_with};
 
 pub use random_layer::random_layer;
 
-/// A measured operator.
-#[derive(Clone, Debug)]
+/// A traced layer.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {
-    /// Kernel that was executed.
-    pub kernel: KernelId,
-    /// Terms of its cost and how often each counts.
-    pub terms: Terms,
+    /// Which of the random layers it is.
+    pub layer: u64,
     /// Instructions that it executed.
     pub mix: LayerMix,
 }
 
 /// Layers measured per kernel.
-const LAYERS_PER_KERNEL: u64 = 80;
+const LAYERS_PER_KERNEL: u64 = 60;
+/// Layers of one model: starting an emulator takes longer than executing a small layer.
+const LAYERS_PER_MODEL: usize = 20;
 /// Layers of which the first that fits the board is taken.
 const ATTEMPTS: u64 = 200;
 
@@ -38,92 +39,165 @@ pub fn measurement_count() -> usize {
     KernelId::ALL.len() * LAYERS_PER_KERNEL as usize
 }
 
-/// Traces random layers of every kernel on an emulated board, several at once. `done` is called after
-/// each. The layers are the same every time.
+/// Traces random layers of every kernel on an emulated board, several models at once. `done` is called
+/// after each with its number of layers. The layers are the same every time.
 ///
 /// # Errors
 ///
-/// When the board cannot be started or refuses a layer.
+/// When the board cannot be started or refuses a model.
 pub fn measure(
     board: &Board,
     firmware: &Firmware,
-    done: &(dyn Fn() + Sync),
+    done: &(dyn Fn(usize) + Sync),
 ) -> Result<Vec<Measurement>> {
-    let layers: Vec<(KernelId, u64)> = KernelId::ALL
-        .iter()
-        .flat_map(|&kernel| (0..LAYERS_PER_KERNEL).map(move |layer| (kernel, layer)))
-        .collect();
-    let measure = |&(kernel, layer): &(KernelId, u64)| {
-        let measurement = measure_layer(board, firmware, kernel, layer)
-            .with_context(|| format!("layer {layer} of kernel `{}`", kernel.name()));
-        done();
-        measurement
+    let batches = batches(firmware)?;
+    let measure = |batch: &Batch| -> Result<Vec<Measurement>> {
+        let model = Model::new(batch.blob.as_bytes())?;
+        let mut random = Pcg64::seed_from_u64(batch.layers[0].0);
+        let input: Vec<i8> = (0..model.input().len()).map(|_| random.random()).collect();
+        let mixes = trace(board, firmware, &model, &input)
+            .with_context(|| format!("random layers of kernel `{}`", batch.kernel.name()))?;
+        done(batch.layers.len());
+        let layers = batch.layers.iter();
+        Ok(layers.map(|&(layer, op)| Measurement { layer, mix: mixes[op] }).collect())
     };
-    layers.par_iter().map(measure).collect()
+    let measured = batches.par_iter().map(measure).collect::<Result<Vec<_>>>()?;
+    Ok(measured.into_iter().flatten().collect())
 }
 
-fn measure_layer(
-    board: &Board,
-    firmware: &Firmware,
+/// A model of several layers of one kernel, each of which works on the beginning of the input.
+struct Batch {
     kernel: KernelId,
-    layer: u64,
-) -> Result<Measurement> {
-    let dsp = Timing::of(&board.about.core).is_some_and(Timing::has_dsp);
-    let stream = kernel as u64 * LAYERS_PER_KERNEL + layer;
-    for attempt in 0..ATTEMPTS {
-        let mut random = Pcg64::seed_from_u64(stream * ATTEMPTS + attempt);
-        let graph = random_layer(kernel, &mut random);
+    blob: AlignedVec,
+    /// Number of each layer and of its operator.
+    layers: Vec<(u64, usize)>,
+}
+
+impl Batch {
+    /// `None` where the model does not fit the board.
+    fn new(firmware: &Firmware, kernel: KernelId, layers: &[(u64, Graph)]) -> Result<Option<Self>> {
+        let len = |range: &std::ops::Range<u64>| range.end.saturating_sub(range.start);
+        let (graph, operators) = random_layer::together(layers.iter().map(|(_, graph)| graph));
         let exported = write_with(&graph, KernelChoice::Only(kernel))?;
         let blob = AlignedVec::new(&exported.bytes);
         let model = Model::new(blob.as_bytes())?;
-        let index = model.op_count() - 1;
-        let fits = model.arena_len() as u64 <= firmware.arena.end - firmware.arena.start
-            && model.as_bytes().len() as u64
-                <= firmware.model_region.end - firmware.model_region.start;
-        if !fits || model.kernel(index) != Some(kernel) {
-            continue;
-        }
-        let terms = Terms::of_model(&model, index, dsp).context("the model has an operator")?;
-        let input: Vec<i8> = (0..model.input().len()).map(|_| random.random()).collect();
-        let mixes = trace(board, firmware, &model, &input)?;
-        let mix = *mixes.last().context("the trace is empty")?;
-        return Ok(Measurement { kernel, terms, mix });
+        let fits = model.arena_len() as u64 <= len(&firmware.arena)
+            && model.as_bytes().len() as u64 <= len(&firmware.model_region)
+            && operators.iter().all(|&operator| model.kernel(operator) == Some(kernel));
+        let numbers = layers.iter().map(|(number, _)| *number);
+        let layers = numbers.zip(operators).collect();
+        Ok(fits.then_some(Self { kernel, blob, layers }))
     }
-    anyhow::bail!("none of {ATTEMPTS} random layers fits {}", board.name)
+
+    /// As few as the board has room for.
+    fn of(firmware: &Firmware, kernel: KernelId, layers: &[(u64, Graph)]) -> Result<Vec<Self>> {
+        if let Some(batch) = Self::new(firmware, kernel, layers)? {
+            return Ok(vec![batch]);
+        }
+        let (first, second) = layers.split_at(layers.len() / 2);
+        ensure!(!first.is_empty(), "a layer of kernel `{}` does not fit the board", kernel.name());
+        let mut batches = Self::of(firmware, kernel, first)?;
+        batches.extend(Self::of(firmware, kernel, second)?);
+        Ok(batches)
+    }
 }
 
-/// The fitted model of a core with what it was measured with.
+/// The random layers of all kernels.
+fn batches(firmware: &Firmware) -> Result<Vec<Batch>> {
+    let of_kernel = |(&kernel, first): (&KernelId, u64)| -> Result<Vec<Batch>> {
+        let layers = (first..first + LAYERS_PER_KERNEL).map(|layer| -> Result<(u64, Graph)> {
+            for attempt in 0..ATTEMPTS {
+                let mut random = Pcg64::seed_from_u64(layer * ATTEMPTS + attempt);
+                let alone = [(layer, random_layer(kernel, &mut random))];
+                if Batch::new(firmware, kernel, &alone)?.is_some() {
+                    let [layer] = alone;
+                    return Ok(layer);
+                }
+            }
+            bail!("none of {ATTEMPTS} random layers of kernel `{}` fits", kernel.name())
+        });
+        let layers = layers.collect::<Result<Vec<_>>>()?;
+        let batches = layers.chunks(LAYERS_PER_MODEL).map(|l| Batch::of(firmware, kernel, l));
+        Ok(batches.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    };
+    let kernels = KernelId::ALL.iter().zip((0..).step_by(LAYERS_PER_KERNEL as usize));
+    let kernels: Vec<_> = kernels.collect();
+    let batches = kernels.into_par_iter().map(of_kernel).collect::<Result<Vec<_>>>()?;
+    Ok(batches.into_iter().flatten().collect())
+}
+
+/// The model of a board's core, fitted to measurements on the board, with what it was measured with.
+///
+/// # Errors
+///
+/// When the measurements are not those of [`measure`], or the emulator's version cannot be found out.
 pub fn model(
+    board: &Board,
+    firmware: &Firmware,
     measurements: &[Measurement],
-    core: &str,
     command: String,
-    measured_with: String,
-) -> CostModel {
-    let instructions = fit(measurements, |mix| mix.instructions as f64);
-    let timing = Timing::of(core);
-    let cycles = timing.map(|timing| fit(measurements, |mix| timing.cycles(mix)));
-    CostModel { command, measured_with, instructions, cycles: cycles.unwrap_or_default() }
+) -> Result<CostModel> {
+    let timing = Timing::of(&board.about.core);
+    let dsp = timing.is_some_and(Timing::has_dsp);
+    let mixes: BTreeMap<u64, LayerMix> =
+        measurements.iter().map(|measurement| (measurement.layer, measurement.mix)).collect();
+    let mut counted = Vec::new();
+    for batch in batches(firmware)? {
+        let model = Model::new(batch.blob.as_bytes())?;
+        for &(layer, operator) in &batch.layers {
+            let terms = Terms::of_model(&model, operator, dsp).context("no such operator")?;
+            let mix = *mixes.get(&layer).with_context(|| format!("no measurement {layer}"))?;
+            counted.push(Counted { kernel: batch.kernel, terms, mix });
+        }
+    }
+    let cycles = timing.map(|timing| fit(&counted, |mix| timing.cycles(mix)));
+    Ok(CostModel {
+        command,
+        measured_with: measured_with(board)?,
+        instructions: fit(&counted, |mix| mix.instructions as f64),
+        cycles: cycles.unwrap_or_default(),
+    })
+}
+
+/// A measurement with the terms of its layer.
+struct Counted {
+    kernel: KernelId,
+    terms: Terms,
+    mix: LayerMix,
 }
 
 /// Coefficients, none of them negative, that make the relative errors small, above all the largest.
-pub fn fit(measurements: &[Measurement], count: impl Fn(&LayerMix) -> f64) -> Fit {
+fn fit(counted: &[Counted], count: impl Fn(&LayerMix) -> f64) -> Fit {
     let mut fitted = Fit::default();
     for &kernel in KernelId::ALL {
-        let own: Vec<&Measurement> =
-            measurements.iter().filter(|measurement| measurement.kernel == kernel).collect();
+        let own: Vec<&Counted> = counted.iter().filter(|one| one.kernel == kernel).collect();
         // Operators of one kernel may have different terms: a fast path and a slow one.
         let names: BTreeSet<&str> =
-            own.iter().flat_map(|m| m.terms.iter().map(|(name, _)| name)).collect();
+            own.iter().flat_map(|one| one.terms.iter().map(|(name, _)| name)).collect();
         // Each row is divided by its measurement: the fit then minimises relative errors.
-        let row = |m: &&Measurement| {
-            let all = count(&m.mix);
-            names.iter().map(|name| m.terms.get(name) / all).collect()
+        let row = |one: &&Counted| {
+            let all = count(&one.mix);
+            names.iter().map(|name| one.terms.get(name) / all).collect()
         };
         let rows: Vec<Vec<f64>> = own.iter().map(row).collect();
         if rows.is_empty() {
             continue;
         }
         let (solution, error) = smallest_errors(&rows);
+        if std::env::var_os("NIWAKI_DEV").is_some() {
+            for (one, row) in own.iter().zip(&rows) {
+                let p: f64 = row.iter().zip(&solution).map(|(a, x)| a * x).sum();
+                if (p - 1.0).abs() > 0.03 {
+                    eprintln!(
+                        "{} {:.0} {:+.3} {:?}",
+                        kernel.name(),
+                        count(&one.mix),
+                        p - 1.0,
+                        one.terms.iter().collect::<Vec<_>>()
+                    );
+                }
+            }
+        }
         fitted.worst_error.insert(kernel.name().to_owned(), round(error));
         let named = names.iter().zip(&solution).map(|(name, x)| ((*name).to_owned(), round(*x)));
         let named: BTreeMap<String, f64> = named.filter(|(_, x)| *x > 0.0).collect();
@@ -196,11 +270,7 @@ fn non_negative_least_squares(rows: &[Vec<f64>], weights: &[f64]) -> Vec<f64> {
 }
 
 /// The emulator and the compiler that measurements on a board come from.
-///
-/// # Errors
-///
-/// When the emulator cannot be asked for its version or there is no compiler.
-pub fn measured_with(board: &Board) -> Result<String> {
+fn measured_with(board: &Board) -> Result<String> {
     let emulator = board.about.emulator.as_ref().and_then(|command| command.first());
     let emulator = emulator.with_context(|| format!("{} is no emulated board", board.name))?;
     let version = std::process::Command::new(emulator)

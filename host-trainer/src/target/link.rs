@@ -9,7 +9,7 @@ use niwaki_core::link::{
 };
 
 /// How long a device may take to answer what it answers at once.
-const PROMPT: Duration = Duration::from_secs(10);
+const PROMPT: Duration = Duration::from_secs(30);
 /// How long one inference may take. An emulator on a busy machine executes some tens of millions of
 /// instructions in a second.
 const INFERENCE: Duration = Duration::from_secs(120);
@@ -171,6 +171,11 @@ impl<L: Read + Write> Link<L> {
     /// As [`run`](Self::run).
     pub fn profile(&mut self, input: &[i8]) -> Result<Vec<u64>, LinkError> {
         self.load(input)?;
+        self.profile_loaded()
+    }
+
+    /// As [`profile`](Self::profile), on the input that was loaded last.
+    pub(super) fn profile_loaded(&mut self) -> Result<Vec<u64>, LinkError> {
         self.send(Request::Profile)?;
         let mut counts = Vec::new();
         loop {
@@ -187,7 +192,7 @@ impl<L: Read + Write> Link<L> {
         }
     }
 
-    fn load(&mut self, input: &[i8]) -> Result<(), LinkError> {
+    pub(super) fn load(&mut self, input: &[i8]) -> Result<(), LinkError> {
         let mut offset = 0;
         for part in input.chunks(CHUNK) {
             let bytes = zerocopy::IntoBytes::as_bytes(part);

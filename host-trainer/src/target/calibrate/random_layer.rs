@@ -10,7 +10,9 @@ use crate::export::{
 };
 
 /// Most multiply-accumulates of a layer, so that an emulator executes it in a moment.
-const MAX_MACS: usize = 600_000;
+const MAX_MACS: u64 = 120_000;
+/// Most elements of its tensors.
+const MAX_ELEMENTS: usize = 40_000;
 
 fn pick(choices: &[usize], random: &mut Pcg64) -> usize {
     choices[random.random_range(0..choices.len())]
@@ -21,10 +23,56 @@ pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
     loop {
         let graph = Layer::random(kernel, random).graph(random);
         let macs = graph.nodes.last().map_or(0, |node| graph.macs(node));
-        if macs <= MAX_MACS as u64 {
+        let elements: usize = graph.tensors.iter().map(TensorInfo::len).sum();
+        if macs <= MAX_MACS && elements <= MAX_ELEMENTS {
             return graph;
         }
     }
+}
+
+/// One network of several, each of which works on a copy of the input's beginning, and the number of the
+/// node that each of them ends in.
+pub(super) fn together<'g>(graphs: impl Iterator<Item = &'g Graph> + Clone) -> (Graph, Vec<usize>) {
+    let input_len = graphs.clone().map(|graph| graph.tensor(graph.input).len()).max().unwrap_or(1);
+    let mut all = Graph {
+        name: "random layers".to_owned(),
+        tensors: vec![TensorInfo {
+            name: "input".to_owned(),
+            shape: [1, 1, input_len],
+            quantisation: Quantisation { scale: 0.05, zero_point: 0 },
+            view_of: None,
+        }],
+        nodes: Vec::new(),
+        input: TensorId(0),
+        output: TensorId(0),
+        labels: Vec::new(),
+        normalisation: Vec::new(),
+    };
+    let mut ends = Vec::new();
+    for graph in graphs {
+        let first = all.tensors.len();
+        let moved = |tensor: TensorId| TensorId(first + tensor.0);
+        let len = graph.tensor(graph.input).len();
+        let whole = Place { first: 0, strides: [len, len, 1] };
+        let copy =
+            Operator::Copy { counts: [1, 1, len], source: whole, destination: whole, fill: None };
+        all.nodes.push(Node {
+            name: "copy".to_owned(),
+            inputs: vec![all.input],
+            output: moved(graph.input),
+            operator: copy,
+        });
+        all.tensors.extend(graph.tensors.iter().cloned());
+        all.nodes.extend(graph.nodes.iter().map(|node| Node {
+            name: node.name.clone(),
+            inputs: node.inputs.iter().map(|&input| moved(input)).collect(),
+            output: moved(node.output),
+            operator: node.operator.clone(),
+        }));
+        ends.push(all.nodes.len() - 1);
+        all.output = moved(graph.output);
+    }
+    (all, ends)
 }
 
 /// Shapes and constants of a layer.
