@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use niwaki::data::{LoadOptions, Split, load};
-use niwaki::export::{quantised_inputs, read_model, run_all};
+use niwaki::export::{
+    AlignedVec, KernelChoice, quantised_inputs, read_model, run_all, write_with,
+};
 use niwaki::target::calibrate::random_layer;
 use niwaki::target::cost::Core;
 use niwaki::target::{
@@ -217,7 +219,7 @@ fn layers_that_differ(board: &Board, firmware: &Firmware) -> Vec<String> {
     let mut wrong = Vec::new();
     for &kernel in KernelId::ALL {
         for layer in 0..layers_per_kernel {
-            let blob = random_layer(kernel, firmware, &mut random).unwrap();
+            let blob = layer_with_room(kernel, firmware, &mut random);
             let model = Model::new(blob.as_bytes()).unwrap();
             let input: Vec<i8> = (0..model.input().len()).map(|_| random.random()).collect();
             let expected = run_all(blob.as_bytes(), &input).unwrap();
@@ -229,6 +231,18 @@ fn layers_that_differ(board: &Board, firmware: &Firmware) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// The first of some random layers that has room on the board of `firmware`.
+fn layer_with_room(kernel: KernelId, firmware: &Firmware, random: &mut Pcg64) -> AlignedVec {
+    loop {
+        let graph = random_layer(kernel, random);
+        let exported = write_with(&graph, KernelChoice::Only(kernel)).unwrap();
+        let blob = AlignedVec::new(&exported.bytes);
+        if firmware.has_room(&Model::new(blob.as_bytes()).unwrap()) {
+            return blob;
+        }
+    }
 }
 
 #[test]

@@ -124,6 +124,16 @@ impl Device {
         self.explain(counts)
     }
 
+    /// As [`profile`](Self::profile), with the executed blocks in the emulator's log.
+    pub(super) fn profile_logged(&mut self, input: &[i8]) -> Result<Vec<u64>, TargetError> {
+        let loaded = self.link.load(input);
+        self.explain(loaded)?;
+        let logs = self.link.line_mut().log_blocks();
+        logs.map_err(TargetError::io("asking the emulator for a log of executed blocks"))?;
+        let counts = self.link.profile_loaded();
+        self.explain(counts)
+    }
+
     /// The greatest number of bytes of stack that a run has taken.
     ///
     /// # Errors

@@ -180,7 +180,7 @@ pub fn trace(
         let reading = scope.spawn(|| reader.read(BufReader::with_capacity(1 << 16, log)));
         // The emulator ends with the device, and the log with it.
         let counted = Device::attach(board, firmware, model, emulator)
-            .and_then(|mut device| device.profile(input));
+            .and_then(|mut device| device.profile_logged(input));
         let read = reading.join().unwrap_or_else(|_| Err("its reader has panicked".to_owned()));
         (counted, read)
     });
