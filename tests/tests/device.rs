@@ -4,9 +4,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use niwaki::data::{LoadOptions, Split, load};
-use niwaki::export::{
-    AlignedVec, KernelChoice, quantised_inputs, read_model, run_all, write_with,
-};
+use niwaki::export::{AlignedVec, KernelChoice, quantised_inputs, read_model, run_all, write_with};
 use niwaki::target::calibrate::random_layer;
 use niwaki::target::cost::Core;
 use niwaki::target::{
@@ -119,8 +117,8 @@ fn traced_instructions_are_the_counted() {
     let model = Model::new(blob.as_bytes()).unwrap();
     let input = &networks::inputs(4, 1, model.input().len())[0];
     for (board, firmware) in boards() {
-        let counts = Device::start(&board, &firmware, &model).unwrap().profile(input).unwrap();
-        let mixes = trace(&board, &firmware, &model, input).unwrap();
+        let counts = Device::start(board, firmware, &model).unwrap().profile(input).unwrap();
+        let mixes = trace(board, firmware, &model, input).unwrap();
         assert_eq!(mixes.len(), counts.len());
         let timing = Timing::of(&board.about.core).unwrap();
         for (index, (mix, count)) in mixes.iter().zip(counts).enumerate() {
@@ -264,10 +262,10 @@ fn an_engine_takes_less_than_the_agent_and_less_with_fewer_kernels() {
     for (board, firmware) in boards() {
         let silent = |_: &str| {};
         let linear = KernelId::LinearPacked.bit();
-        let least = Engine::measure(&board, linear, &silent).unwrap();
+        let least = Engine::measure(board, linear, &silent).unwrap();
         assert!((2048..12 * 1024).contains(&least.bytes()), "{}: {least:?}", board.name);
-        let engine = Engine::measure(&board, model.kernels() | linear, &silent).unwrap();
-        let found = bench(&board, &firmware, engine, &model, &inputs, true).unwrap();
+        let engine = Engine::measure(board, model.kernels() | linear, &silent).unwrap();
+        let found = bench(board, firmware, engine, &model, &inputs, true).unwrap();
         assert!(least.bytes() < found.code_bytes && found.code_bytes < firmware.code_bytes);
         assert_eq!(found.layers.len(), model.op_count());
         let sum: u64 = found.layers.iter().map(|layer| layer.instructions).sum();

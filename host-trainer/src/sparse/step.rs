@@ -250,7 +250,7 @@ impl Part<'_> {
         let samples = batch.dims()[0];
         let twice = Tensor::cat(vec![batch.clone(), batch], 0);
         let Output { logits, stats, observed } = net.forward_paths(&[backbone, whole], twice, pass);
-        let part = |start: usize| logits.clone().slice([start..start + samples]);
+        let part = |start: usize| logits.clone().narrow(0, start, samples);
         let student = Output { logits: part(0), stats: stats.clone(), observed };
         (student, Output { logits: part(samples), stats, observed: Vec::new() })
     }

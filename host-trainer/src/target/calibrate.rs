@@ -268,7 +268,7 @@ fn non_negative_least_squares(rows: &[Vec<f64>], weights: &[f64]) -> Vec<f64> {
 }
 
 /// The emulator and the compiler that measurements on a board come from.
-fn measured_with(board: &Board) -> Result<String> {
+pub(super) fn measured_with(board: &Board) -> Result<String> {
     let emulator = board.about.emulator.as_ref().and_then(|command| command.first());
     let emulator = emulator.with_context(|| format!("{} is no emulated board", board.name))?;
     let version = std::process::Command::new(emulator)

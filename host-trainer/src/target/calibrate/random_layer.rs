@@ -47,6 +47,7 @@ pub(super) fn together<'g>(graphs: impl Iterator<Item = &'g Graph> + Clone) -> (
         output: TensorId(0),
         labels: Vec::new(),
         normalisation: Vec::new(),
+        front_end: None,
     };
     let mut ends = Vec::new();
     for graph in graphs {
@@ -252,6 +253,7 @@ impl Layer {
             output,
             labels: Vec::new(),
             normalisation: Vec::new(),
+            front_end: None,
         }
     }
 }
