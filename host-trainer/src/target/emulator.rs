@@ -40,18 +40,18 @@ impl Emulator {
         model: &[u8],
         model_address: u64,
     ) -> Result<Self, TargetError> {
-        Self::spawn(board, elf, model, model_address, false, Stdio::from)
+        Self::spawn(board, elf, &[(model, model_address)], false, Stdio::from)
     }
 
-    /// Starts `board` so that it can [log every executed block](Self::log_blocks). What the emulator itself
-    /// says goes there too, and it stands still while nobody reads.
+    /// Starts `board`, with bytes at some addresses, so that it can
+    /// [log every executed block](Self::log_blocks). What the emulator itself says goes there too, and it
+    /// stands still while nobody reads.
     pub(crate) fn start_traced(
         board: &Board,
         elf: &Path,
-        model: &[u8],
-        model_address: u64,
+        memory: &[(&[u8], u64)],
     ) -> Result<(Self, ChildStderr), TargetError> {
-        let mut emulator = Self::spawn(board, elf, model, model_address, true, |_| Stdio::piped())?;
+        let mut emulator = Self::spawn(board, elf, memory, true, |_| Stdio::piped())?;
         let log = emulator.child.stderr.take();
         let log = log.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
         Ok((emulator, log.map_err(TargetError::io("opening the emulator's log"))?))
@@ -60,8 +60,7 @@ impl Emulator {
     fn spawn(
         board: &Board,
         elf: &Path,
-        model: &[u8],
-        model_address: u64,
+        memory: &[(&[u8], u64)],
         monitored: bool,
         output_to: impl FnOnce(File) -> Stdio,
     ) -> Result<Self, TargetError> {
@@ -71,9 +70,6 @@ impl Emulator {
             return Err(TargetError::NotEmulated { board: board.name.clone() });
         };
         let folder = tempfile::tempdir().map_err(TargetError::io("making a temporary folder"))?;
-        let model_file = folder.path().join("model.niwaki");
-        std::fs::write(&model_file, model)
-            .map_err(TargetError::io(format!("writing {}", model_file.display())))?;
         let create = |name: &str| {
             File::create(folder.path().join(name))
                 .map_err(TargetError::io("making a file for the emulator's output"))
@@ -97,14 +93,16 @@ impl Emulator {
             .args(["-semihosting-config", "enable=on,target=native,chardev=log"])
             .arg("-kernel")
             .arg(elf)
-            .arg("-device")
-            .arg(format!(
-                "loader,file={},addr={model_address:#x},force-raw=on",
-                quoted(&model_file)
-            ))
             .stdin(Stdio::from(OwnedFd::from(end)))
             .stdout(Stdio::from(log))
             .stderr(output_to(output));
+        for (index, (bytes, address)) in memory.iter().enumerate() {
+            let file = folder.path().join(format!("memory-{index}"));
+            std::fs::write(&file, bytes)
+                .map_err(TargetError::io(format!("writing {}", file.display())))?;
+            let loader = format!("loader,file={},addr={address:#x},force-raw=on", quoted(&file));
+            command.args(["-device", &loader]);
+        }
         if monitored {
             let path = quoted(&folder.path().join(MONITOR));
             let socket = format!("socket,id=monitor,path={path},server=on,wait=off");

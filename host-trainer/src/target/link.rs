@@ -217,7 +217,7 @@ impl<L: Read + Write> Link<L> {
         self.profile_loaded()
     }
 
-    /// As [`profile`](Self::profile), on the input that was loaded last.
+    /// As [`profile`](Self::profile), on the input that the arena holds.
     pub(super) fn profile_loaded(&mut self) -> Result<Vec<u64>, LinkError> {
         self.send(Request::Profile)?;
         let mut counts = Vec::new();
@@ -235,7 +235,7 @@ impl<L: Read + Write> Link<L> {
         }
     }
 
-    pub(super) fn load(&mut self, input: &[i8]) -> Result<(), LinkError> {
+    fn load(&mut self, input: &[i8]) -> Result<(), LinkError> {
         let mut offset = 0;
         for part in input.chunks(CHUNK) {
             let bytes = zerocopy::IntoBytes::as_bytes(part);
