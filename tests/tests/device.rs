@@ -125,7 +125,11 @@ fn traced_instructions_are_the_counted() {
             let name = model.op_name(index);
             // One reading of the counter, and the steps of it.
             let least = (count - count / 100).saturating_sub(160);
-            assert!((least..=count + 40).contains(&mix.instructions), "{name}: {count}, {mix:?}");
+            assert!(
+                (least..=count + 40).contains(&mix.instructions),
+                "{}, {name}: {count}, {mix:?}",
+                board.name
+            );
             assert!(mix.loads_pipelined <= mix.loads && mix.branches_taken <= mix.branches);
             // Every value is read and written by something.
             let words = mix.loads + mix.stores + mix.multiple_words;
