@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, bail, ensure};
 use niwaki_core::Model;
 use niwaki_core::kernels::KernelId;
+use niwaki_core::model::{Op, Softmax};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use rayon::prelude::*;
@@ -53,9 +54,7 @@ pub fn measure(
     let batches = batches(firmware)?;
     let measure = |batch: &Batch| -> Result<Vec<Measurement>> {
         let model = Model::new(batch.blob.as_bytes())?;
-        let mut random = Pcg64::seed_from_u64(batch.layers[0].0);
-        let input: Vec<i8> = (0..model.input().len()).map(|_| random.random()).collect();
-        let mixes = trace(board, firmware, &model, &input)
+        let mixes = trace(board, firmware, &model, &batch.input(&model))
             .with_context(|| format!("random layers of kernel `{}`", batch.kernel.name()))?;
         done(batch.layers.len());
         let layers = batch.layers.iter();
@@ -85,6 +84,12 @@ impl Batch {
         let numbers = layers.iter().map(|(number, _)| *number);
         let layers = numbers.zip(operators).collect();
         Ok(fits.then_some(Self { kernel, blob, layers }))
+    }
+
+    /// The input that it is measured on.
+    fn input(&self, model: &Model<'_>) -> Vec<i8> {
+        let mut random = Pcg64::seed_from_u64(self.layers.first().map_or(0, |(number, _)| *number));
+        (0..model.input().len()).map(|_| random.random()).collect()
     }
 
     /// As few as the board has room for.
@@ -143,7 +148,10 @@ pub fn model(
     for batch in batches(firmware)? {
         let model = Model::new(batch.blob.as_bytes())?;
         for &(layer, operator) in &batch.layers {
-            let terms = Terms::of_model(&model, operator, dsp).context("no such operator")?;
+            let mut terms = Terms::of_model(&model, operator, dsp).context("no such operator")?;
+            if let Some(Op::Softmax(softmax)) = model.op(operator) {
+                terms = terms.with_exponentials(exponentials(&softmax, &batch.input(&model)));
+            }
             let mix = *mixes.get(&layer).with_context(|| format!("no measurement {layer}"))?;
             counted.push(Counted { kernel: batch.kernel, terms, mix });
         }
@@ -155,6 +163,13 @@ pub fn model(
         instructions: fit(&counted, |mix| mix.instructions as f64),
         cycles: cycles.unwrap_or_default(),
     })
+}
+
+/// Exponentials that a softmax of one row computes for the beginning of `input`.
+fn exponentials(softmax: &Softmax, input: &[i8]) -> usize {
+    let row = &input[..softmax.input.channels.min(input.len())];
+    let largest = row.iter().copied().max().map_or(0, i32::from);
+    row.iter().filter(|&&x| i32::from(x) - largest >= softmax.diff_min).count()
 }
 
 /// A measurement with the terms of its layer.
@@ -182,20 +197,6 @@ fn fit(counted: &[Counted], count: impl Fn(&LayerMix) -> f64) -> Fit {
             continue;
         }
         let (solution, error) = smallest_errors(&rows);
-        if std::env::var_os("NIWAKI_DEV").is_some() {
-            for (one, row) in own.iter().zip(&rows) {
-                let p: f64 = row.iter().zip(&solution).map(|(a, x)| a * x).sum();
-                if (p - 1.0).abs() > 0.03 {
-                    eprintln!(
-                        "{} {:.0} {:+.3} {:?}",
-                        kernel.name(),
-                        count(&one.mix),
-                        p - 1.0,
-                        one.terms.iter().collect::<Vec<_>>()
-                    );
-                }
-            }
-        }
         fitted.worst_error.insert(kernel.name().to_owned(), round(error));
         let named = names.iter().zip(&solution).map(|(name, x)| ((*name).to_owned(), round(*x)));
         let named: BTreeMap<String, f64> = named.filter(|(_, x)| *x > 0.0).collect();

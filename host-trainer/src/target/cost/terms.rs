@@ -87,6 +87,7 @@ impl Terms {
                 terms.add("row", outputs * rows);
                 terms.add("run", outputs * rows * columns);
                 // Short runs and long ones are summed up differently.
+                terms.add("long run", outputs * rows * columns * usize::from(depths >= 4));
                 terms.add("run of 4", outputs * rows * columns * (depths / 4));
                 terms.add("element of the rest", outputs * rows * columns * (depths % 4));
             }
@@ -335,7 +336,10 @@ impl Terms {
                 (_, true) => ["portable mac", "portable tap", "portable output"],
                 _ => ["multiplier: mac", "multiplier: tap", "multiplier: output"],
             };
-            self.add(names[0], output.len() * area);
+            // Products are unrolled by four.
+            let odd = channels % 16 % 4;
+            self.add(names[0], pixels * (channels - odd) * area);
+            self.add("portable odd mac", pixels * odd * area);
             self.add(names[1], tiles * area);
             self.add(names[2], output.len());
             self.add("portable tile", tiles);
@@ -352,6 +356,8 @@ impl Terms {
         let pairs = channels * output.height * output.width.div_ceil(2);
         self.add(if two { "pair of sums, step 2" } else { "pair of sums, step 1" }, pairs);
         self.add("row of sums", channels * output.height);
+        self.add("weight", channels * kernel_h * kernel_w);
+        self.add("weight row", channels * kernel_h);
         self.add("call", channels * calls);
         let usual = op.channels.iter().all(|channel| is_usual(channel.shift.get()));
         if usual {
@@ -409,10 +415,16 @@ impl Terms {
         let depth = softmax.input.channels;
         self.add("row", rows);
         self.add("output", rows * depth);
-        // An exponential that is too small is not computed. Inputs are taken to lie evenly over their
-        // range, and one is the largest.
+        // An exponential that is too small is not computed: this kernel's work depends on its input.
+        // Inputs are taken to lie evenly over their range, and one is the largest.
         let share = (f64::from(softmax.diff_min).abs() / 255.0).min(1.0);
         self.add_real("exponential", rows as f64 * (1.0 + (depth as f64 - 1.0) * share));
+    }
+
+    /// The same with a known number of exponentials, for a softmax.
+    pub(in crate::target) fn with_exponentials(mut self, count: usize) -> Self {
+        self.0.insert("exponential", count as f64);
+        self
     }
 
     fn add_kernel(&mut self, add: &Add, dsp: bool) {
