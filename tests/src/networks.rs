@@ -33,6 +33,46 @@ pub fn residual(seed: u64) -> AlignedVec {
     net.export(output)
 }
 
+/// A random sparse network: ordinary, depthwise-separable and residual blocks of random widths and
+/// densities, some of them without the weights of whole channels.
+///
+/// # Panics
+///
+/// When the exporter refuses it.
+pub fn sparse(seed: u64) -> AlignedVec {
+    let mut random = Pcg64::seed_from_u64(seed);
+    let size = random.random_range(12..=32);
+    let depth = [1, 3][random.random_range(0..2)];
+    let mut net = Builder::new(seed, [size, size, depth]);
+    let mut density = move || random.random_range(0.02f64.ln()..0.5f64.ln()).exp();
+    let mut random = Pcg64::seed_from_u64(seed + 1);
+    let mut last = net.conv("stem", net.input, 8, [3, 3], [1, 1], [1, 1], 1.0);
+    for block in 0..4 {
+        let channels = [8, 16, 24, 32, 48, 64][random.random_range(block..block + 3)];
+        let name = |layer: &str| format!("block {block}: {layer}");
+        let stride = if block % 2 == 0 { [2, 2] } else { [1, 1] };
+        last = match random.random_range(0..3) {
+            0 => net.conv(&name("conv"), last, channels, [3, 3], stride, [1, 1], density()),
+            1 => {
+                let depthwise = net.depthwise(&name("depthwise"), last);
+                let pointwise = name("pointwise");
+                net.conv(&pointwise, depthwise, channels, [1, 1], stride, [0, 0], density())
+            }
+            _ => {
+                let a = net.conv(&name("first"), last, channels, [3, 3], stride, [1, 1], density());
+                let b = net.conv(&name("second"), a, channels, [3, 3], [1, 1], [1, 1], density());
+                net.add(&name("sum"), b, a)
+            }
+        };
+    }
+    let [height, width, _] = net.shape(last);
+    let pooled = net.pool("average", last, false, [height, width]);
+    let hidden = net.linear("hidden", pooled, 64, density());
+    let scores = net.linear("scores", hidden, 10, 0.5);
+    let output = net.softmax("softmax", scores);
+    net.export(output)
+}
+
 /// One sparse linear layer from 784 inputs to 10 outputs: next to no work for its input's size.
 ///
 /// # Panics

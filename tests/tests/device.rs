@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use niwaki::data::{LoadOptions, Split, load};
-use niwaki::export::{quantised_inputs, read_model, run_all};
+use niwaki::export::{AlignedVec, KernelChoice, quantised_inputs, read_model, run_all, write_with};
 use niwaki::target::calibrate::random_layer;
 use niwaki::target::cost::Core;
 use niwaki::target::{
@@ -116,16 +116,21 @@ fn traced_instructions_are_the_counted() {
     let blob = networks::residual(3);
     let model = Model::new(blob.as_bytes()).unwrap();
     let input = &networks::inputs(4, 1, model.input().len())[0];
-    for (board, firmware) in boards() {
-        let counts = Device::start(&board, &firmware, &model).unwrap().profile(input).unwrap();
-        let mixes = trace(&board, &firmware, &model, input).unwrap();
+    // The log of this emulated core repeats blocks, which `trace` notices and refuses in longer runs.
+    for (board, firmware) in boards().iter().filter(|(board, _)| board.about.core != "cortex-m55") {
+        let counts = Device::start(board, firmware, &model).unwrap().profile(input).unwrap();
+        let mixes = trace(board, firmware, &model, input).unwrap();
         assert_eq!(mixes.len(), counts.len());
         let timing = Timing::of(&board.about.core).unwrap();
         for (index, (mix, count)) in mixes.iter().zip(counts).enumerate() {
             let name = model.op_name(index);
             // One reading of the counter, and the steps of it.
             let least = (count - count / 100).saturating_sub(160);
-            assert!((least..=count + 40).contains(&mix.instructions), "{name}: {count}, {mix:?}");
+            assert!(
+                (least..=count + 40).contains(&mix.instructions),
+                "{}, {name}: {count}, {mix:?}",
+                board.name
+            );
             assert!(mix.loads_pipelined <= mix.loads && mix.branches_taken <= mix.branches);
             // Every value is read and written by something.
             let words = mix.loads + mix.stores + mix.multiple_words;
@@ -217,7 +222,7 @@ fn layers_that_differ(board: &Board, firmware: &Firmware) -> Vec<String> {
     let mut wrong = Vec::new();
     for &kernel in KernelId::ALL {
         for layer in 0..layers_per_kernel {
-            let blob = random_layer(kernel, firmware, &mut random).unwrap();
+            let blob = layer_with_room(kernel, firmware, &mut random);
             let model = Model::new(blob.as_bytes()).unwrap();
             let input: Vec<i8> = (0..model.input().len()).map(|_| random.random()).collect();
             let expected = run_all(blob.as_bytes(), &input).unwrap();
@@ -229,6 +234,18 @@ fn layers_that_differ(board: &Board, firmware: &Firmware) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// The first of some random layers that has room on the board of `firmware`.
+fn layer_with_room(kernel: KernelId, firmware: &Firmware, random: &mut Pcg64) -> AlignedVec {
+    loop {
+        let graph = random_layer(kernel, random);
+        let exported = write_with(&graph, KernelChoice::Only(kernel)).unwrap();
+        let blob = AlignedVec::new(&exported.bytes);
+        if firmware.has_room(&Model::new(blob.as_bytes()).unwrap()) {
+            return blob;
+        }
+    }
 }
 
 #[test]
@@ -250,10 +267,10 @@ fn an_engine_takes_less_than_the_agent_and_less_with_fewer_kernels() {
     for (board, firmware) in boards() {
         let silent = |_: &str| {};
         let linear = KernelId::LinearPacked.bit();
-        let least = Engine::measure(&board, linear, &silent).unwrap();
+        let least = Engine::measure(board, linear, &silent).unwrap();
         assert!((2048..12 * 1024).contains(&least.bytes()), "{}: {least:?}", board.name);
-        let engine = Engine::measure(&board, model.kernels() | linear, &silent).unwrap();
-        let found = bench(&board, &firmware, engine, &model, &inputs, true).unwrap();
+        let engine = Engine::measure(board, model.kernels() | linear, &silent).unwrap();
+        let found = bench(board, firmware, engine, &model, &inputs, true).unwrap();
         assert!(least.bytes() < found.code_bytes && found.code_bytes < firmware.code_bytes);
         assert_eq!(found.layers.len(), model.op_count());
         let sum: u64 = found.layers.iter().map(|layer| layer.instructions).sum();

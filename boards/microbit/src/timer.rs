@@ -4,7 +4,7 @@
 use niwaki_emulated::Registers;
 
 // Registers, as words from the base address.
-const TASK_START: usize = 0x000 / 4;
+const TASK_START: usize = 0;
 const TASK_CAPTURE: usize = 0x040 / 4;
 const BIT_MODE: usize = 0x508 / 4;
 const PRESCALER: usize = 0x510 / 4;

@@ -4,7 +4,7 @@
 use niwaki_emulated::Registers;
 
 // Registers, as words from the base address.
-const TASK_START_RECEIVE: usize = 0x000 / 4;
+const TASK_START_RECEIVE: usize = 0;
 const TASK_START_TRANSMIT: usize = 0x008 / 4;
 const EVENT_RECEIVED: usize = 0x108 / 4;
 const EVENT_SENT: usize = 0x11c / 4;

@@ -23,6 +23,11 @@ impl Rescale {
         Some(Self { multiplier, left, right })
     }
 
+    /// Multiplier and shift, as [`new`](Self::new) takes them.
+    pub const fn parts(self) -> (i32, i32) {
+        (self.multiplier, self.left as i32 - self.right as i32)
+    }
+
     /// The real number as multiplier and shift, the multiplier in `[2^30, 2^31)` unless it is zero.
     /// Numbers too small for a shift of -31 become zero. `None` for a number that is negative, not
     /// finite or 2^30 and more.

@@ -506,10 +506,9 @@ impl<'m> ConvStream<'m> {
         })
     }
 
-    /// Number of entries.
-    pub fn entries(&self) -> usize {
-        let count = |channel| self.counts.get(channel);
-        (0..self.geometry.output[2]).map(count).fold(0, usize::wrapping_add)
+    /// Number of entries of each output channel.
+    pub fn counts(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.geometry.output[2]).map(|channel| self.counts.get(channel))
     }
 
     /// Number of weights that are not zero.
@@ -682,10 +681,9 @@ impl<'m> LinearStream<'m> {
         })
     }
 
-    /// Number of blocks, those included that fill groups.
-    pub fn entries(&self) -> usize {
-        let count = |channel| self.groups_of(channel).wrapping_mul(self.block.group());
-        (0..self.outputs).map(count).fold(0, usize::wrapping_add)
+    /// Number of groups of blocks of each output channel.
+    pub fn counts(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.outputs).map(|channel| self.groups_of(channel))
     }
 
     /// Number of weights that are not zero.

@@ -390,7 +390,7 @@ proptest! {
     #[test]
     fn chosen_geometries_keep_to_the_limit(case in conv_case(), limit in 64usize..20_000) {
         let (input, output, window) = (&case.input, &case.output, &case.window);
-        let chosen = choose_geometry(input, output, window, case.block, limit, |g| g.steps().bands);
+        let chosen = choose_geometry(input, output, window, case.block, limit, |g| g.steps().bands as f64);
         match chosen {
             Some(g) => prop_assert!(g.scratch_len() <= limit),
             None => {

@@ -326,7 +326,7 @@ impl<'m, const KERNELS: u32> Model<'m, KERNELS> {
 
     /// Working memory for one row of `output`, when operator `index` that writes it is executed row
     /// by row.
-    pub(crate) fn row_buffer(&self, index: usize, output: &Tensor) -> Option<Scratch> {
+    pub fn row_buffer(&self, index: usize, output: &Tensor) -> Option<Scratch> {
         let record = self.ops.get(index)?;
         let kernel = KernelId::from_number(record.kernel)?;
         op::row_buffer(record, kernel, output, self.arena_len()).ok()?

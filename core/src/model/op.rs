@@ -756,7 +756,7 @@ impl<'m> Op<'m> {
 
 impl Conv<'_> {
     /// The part of the convolution that computes one row of its output from the input rows under it.
-    pub(crate) fn row(&self, index: usize) -> Self {
+    pub fn row(&self, index: usize) -> Self {
         let [pad, left] = self.window.pad;
         let start = index.wrapping_mul(self.window.stride[0]);
         let first = start.saturating_sub(pad);

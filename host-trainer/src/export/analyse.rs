@@ -39,8 +39,10 @@ pub struct Analysis {
     pub nonzeros: usize,
     /// `nonzeros / weights`.
     pub density: f64,
-    /// Estimated instructions of one inference.
+    /// Predicted instructions of one inference.
     pub instructions: f64,
+    /// Predicted clock cycles of one inference, where memory does not make the core wait.
+    pub cycles: f64,
     /// The layers in order of execution.
     pub layers: Vec<LayerAnalysis>,
 }
@@ -76,8 +78,10 @@ pub struct LayerAnalysis {
     pub scratch: [usize; 2],
     /// Bytes of working memory.
     pub scratch_bytes: usize,
-    /// Estimated instructions.
+    /// Predicted instructions.
     pub instructions: f64,
+    /// Predicted clock cycles, where memory does not make the core wait.
+    pub cycles: f64,
 }
 
 /// Analyses a model for a core.
@@ -89,6 +93,7 @@ pub fn analyse(model: &Model<'_>, core: Core) -> Analysis {
         .enumerate()
         .map(|(index, op)| {
             let (weights, nonzeros) = count(op);
+            let predicted = costs.predict_operator(model, index, core);
             let output = op.output();
             // Each weight of a channel is used once per output position.
             let positions = (output.height * output.width) as u64;
@@ -117,9 +122,8 @@ pub fn analyse(model: &Model<'_>, core: Core) -> Analysis {
                 live: [index, last],
                 scratch: [op.scratch().range().start, op.scratch().range().end],
                 scratch_bytes: op.scratch().len,
-                instructions: model
-                    .kernel(index)
-                    .map_or(0.0, |kernel| costs.instructions(op, kernel)),
+                instructions: predicted.instructions,
+                cycles: predicted.cycles,
             }
         })
         .collect();
@@ -155,6 +159,7 @@ pub fn analyse(model: &Model<'_>, core: Core) -> Analysis {
         nonzeros,
         density: nonzeros as f64 / weights.max(1) as f64,
         instructions: layers.iter().map(|layer| layer.instructions).sum(),
+        cycles: layers.iter().map(|layer| layer.cycles).sum(),
         layers,
     }
 }

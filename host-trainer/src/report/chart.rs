@@ -86,7 +86,7 @@ fn draw_strategies(
         })
     };
     let candidates = &choice.layers[layer].candidates;
-    let last = |candidate: usize| line(candidate).last().map_or(0.0, |(_, weight)| weight);
+    let last = |candidate: usize| line(candidate).next_back().map_or(0.0, |(_, weight)| weight);
     let mut order: Vec<usize> = (0..candidates.len()).collect();
     order.sort_by(|&a, &b| last(b).total_cmp(&last(a)));
     let most = order.iter().flat_map(|&c| line(c)).map(|(_, w)| w).fold(0.0, f64::max);

@@ -141,7 +141,8 @@ pub fn set(values: &[f32], mask: &[bool], drop: f64, rng: &mut impl Rng) -> Vec<
     let mut keep = mask.to_vec();
     let mut grow = 0;
     for positive in [true, false] {
-        let side = (0..mask.len()).filter(|&i| mask[i] && (values[i] > 0.0) == positive).collect();
+        let side: Vec<usize> =
+            (0..mask.len()).filter(|&i| mask[i] && (values[i] > 0.0) == positive).collect();
         let count = share_of(drop, &side);
         for index in smallest(side, values, count) {
             keep[index] = false;
@@ -261,7 +262,7 @@ pub struct Layer {
     pub ablate: bool,
 }
 
-fn share_of(share: f64, of: &Vec<usize>) -> usize {
+fn share_of(share: f64, of: &[usize]) -> usize {
     (of.len() as f64 * share) as usize
 }
 

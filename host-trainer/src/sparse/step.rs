@@ -247,12 +247,12 @@ impl Part<'_> {
         if !shared {
             return (net.forward(backbone, batch.clone(), pass), net.forward(whole, batch, pass));
         }
-        let samples = batch.dims()[0];
         let twice = Tensor::cat(vec![batch.clone(), batch], 0);
         let Output { logits, stats, observed } = net.forward_paths(&[backbone, whole], twice, pass);
-        let part = |start: usize| logits.clone().slice([start..start + samples]);
-        let student = Output { logits: part(0), stats: stats.clone(), observed };
-        (student, Output { logits: part(samples), stats, observed: Vec::new() })
+        let mut parts = logits.chunk(2, 0).into_iter();
+        let mut part = || parts.next().expect("a path has half of the samples");
+        let student = Output { logits: part(), stats: stats.clone(), observed };
+        (student, Output { logits: part(), stats, observed: Vec::new() })
     }
 
     /// Class probabilities to reach, or for reconstruction the input.

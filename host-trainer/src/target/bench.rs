@@ -7,7 +7,7 @@ use super::cost::Core;
 use super::{Board, Device, Engine, Firmware, LayerMix, TargetError, Timing, trace};
 use crate::export::{LayerAnalysis, analyse};
 
-/// What [`bench`] found.
+/// What [`bench`](fn@bench) found.
 #[derive(Debug, Clone, Serialize)]
 pub struct Bench {
     /// Name of the target.

@@ -124,6 +124,15 @@ impl Device {
         self.explain(counts)
     }
 
+    /// As [`profile`](Self::profile) on the input that is in the arena, with the executed blocks in the
+    /// emulator's log.
+    pub(super) fn profile_logged(&mut self) -> Result<Vec<u64>, TargetError> {
+        let logs = self.link.line_mut().log_blocks();
+        logs.map_err(TargetError::io("asking the emulator for a log of executed blocks"))?;
+        let counts = self.link.profile_loaded();
+        self.explain(counts)
+    }
+
     /// The greatest number of bytes of stack that a run has taken.
     ///
     /// # Errors

@@ -214,6 +214,11 @@ impl<L: Read + Write> Link<L> {
     /// As [`run`](Self::run).
     pub fn profile(&mut self, input: &[i8]) -> Result<Vec<u64>, LinkError> {
         self.load(input)?;
+        self.profile_loaded()
+    }
+
+    /// As [`profile`](Self::profile), on the input that the arena holds.
+    pub(super) fn profile_loaded(&mut self) -> Result<Vec<u64>, LinkError> {
         self.send(Request::Profile)?;
         let mut counts = Vec::new();
         loop {

@@ -2,7 +2,7 @@
 //!
 //! A [`Target`] names a place. [`Firmware`] is the agent built for a board; [`Device`] is a board that
 //! runs it with a model, reached over a serial line by the messages of [`niwaki_core::link`].
-//! [`validate`] compares a device's outputs with this computer's, byte by byte; [`bench`](bench()) measures a
+//! [`validate`] compares a device's outputs with this computer's, byte by byte; [`bench`](fn@bench) measures a
 //! model, [`sweep`] the kernels over density; [`Engine`] is what a firmware for one model takes.
 //!
 //! An emulator counts executed *instructions*. They are exact and repeatable, but they are not clock

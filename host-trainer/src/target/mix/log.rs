@@ -191,12 +191,14 @@ impl<'c> Reader<'c> {
             self.handles.insert(handle, self.blocks.len());
             self.blocks.push(Block { start, instructions });
         }
-        let block = self
-            .handles
-            .get(&handle)
-            .copied()
-            .filter(|&block| self.blocks[block].start == start)
-            .ok_or_else(|| format!("the block at {start:#x} was executed but not listed"))?;
+        let known = self.handles.get(&handle).copied();
+        let Some(block) = known.filter(|&block| self.blocks[block].start == start) else {
+            // The log begins at any time: what was translated before is of no interest.
+            return match self.sections.len() {
+                1 => Ok(()),
+                _ => Err(format!("the block at {start:#x} was executed but not listed")),
+            };
+        };
         self.last = Some(Execution { block, instructions: self.blocks[block].instructions.len() });
         Ok(())
     }

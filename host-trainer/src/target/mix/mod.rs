@@ -15,8 +15,9 @@ mod timing;
 
 use std::io::BufReader;
 
-use niwaki_core::Model;
+use niwaki_core::{Model, RunError};
 use serde::{Deserialize, Serialize};
+use zerocopy::IntoBytes;
 
 use self::decode::{Branch, Instruction, Kind};
 use self::log::{Code, Reader};
@@ -172,15 +173,23 @@ pub fn trace(
         .map_err(|problem| TargetError::Elf { path: firmware.elf.clone(), problem })?;
     let failed = |problem: String| TargetError::Trace { board: board.name.clone(), problem };
     firmware.check_fits(board, model)?;
-    let bytes = model.as_bytes();
-    let (emulator, log) =
-        Emulator::start_traced(board, &firmware.elf, bytes, firmware.model_region.start)?;
+    let tensor = model.input();
+    if input.len() != tensor.len() {
+        let (expected, found) = (tensor.len(), input.len());
+        return Err(RunError::InputLength { expected, found }.into());
+    }
+    // The input lies in the arena from the beginning: over the line it would take longer than all else.
+    let memory = [
+        (model.as_bytes(), firmware.model_region.start),
+        (input.as_bytes(), firmware.arena.start + tensor.offset as u64),
+    ];
+    let (emulator, log) = Emulator::start_traced(board, &firmware.elf, &memory)?;
     let mut reader = Reader::new(&code);
     let (counted, read) = std::thread::scope(|scope| {
         let reading = scope.spawn(|| reader.read(BufReader::with_capacity(1 << 16, log)));
         // The emulator ends with the device, and the log with it.
         let counted = Device::attach(board, firmware, model, emulator)
-            .and_then(|mut device| device.profile(input));
+            .and_then(|mut device| device.profile_logged());
         let read = reading.join().unwrap_or_else(|_| Err("its reader has panicked".to_owned()));
         (counted, read)
     });

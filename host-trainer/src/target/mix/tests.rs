@@ -185,9 +185,9 @@ Trace 0: 0x7f1";
     assert_eq!(mix.cycles("abacus"), None);
     assert!(reader.section(1).is_none(), "its end was not logged");
 
-    let mut reader = Reader::new(&code);
-    let error = reader.read(&b"Trace 0: 0x7f10 [0/100/0/0] loop\n"[..]).unwrap_err();
+    let error = reader.read(&b"Trace 0: 0x7f40 [0/100/0/0] loop\n"[..]).unwrap_err();
     assert!(error.contains("not listed"), "{error}");
+    let mut reader = Reader::new(&code);
     let error = reader.read(&b"OBJD-T: 6808\n"[..]).unwrap_err();
     assert!(error.contains("disassembler"), "{error}");
 }

@@ -160,18 +160,15 @@ pub(super) fn wide(first: u16, second: u16) -> Instruction {
                 };
                 return Instruction { reads, writes: d, ..base };
             }
-            let branch = match (second >> 12 & 0b101, first >> 7 & 7) {
-                (0b101, _) => Some(Branch::Call),
-                // Conditions 14 and 15: hints, barriers and system registers.
-                (0b000, 0b111) => None,
-                // Of Armv8.1-M, the ends of low-overhead loops.
-                _ => Some(Branch::Plain),
-            };
-            // BL has the bits 11x1, B.W 10x1, a conditional branch 10x0.
+            // The second half begins with 11x1 in BL, 10x1 in B and 10x0 in a conditional branch, whose
+            // conditions 14 and 15 stand for hints, barriers and system registers. What is left are the
+            // low-overhead loops of Armv8.1-M.
             let call = second & 0xd000 == 0xd000;
-            let branch = match branch {
-                Some(Branch::Call) if !call => Some(Branch::Plain),
-                other => other,
+            let system = second & 0xd000 == 0x8000 && first >> 7 & 7 == 7;
+            let branch = match (call, system) {
+                (true, _) => Some(Branch::Call),
+                (_, true) => None,
+                _ => Some(Branch::Plain),
             };
             Instruction { branch, writes: if call { LR } else { 0 }, ..base }
         }

@@ -157,6 +157,11 @@ impl Timing {
         TIMINGS.iter().find(|timing| timing.core == core)
     }
 
+    /// Whether the core has DSP instructions, and runs the kernels that are made of them.
+    pub fn has_dsp(&self) -> bool {
+        matches!(self.core, "cortex-m4" | "cortex-m7" | "cortex-m33" | "cortex-m55")
+    }
+
     /// Cycles of a mix of instructions.
     pub fn cycles(&self, mix: &LayerMix) -> f64 {
         let on_top = [
