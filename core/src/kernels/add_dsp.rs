@@ -35,7 +35,8 @@ pub(super) fn add(op: &Add, b: &[i8], y: &mut [i8]) -> Option<()> {
     let (a_half, b_half) = (scaled(a_zero, SPARE_BITS), scaled(b_zero, SPARE_BITS));
     let (a_twice, b_twice) = (scaled(a_zero, SPARE_BITS + 1), scaled(b_zero, SPARE_BITS + 1));
     let shifted = |(multiplier, right): (i32, i32)| {
-        let round = 1i32.wrapping_shl(right as u32) >> 1;
+        // Unsigned: half of 2^31 is positive.
+        let round = (1u32.wrapping_shl(right as u32) >> 1) as i32;
         move |doubled: i32| {
             let high = dsp::smmlar(round.wrapping_add(doubled >> 31), doubled, multiplier);
             dsp::asr(high, right).wrapping_mul(2)

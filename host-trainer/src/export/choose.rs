@@ -100,9 +100,13 @@ pub(super) fn choose(
     if bids.len() > 1 {
         bids.retain(|bid| !matches!(bid.kernel, ConvDense | LinearDense));
     }
-    // Memory beyond the limit must buy a fifth of the time.
-    let free = |bid: &Bid| bid.scratch_len <= scratch_limit;
-    let price = |bid: &Bid| if free(bid) { bid.cost } else { bid.cost * 1.25 };
+    // Memory beyond the limit must buy a fifth of the time, and a sparse kernel, which is more code to link
+    // beside the dense one, a twentieth.
+    let price = |bid: &Bid| {
+        let memory = if bid.scratch_len <= scratch_limit { 1.0 } else { 1.25 };
+        let code = if matches!(bid.kernel, ConvPacked | LinearPacked) { 1.0 } else { 1.05 };
+        bid.cost * memory * code
+    };
     bids.into_iter()
         .min_by(|a, b| price(a).total_cmp(&price(b)))
         .context("no kernel can execute this layer")
