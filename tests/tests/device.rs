@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use niwaki::data::{LoadOptions, Split, load};
 use niwaki::export::{AlignedVec, KernelChoice, quantised_inputs, read_model, run_all, write_with};
@@ -124,10 +125,10 @@ fn traced_instructions_are_the_counted() {
         let timing = Timing::of(&board.about.core).unwrap();
         for (index, (mix, count)) in mixes.iter().zip(counts).enumerate() {
             let name = model.op_name(index);
-            // One reading of the counter, and the steps of it.
+            // One reading of the counter, and the steps of it, of at most 63 instructions.
             let least = (count - count / 100).saturating_sub(160);
             assert!(
-                (least..=count + 40).contains(&mix.instructions),
+                (least..=count + 63).contains(&mix.instructions),
                 "{}, {name}: {count}, {mix:?}",
                 board.name
             );
@@ -194,19 +195,26 @@ fn inputs_go_over_the_line_fast() {
     for input in networks::inputs(10, 50, model.input().len()) {
         device.run(&input).unwrap();
     }
-    // 2 s on two cores that do much else; a wait for every byte would take minutes.
-    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+    // 2 s, and more where other work takes the processors; a wait for every byte would take minutes.
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
 }
 
 /// Every kernel on random layers: the boards' kernels, assembly included, against this computer's.
 #[test]
 fn every_kernel_gives_the_same_bytes_on_every_board() {
+    // Not all at once: an emulator that waits for its host takes a whole processor.
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut wrong = Vec::new();
+        while let Some((board, firmware)) = boards().get(next.fetch_add(1, Ordering::Relaxed)) {
+            wrong.extend(layers_that_differ(board, firmware));
+        }
+        wrong
+    };
     let mut wrong = Vec::new();
     std::thread::scope(|scope| {
-        let threads: Vec<_> = boards()
-            .iter()
-            .map(|(board, firmware)| scope.spawn(|| layers_that_differ(board, firmware)))
-            .collect();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for thread in threads {
             wrong.extend(thread.join().unwrap());
         }
