@@ -777,7 +777,7 @@ mod tests {
             }
             _ => {
                 let unit = layout.unit(structure);
-                assert!(layout.run % unit == 0);
+                assert!(layout.run.is_multiple_of(unit));
                 let device: Vec<bool> =
                     (0..mask.len()).map(|at| mask.keeps(layout.place(at))).collect();
                 assert!(device.chunks(unit).all(|unit| unit.iter().all(|&k| k == unit[0])));
