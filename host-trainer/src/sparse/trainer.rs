@@ -24,6 +24,10 @@ use crate::{
     },
 };
 
+/// Share of the learning rate while int8 is simulated: batch norm no longer follows the weights then,
+/// and large steps do more harm than rounding.
+const QAT_RATE: f64 = 0.1;
+
 /// One line of `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochRow {
@@ -229,6 +233,9 @@ impl<'a> Session<'a> {
             let warmup = (config.warmup * self.steps_per_epoch as f64) as usize;
             rate =
                 config.learning_rate * cosine(step, warmup, self.steps_per_epoch * config.epochs);
+            if quantised {
+                rate *= QAT_RATE;
+            }
             let update = config.method.update(clock);
             let (now, later) = match update {
                 Some(update) if update.needs_gradients() => (None, Some(update)),
