@@ -213,9 +213,10 @@ fn round(x: f64) -> f64 {
 }
 
 /// `x >= 0` with small `row . x - 1`, and the largest of them. Beginning with least squares, rows of large
-/// errors get more and more weight (Lawson's iteration towards the smallest maximum).
+/// errors get more and more weight, as in Lawson's iteration towards the smallest maximum. The others keep
+/// theirs: rows that share no term with the worst are not given up for them.
 fn smallest_errors(rows: &[Vec<f64>]) -> (Vec<f64>, f64) {
-    const ITERATIONS: usize = 30;
+    const ITERATIONS: usize = 12;
     let mut weights = vec![1.0; rows.len()];
     let mut best = (Vec::new(), f64::INFINITY);
     for _ in 0..ITERATIONS {
@@ -231,7 +232,7 @@ fn smallest_errors(rows: &[Vec<f64>]) -> (Vec<f64>, f64) {
             break;
         }
         for (weight, error) in weights.iter_mut().zip(&errors) {
-            *weight *= 0.5 + error / largest;
+            *weight *= 1.0 + (error / largest).powi(2);
         }
     }
     best

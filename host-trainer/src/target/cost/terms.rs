@@ -342,6 +342,7 @@ impl Terms {
             self.add("portable odd mac", pixels * odd * area);
             self.add(names[1], tiles * area);
             self.add(names[2], output.len());
+            self.add("portable", 1);
             self.add("portable tile", tiles);
             self.add("portable pixel", pixels);
             return;
@@ -415,10 +416,9 @@ impl Terms {
         let depth = softmax.input.channels;
         self.add("row", rows);
         self.add("output", rows * depth);
-        // An exponential that is too small is not computed: this kernel's work depends on its input.
-        // Inputs are taken to lie evenly over their range, and one is the largest.
-        let share = (f64::from(softmax.diff_min).abs() / 255.0).min(1.0);
-        self.add_real("exponential", rows as f64 * (1.0 + (depth as f64 - 1.0) * share));
+        // An exponential that is too small is not computed: this kernel's work depends on its input. The
+        // scores of a trained network are close enough to each other that all of them count.
+        self.add("exponential", rows * depth);
     }
 
     /// The same with a known number of exponentials, for a softmax.
