@@ -291,7 +291,7 @@ impl Terms {
     fn widened(&mut self, len: usize) {
         self.add("widened 16", len / 16);
         self.add("widened 4", len / 4 % 4);
-        if len % 4 > 0 {
+        if !len.is_multiple_of(4) {
             self.add("widened rest", 1);
         }
     }
