@@ -172,6 +172,9 @@ impl Terms {
         self.add("filled", steps.filled);
         self.add("input row", steps.rows);
         self.add("stretch", steps.stretches);
+        // The portable kernel goes plane by plane, and makes no outputs but those of real pixels.
+        self.add("plane of a stretch", steps.stretches * depth.div_ceil(geometry.block().len()));
+        self.add("output", conv.output.len());
         // Channels are laid out by four, some kernels by eight.
         let (fours, rest) = (depth / 4, depth % 4);
         self.add("pair", steps.pairs);
