@@ -29,7 +29,7 @@ pub struct Measurement {
 }
 
 /// Layers measured per kernel.
-const LAYERS_PER_KERNEL: u64 = 60;
+const LAYERS_PER_KERNEL: u64 = 120;
 /// Layers of one model: starting an emulator takes longer than executing a small layer.
 const LAYERS_PER_MODEL: usize = 20;
 /// Layers of which the first that fits the board is taken.
@@ -184,25 +184,47 @@ fn fit(counted: &[Counted], count: impl Fn(&LayerMix) -> f64) -> Fit {
     let mut fitted = Fit::default();
     for &kernel in KernelId::ALL {
         let own: Vec<&Counted> = counted.iter().filter(|one| one.kernel == kernel).collect();
-        // Operators of one kernel may have different terms: a fast path and a slow one.
-        let names: BTreeSet<&str> =
-            own.iter().flat_map(|one| one.terms.iter().map(|(name, _)| name)).collect();
-        // Each row is divided by its measurement: the fit then minimises relative errors.
-        let row = |one: &&Counted| {
-            let all = count(&one.mix);
-            names.iter().map(|name| one.terms.get(name) / all).collect()
-        };
-        let rows: Vec<Vec<f64>> = own.iter().map(row).collect();
-        if rows.is_empty() {
-            continue;
+        let mut coefficients = BTreeMap::new();
+        let mut worst: f64 = 0.0;
+        // A kernel may have several ways, each with terms of its own: they are fitted apart.
+        for names in ways(&own) {
+            let of_way =
+                own.iter().filter(|one| names.iter().any(|name| one.terms.get(name) > 0.0));
+            // Each row is divided by its measurement: the fit then minimises relative errors.
+            let row = |one: &&Counted| {
+                let all = count(&one.mix);
+                names.iter().map(|name| one.terms.get(name) / all).collect()
+            };
+            let rows: Vec<Vec<f64>> = of_way.map(row).collect();
+            let (solution, error) = smallest_errors(&rows);
+            worst = worst.max(error);
+            let named = names.iter().zip(&solution).filter(|(_, x)| **x > 0.0);
+            coefficients.extend(named.map(|(name, x)| ((*name).to_owned(), round(*x))));
         }
-        let (solution, error) = smallest_errors(&rows);
-        fitted.worst_error.insert(kernel.name().to_owned(), round(error));
-        let named = names.iter().zip(&solution).map(|(name, x)| ((*name).to_owned(), round(*x)));
-        let named: BTreeMap<String, f64> = named.filter(|(_, x)| *x > 0.0).collect();
-        fitted.kernels.insert(kernel.name().to_owned(), named);
+        if !own.is_empty() {
+            fitted.worst_error.insert(kernel.name().to_owned(), round(worst));
+            fitted.kernels.insert(kernel.name().to_owned(), coefficients);
+        }
     }
     fitted
+}
+
+/// Terms of each way of a kernel: those that count together in some layer, directly or by way of others.
+fn ways(counted: &[&Counted]) -> Vec<BTreeSet<&'static str>> {
+    let mut ways: Vec<BTreeSet<&str>> = Vec::new();
+    for one in counted {
+        let counting = one.terms.iter().filter(|(_, count)| *count > 0.0);
+        let mut way: BTreeSet<&str> = counting.map(|(name, _)| name).collect();
+        ways.retain(|other| {
+            let apart = other.is_disjoint(&way);
+            if !apart {
+                way.extend(other);
+            }
+            apart
+        });
+        ways.push(way);
+    }
+    ways
 }
 
 /// Four significant digits: what the measurements can bear.
@@ -211,9 +233,10 @@ fn round(x: f64) -> f64 {
 }
 
 /// `x >= 0` with small `row . x - 1`, and the largest of them. Beginning with least squares, rows of large
-/// errors get more and more weight (Lawson's iteration towards the smallest maximum).
+/// errors get more and more weight, as in Lawson's iteration towards the smallest maximum. The others keep
+/// theirs: rows that share no term with the worst are not given up for them.
 fn smallest_errors(rows: &[Vec<f64>]) -> (Vec<f64>, f64) {
-    const ITERATIONS: usize = 30;
+    const ITERATIONS: usize = 12;
     let mut weights = vec![1.0; rows.len()];
     let mut best = (Vec::new(), f64::INFINITY);
     for _ in 0..ITERATIONS {
@@ -229,7 +252,7 @@ fn smallest_errors(rows: &[Vec<f64>]) -> (Vec<f64>, f64) {
             break;
         }
         for (weight, error) in weights.iter_mut().zip(&errors) {
-            *weight *= 0.5 + error / largest;
+            *weight *= 1.0 + (error / largest).powi(2);
         }
     }
     best

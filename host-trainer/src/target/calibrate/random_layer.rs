@@ -10,9 +10,9 @@ use crate::export::{
 };
 
 /// Most multiply-accumulates of a layer, so that an emulator executes it in a moment.
-const MAX_MACS: u64 = 120_000;
+const MAX_MACS: u64 = 200_000;
 /// Most elements of its tensors.
-const MAX_ELEMENTS: usize = 40_000;
+const MAX_ELEMENTS: usize = 60_000;
 
 fn pick(choices: &[usize], random: &mut Pcg64) -> usize {
     choices[random.random_range(0..choices.len())]
@@ -20,8 +20,10 @@ fn pick(choices: &[usize], random: &mut Pcg64) -> usize {
 
 /// A network that ends in a random layer which `kernel` can execute.
 pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
+    // Chosen once, so that the limits below do not prefer small images: large ones get fewer channels.
+    let largest = pick(&[3, 6, 12, 24, 48], random);
     loop {
-        let graph = Layer::random(kernel, random).graph(random);
+        let graph = Layer::random(kernel, largest, random).graph(random);
         let macs = graph.nodes.last().map_or(0, |node| graph.macs(node));
         let elements: usize = graph.tensors.iter().map(TensorInfo::len).sum();
         if macs <= MAX_MACS && elements <= MAX_ELEMENTS {
@@ -86,7 +88,8 @@ struct Layer {
 }
 
 impl Layer {
-    fn random(kernel: KernelId, random: &mut Pcg64) -> Self {
+    /// Of an image with up to `largest` rows and columns.
+    fn random(kernel: KernelId, largest: usize, random: &mut Pcg64) -> Self {
         use KernelId::{
             Add, AddBroadcast, AvgPool, ConvBlock2, ConvBlock4, ConvDense, ConvPacked, ConvSparse,
             Copy, Depthwise, LinearBlock2, LinearBlock4, LinearDense, LinearPacked, LinearSparse,
@@ -97,7 +100,7 @@ impl Layer {
             kernel,
             LinearDense | LinearPacked | LinearSparse | LinearBlock2 | LinearBlock4
         );
-        let size = random_size(random);
+        let size = random_size(largest, random);
         let window = random_window(kernel, size, random);
         let after = |axis: usize| {
             (size[axis] + 2 * window.pad[axis] - window.kernel[axis]) / window.stride[axis] + 1
@@ -258,11 +261,14 @@ impl Layer {
     }
 }
 
-/// Height and width: small ones as often as large ones.
-fn random_size(random: &mut Pcg64) -> [usize; 2] {
-    let largest = pick(&[3, 6, 10, 20, 40], random);
-    let height = random.random_range(1..=largest);
-    let width = if random.random_bool(0.5) { height } else { random.random_range(1..=largest) };
+/// Height and width, at least half of the largest but for narrow images now and then.
+fn random_size(largest: usize, random: &mut Pcg64) -> [usize; 2] {
+    let height = random.random_range(largest / 2..=largest);
+    let width = match random.random_range(0..4) {
+        0 => random.random_range(1..=largest),
+        1 => random.random_range(largest / 2..=largest),
+        _ => height,
+    };
     [height, width]
 }
 

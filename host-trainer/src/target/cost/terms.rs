@@ -47,19 +47,19 @@ impl Terms {
             return Some(Self::of(&op, dsp));
         };
         let mut terms = Self::default();
-        terms.add("operator", 1);
         for index in 0..conv.output.height {
             terms.conv(&conv.row(index));
             terms.add("row", 1);
             terms.add("row copied", row.len);
         }
+        // Decoded once, whatever the rows.
+        terms.0.insert("operator", 1.0);
         Some(terms)
     }
 
     /// The terms of an operator that is not executed row by row.
     pub fn of(op: &Op<'_>, dsp: bool) -> Self {
         let mut terms = Self::default();
-        terms.add("operator", 1);
         match op {
             Op::Conv(conv) => terms.conv(conv),
             Op::Linear(linear) => terms.linear(linear),
@@ -84,6 +84,7 @@ impl Terms {
                 let [rows, columns, depths] = mean.spans();
                 let outputs = mean.output.len();
                 terms.add("output", outputs);
+                terms.add("pixel", mean.output.height * mean.output.width);
                 terms.add("row", outputs * rows);
                 terms.add("run", outputs * rows * columns);
                 // Short runs and long ones are summed up differently.
@@ -92,6 +93,10 @@ impl Terms {
                 terms.add("element of the rest", outputs * rows * columns * (depths % 4));
             }
             Op::Elementwise(elementwise) => terms.elementwise(elementwise),
+        }
+        // A kernel's ways that have no term in common are fitted apart: some have a call of their own.
+        if !terms.0.keys().any(|term| term.starts_with("operator")) {
+            terms.add("operator", 1);
         }
         terms
     }
@@ -172,6 +177,10 @@ impl Terms {
         self.add("filled", steps.filled);
         self.add("input row", steps.rows);
         self.add("stretch", steps.stretches);
+        // The portable kernel goes plane by plane, and makes no outputs but those of real pixels.
+        self.add("plane of a stretch", steps.stretches * depth.div_ceil(geometry.block().len()));
+        self.add("output", conv.output.len());
+        self.add("pixel", conv.output.height * conv.output.width);
         // Channels are laid out by four, some kernels by eight.
         let (fours, rest) = (depth / 4, depth % 4);
         self.add("pair", steps.pairs);
@@ -239,7 +248,7 @@ impl Terms {
         let depth = conv.input.channels;
         let aligned = depth.is_multiple_of(4);
         let row_len = kernel[1] * depth;
-        let taps = |axis: usize, out: usize| taps(conv, axis, out);
+        let taps = |axis: usize, out: usize| taps(&conv.input, &conv.window, axis, out);
         let columns: Vec<Taps> = (0..conv.output.width).map(|out| taps(1, out)).collect();
         let mut pixel = 0;
         for row in (0..conv.output.height).map(|out| taps(0, out)) {
@@ -300,7 +309,8 @@ impl Terms {
     fn plain(&mut self, conv: &Conv<'_>) {
         let [kernel_h, kernel_w] = conv.window.kernel;
         let outputs = conv.output.channels;
-        let (rows, columns) = over(conv);
+        let over = |axis: usize| over(&conv.input, &conv.output, &conv.window, axis);
+        let (rows, columns) = (over(0), over(1));
         let group_depth = conv.input.channels / conv.groups.max(1);
         self.add("output", conv.output.len());
         self.add("pixel", conv.output.height * conv.output.width);
@@ -328,22 +338,56 @@ impl Terms {
         let channels = output.channels;
         let layout = depthwise::layout(input, output, window, op.scratch.len).filter(|_| dsp);
         let Some(layout) = layout else {
-            let area = kernel_h * kernel_w;
             let in_place = op.input.offset == op.output.offset;
-            let tiles = pixels * channels.div_ceil(16);
             let names = match (in_place, input.channels == channels) {
-                (true, _) => ["in place: mac", "in place: tap", "in place: output"],
-                (_, true) => ["portable mac", "portable tap", "portable output"],
-                _ => ["multiplier: mac", "multiplier: tap", "multiplier: output"],
+                (true, _) => [
+                    "operator, in place",
+                    "in place: mac",
+                    "in place: odd mac",
+                    "in place: tap",
+                    "in place: tap over the input",
+                    "in place: output",
+                    "in place: tile",
+                    "in place: pixel",
+                ],
+                (_, true) => [
+                    "operator, portable",
+                    "portable mac",
+                    "portable odd mac",
+                    "portable tap",
+                    "portable tap over the input",
+                    "portable output",
+                    "portable tile",
+                    "portable pixel",
+                ],
+                _ => [
+                    "operator, multiplier",
+                    "multiplier: mac",
+                    "multiplier: odd mac",
+                    "multiplier: tap",
+                    "multiplier: tap over the input",
+                    "multiplier: output",
+                    "multiplier: tile",
+                    "multiplier: pixel",
+                ],
             };
-            // Products are unrolled by four.
-            let odd = channels % 16 % 4;
-            self.add(names[0], pixels * (channels - odd) * area);
-            self.add("portable odd mac", pixels * odd * area);
-            self.add(names[1], tiles * area);
-            self.add(names[2], output.len());
-            self.add("portable tile", tiles);
-            self.add("portable pixel", pixels);
+            let area = kernel_h * kernel_w;
+            let over = |axis: usize| over(input, output, window, axis);
+            // Channels go by sixteen, their products by four.
+            let (tiles, odd) = (channels.div_ceil(16), channels % 16 % 4);
+            let counts = [
+                1,
+                pixels * (channels - odd) * area,
+                pixels * odd * area,
+                pixels * tiles * area,
+                over(0) * over(1) * tiles,
+                output.len(),
+                pixels * tiles,
+                pixels,
+            ];
+            for (name, count) in names.into_iter().zip(counts) {
+                self.add(name, count);
+            }
             return;
         };
         let groups = channels / 4;
@@ -386,28 +430,26 @@ impl Terms {
     }
 
     fn pool(&mut self, pool: &Pool, dsp: bool) {
-        let conv = Conv {
-            input: pool.input,
-            output: pool.output,
-            window: pool.window,
-            groups: 1,
-            clamp: pool.clamp,
-            channels: &[],
-            weights: Weights::Dense(&[]),
-            scratch: niwaki_core::model::Scratch::default(),
-        };
-        let (rows, columns) = over(&conv);
+        let over = |axis: usize| over(&pool.input, &pool.output, &pool.window, axis);
+        let (rows, columns) = (over(0), over(1));
         let channels = pool.output.channels;
         let by_four = dsp && channels.is_multiple_of(4);
         let (names, lanes) = match by_four {
             true => (["word", "row of words", "output word"], channels / 4),
             false => (["portable element", "portable row", "portable output"], channels),
         };
+        let places = match by_four {
+            true => ["pixel", "output row"],
+            false => ["portable pixel", "portable output row"],
+        };
         self.add(names[0], lanes * rows * columns);
         self.add(names[1], lanes * rows * pool.output.width);
         self.add(names[2], lanes * pool.output.height * pool.output.width);
-        self.add("pixel", pool.output.height * pool.output.width);
-        self.add("output row", pool.output.height);
+        self.add(places[0], pool.output.height * pool.output.width);
+        self.add(places[1], pool.output.height);
+        if !by_four {
+            self.add("operator, portable", 1);
+        }
     }
 
     fn softmax(&mut self, softmax: &Softmax) {
@@ -415,10 +457,9 @@ impl Terms {
         let depth = softmax.input.channels;
         self.add("row", rows);
         self.add("output", rows * depth);
-        // An exponential that is too small is not computed: this kernel's work depends on its input.
-        // Inputs are taken to lie evenly over their range, and one is the largest.
-        let share = (f64::from(softmax.diff_min).abs() / 255.0).min(1.0);
-        self.add_real("exponential", rows as f64 * (1.0 + (depth as f64 - 1.0) * share));
+        // An exponential that is too small is not computed: this kernel's work depends on its input. The
+        // scores of a trained network are close enough to each other that all of them count.
+        self.add("exponential", rows * depth);
     }
 
     /// The same with a known number of exponentials, for a softmax.
@@ -469,6 +510,7 @@ impl Terms {
         if copy.source.strides[2] == 1 && copy.destination.strides[2] == 1 {
             // As `memcpy` does it: bytes of short runs, words of long ones.
             self.add("run", runs);
+            self.add("run of 4", if elements < 4 { 0 } else { runs });
             self.add("run byte", if elements < 16 { runs * elements } else { 0 });
             self.add("run element", if elements < 16 { 0 } else { runs * elements });
             self.add("long run", if elements < 16 { 0 } else { runs });
@@ -555,18 +597,17 @@ struct Taps {
     over: usize,
 }
 
-fn taps(conv: &Conv<'_>, axis: usize, out: usize) -> Taps {
-    let size = [conv.input.height, conv.input.width][axis];
-    let Window { kernel, stride, pad } = conv.window;
+fn taps(input: &Tensor, window: &Window, axis: usize, out: usize) -> Taps {
+    let size = [input.height, input.width][axis];
+    let Window { kernel, stride, pad } = *window;
     let start = out * stride[axis];
     let first = pad[axis].saturating_sub(start).min(kernel[axis]);
     let end = (size + pad[axis]).saturating_sub(start).min(kernel[axis]);
     Taps { over: end.saturating_sub(first) }
 }
 
-/// Taps over the input, summed up over the output's rows and over its columns.
-fn over(conv: &Conv<'_>) -> (usize, usize) {
-    let sum =
-        |axis: usize, outputs: usize| (0..outputs).map(|out| taps(conv, axis, out).over).sum();
-    (sum(0, conv.output.height), sum(1, conv.output.width))
+/// Taps over the input on one axis, summed up over the output's positions.
+fn over(input: &Tensor, output: &Tensor, window: &Window, axis: usize) -> usize {
+    let outputs = [output.height, output.width][axis];
+    (0..outputs).map(|out| taps(input, window, axis, out).over).sum()
 }
