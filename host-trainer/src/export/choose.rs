@@ -20,13 +20,15 @@ pub enum KernelChoice {
     Cheapest(Core),
     /// This one wherever it can execute the layer, else the fastest on a Cortex-M4.
     Only(KernelId),
+    /// The same, with as much working memory as makes it fastest.
+    Fastest(KernelId),
 }
 
 impl KernelChoice {
     fn core(self) -> Core {
         match self {
             Self::Cheapest(core) => core,
-            Self::Only(_) => Core::CortexM4,
+            Self::Only(_) | Self::Fastest(_) => Core::CortexM4,
         }
     }
 }
@@ -77,11 +79,18 @@ pub(super) fn choose(
         None => [LinearPacked, LinearSparse, LinearBlock2, LinearBlock4, LinearDense],
     };
     let wanted = match choice {
-        KernelChoice::Only(kernel) if candidates.contains(&kernel) => Some(kernel),
+        KernelChoice::Only(kernel) | KernelChoice::Fastest(kernel)
+            if candidates.contains(&kernel) =>
+        {
+            Some(kernel)
+        }
         _ => None,
     };
     let per_channel = weighted.weights.len() / shape.output.channels;
-    let scratch_limit = spare.max(packed::conv_scratch_len(shape.input.channels, per_channel));
+    let scratch_limit = match choice {
+        KernelChoice::Fastest(_) => usize::MAX,
+        _ => spare.max(packed::conv_scratch_len(shape.input.channels, per_channel)),
+    };
     let bids = candidates
         .into_iter()
         // The sparse kernels' sums begin with the bias and must stay clear of overflow.

@@ -14,7 +14,8 @@ pub fn break_even_markdown(sweep: &Sweep, command: &str, chart: &str) -> String 
         "# Break-even densities on {core}\n\n```sh\n{command}\n```\n\n\
          Measured on `{target}` ({measured_with}). Instructions are those that the emulator counts; \
          they are not clock cycles. Weights and inputs are random, blocks are kept or dropped as a whole. \
-         Layers: window, height x width x input channels -> output channels, stride 1.\n\n\
+         Layers: window, height x width x input channels -> output channels, stride 1, ending in a ReLU. \
+         Each kernel has the working memory that makes it fastest (`arena_bytes` in the CSV file).\n\n\
          ![Instructions over density]({chart})\n\n\
          ## Break-even\n\n\
          Below this density a format takes fewer instructions than the dense kernel, interpolated between \

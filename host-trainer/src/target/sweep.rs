@@ -283,7 +283,7 @@ fn blobs(shape: &Shape) -> Result<Vec<Blob>> {
             let kernel = format.kernel(shape);
             let weights = weights(shape, format.block(), density, &mut random);
             let nonzeros = weights.iter().filter(|&&weight| weight != 0).count();
-            let exported = write_with(&graph(shape, weights), KernelChoice::Only(kernel))?;
+            let exported = write_with(&graph(shape, weights), KernelChoice::Fastest(kernel))?;
             let bytes = AlignedVec::new(&exported.bytes);
             let model = Model::new(bytes.as_bytes())?;
             let found = model.kernel(0);
@@ -348,11 +348,10 @@ fn weights(shape: &Shape, block: usize, density: u32, random: &mut Pcg64) -> Vec
 fn graph(shape: &Shape, weights: Vec<i8>) -> Graph {
     let [inputs, outputs] = shape.channels;
     let [height, width] = shape.size;
-    let quantisation = Quantisation { scale: 0.05, zero_point: -3 };
-    let tensor = |name: &str, channels: usize| TensorInfo {
+    let tensor = |name: &str, channels: usize, zero_point: i8| TensorInfo {
         name: name.to_owned(),
         shape: [height, width, channels],
-        quantisation,
+        quantisation: Quantisation { scale: 0.05, zero_point },
         view_of: None,
     };
     let weighted = Weighted {
@@ -372,7 +371,8 @@ fn graph(shape: &Shape, weights: Vec<i8>) -> Graph {
     let (input, output) = (TensorId(0), TensorId(1));
     Graph {
         name: shape.to_string(),
-        tensors: vec![tensor("input", inputs), tensor("output", outputs)],
+        // Behind a ReLU, as most layers have one, the least value stands for zero.
+        tensors: vec![tensor("input", inputs, -3), tensor("output", outputs, -128)],
         nodes: vec![Node { name: "layer".to_owned(), inputs: vec![input], output, operator }],
         input,
         output,
