@@ -67,6 +67,15 @@ macro_rules! kernel_ids {
         }
 
         impl KernelId {
+    /// Whether it skips weights that are zero.
+    pub const fn is_sparse(self) -> bool {
+        use KernelId::*;
+        matches!(
+            self,
+            ConvSparse | ConvBlock2 | ConvBlock4 | LinearSparse | LinearBlock2 | LinearBlock4
+        )
+    }
+
             /// Every kernel.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 

@@ -125,6 +125,7 @@ impl<'m, const KERNELS: u32> Model<'m, KERNELS> {
         for index in 0..ops.len() {
             let op = index as u16;
             let checked = model.decode(index).and_then(|decoded| {
+                decoded.check_overlap::<KERNELS>(model.row_buffer(index, &decoded.output()))?;
                 decoded.verify_streams::<KERNELS>()?;
                 let kernel = model.ops.get(index).map_or(0, |record| record.kernel);
                 if kernel >= 32 || header.kernels.get() & (1 << kernel) == 0 {

@@ -468,7 +468,8 @@ impl<'m> Context<'m> {
 
 impl<'m> Op<'m> {
     /// The operator of a record, with every relation checked that its kernel relies on except the
-    /// contents of constant streams: those are [`Op::verify_streams`]'s. `KERNELS` holds the kernels that
+    /// contents of constant streams and where operands lie: those are [`Op::verify_streams`]'s and
+    /// [`Op::check_overlap`]'s, which a checked model does not repeat. `KERNELS` holds the kernels that
     /// there may be.
     pub(super) fn decode<const KERNELS: u32>(
         record: &OpRecord,
@@ -636,7 +637,6 @@ impl<'m> Op<'m> {
             }
             _ => return Err(OpProblem::UndeclaredKernel(record.kernel)),
         };
-        op.check_overlap::<KERNELS>(row)?;
         Ok(op)
     }
 
@@ -709,7 +709,12 @@ impl<'m> Op<'m> {
         }
     }
 
-    fn check_overlap<const KERNELS: u32>(&self, row: Option<Scratch>) -> Result<(), OpProblem> {
+    /// Whether what the operator reads, writes and works in lies apart where its kernel needs it to. `row` is
+    /// the row that execution row by row works in.
+    pub(super) fn check_overlap<const KERNELS: u32>(
+        &self,
+        row: Option<Scratch>,
+    ) -> Result<(), OpProblem> {
         let output = self.output().range();
         let scratch = self.scratch().range();
         let [first, second] = self.inputs();

@@ -62,12 +62,13 @@ pub(super) struct Bid {
 
 /// The winning bid for a layer. Sparse convolutions may take `spare` bytes of working memory or what the
 /// dense one takes; where they need more, they take the least that they can do with, and must be much
-/// cheaper.
+/// cheaper. Kernels in the set `without` do not bid.
 pub(super) fn choose(
     shape: &Shape,
     weighted: &Weighted,
     bias: &[i32],
     choice: KernelChoice,
+    without: u32,
     spare: usize,
 ) -> Result<Bid> {
     use KernelId::{
@@ -93,6 +94,7 @@ pub(super) fn choose(
     };
     let bids = candidates
         .into_iter()
+        .filter(|kernel| kernel.bit() & without == 0)
         // The sparse kernels' sums begin with the bias and must stay clear of overflow.
         .filter(|kernel| {
             let small = bias.iter().all(|bias| bias.unsigned_abs() < MAX_BIAS);
@@ -109,12 +111,10 @@ pub(super) fn choose(
     if bids.len() > 1 {
         bids.retain(|bid| !matches!(bid.kernel, ConvDense | LinearDense));
     }
-    // Memory beyond the limit must buy a fifth of the time, and a sparse kernel, which is more code to link
-    // beside the dense one, a twentieth.
+    // Memory beyond the limit must buy a fifth of the time.
     let price = |bid: &Bid| {
         let memory = if bid.scratch_len <= scratch_limit { 1.0 } else { 1.25 };
-        let code = if matches!(bid.kernel, ConvPacked | LinearPacked) { 1.0 } else { 1.05 };
-        bid.cost * memory * code
+        bid.cost * memory
     };
     bids.into_iter()
         .min_by(|a, b| price(a).total_cmp(&price(b)))

@@ -210,7 +210,8 @@ fn draw_break_even(
         .x_desc("density in percent")
         .y_desc("instructions per dense MAC")
         .x_label_formatter(&|density| format!("{density:.0}"))
-        .y_label_formatter(&|cost| format!("{cost}"))
+        .y_labels(6)
+        .y_label_formatter(&|cost| format!("{}", (cost * 1e3).round() / 1e3))
         .draw()?;
     let dense = layer.of(Format::Dense).next().map(|point| point.instructions_per_mac);
     for (format, colour) in Format::ALL.into_iter().zip([INK, GREEN, BROWN, BLUE]) {
@@ -237,14 +238,20 @@ fn draw_break_even(
             let text = format!("{density:.0} %");
             // One below the other: the densities of formats are often close.
             let line = 14 * (format as i32);
+            // Left of its ring where there is no room on the right.
+            let beside = if density > 60.0 { -40 } else { 10 };
             let label = EmptyElement::at((density, dense))
-                + Text::new(text, (10, line - 6), ("sans-serif", 12).into_font().color(&colour));
+                + Text::new(
+                    text,
+                    (beside, line - 6),
+                    ("sans-serif", 12).into_font().color(&colour),
+                );
             chart.draw_series([label])?;
         }
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::LowerRight)
         .background_style(WHITE.mix(0.8))
         .draw()?;
     Ok(())
