@@ -39,7 +39,7 @@ pub(crate) fn run(context: &Context, args: &MiriArgs) -> Result<()> {
     // The tests' generator of cases looks for files with earlier failures.
     let flags = std::env::var("MIRIFLAGS").unwrap_or_default();
     command.env("MIRIFLAGS", format!("{flags} -Zmiri-disable-isolation"));
-    command.env("PROPTEST_CASES", "8");
+    command.env("PROPTEST_CASES", "4");
     call(command.current_dir(&context.checkout))
 }
 
