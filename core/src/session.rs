@@ -163,8 +163,8 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
         if self.next >= self.model.op_count() {
             return Ok(false);
         }
-        let op = self.model.decode(self.next)?;
-        self.execute(self.next, &op)?;
+        // By reference: an operator is large, and moving it takes longer than decoding it.
+        self.execute(self.next, self.model.decode(self.next).as_ref().map_err(|e| *e)?)?;
         self.next = self.next.wrapping_add(1);
         Ok(self.next < self.model.op_count())
     }

@@ -67,6 +67,12 @@ macro_rules! kernel_ids {
         }
 
         impl KernelId {
+    /// Whether it computes a linear operator (fully connected).
+    pub const fn is_linear(self) -> bool {
+        use KernelId::*;
+        matches!(self, LinearDense | LinearPacked | LinearSparse | LinearBlock2 | LinearBlock4)
+    }
+
     /// Whether it skips weights that are zero.
     pub const fn is_sparse(self) -> bool {
         use KernelId::*;

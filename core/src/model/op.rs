@@ -484,9 +484,16 @@ impl<'m> Op<'m> {
             return Err(OpProblem::Clamp);
         }
         let row = row_buffer(record, kernel, &output, context.arena_len)?;
-        let record = &row.map_or(*record, |row| without_row(record, row));
+        let narrowed;
+        let record = match row {
+            Some(row) => {
+                narrowed = without_row(record, row);
+                &narrowed
+            }
+            None => record,
+        };
         let window = || window(record, &input, &output).ok_or(OpProblem::Shape);
-        let op = match kernel {
+        Ok(match kernel {
             KernelId::ConvDense
             | KernelId::ConvPacked
             | KernelId::ConvSparse
@@ -495,7 +502,7 @@ impl<'m> Op<'m> {
                 if const { has_any(KERNELS, CONVOLUTIONS) } =>
             {
                 let window = window()?;
-                Self::Conv(conv::<KERNELS>(record, context, kernel, input, output, window, clamp)?)
+                return conv::<KERNELS>(record, context, kernel, input, output, window, clamp);
             }
             KernelId::LinearDense
             | KernelId::LinearPacked
@@ -509,9 +516,7 @@ impl<'m> Op<'m> {
                 }
                 let window =
                     Window { kernel: [input.height, input.width], stride: [1, 1], pad: [0, 0] };
-                Self::Linear(conv::<KERNELS>(
-                    record, context, kernel, input, output, window, clamp,
-                )?)
+                return conv::<KERNELS>(record, context, kernel, input, output, window, clamp);
             }
             KernelId::Depthwise if const { has_any(KERNELS, &[KernelId::Depthwise]) } => {
                 let window = window()?;
@@ -636,8 +641,7 @@ impl<'m> Op<'m> {
                 Self::Elementwise(Elementwise { input, operand, output, function, clamp })
             }
             _ => return Err(OpProblem::UndeclaredKernel(record.kernel)),
-        };
-        Ok(op)
+        })
     }
 
     /// Walks constant streams whose contents kernels follow as positions, and checks rescales.
@@ -842,6 +846,7 @@ fn rows_make_way(conv: &Conv<'_>) -> bool {
     })
 }
 
+/// A convolution or linear operator.
 fn conv<'m, const KERNELS: u32>(
     record: &OpRecord,
     context: Context<'m>,
@@ -850,7 +855,7 @@ fn conv<'m, const KERNELS: u32>(
     output: Tensor,
     window: Window,
     clamp: Clamp,
-) -> Result<Conv<'m>, OpProblem> {
+) -> Result<Op<'m>, OpProblem> {
     let groups = usize::from(record.groups.get());
     if groups == 0
         || !input.channels.is_multiple_of(groups)
@@ -866,8 +871,7 @@ fn conv<'m, const KERNELS: u32>(
         KernelId::ConvBlock4 | KernelId::LinearBlock4 => Some(Block::Four),
         _ => None,
     };
-    let linear =
-        matches!(kernel, KernelId::LinearSparse | KernelId::LinearBlock2 | KernelId::LinearBlock4);
+    let linear = kernel.is_linear();
     let (weights, needed) = match block {
         None if matches!(kernel, KernelId::ConvPacked | KernelId::LinearPacked) => {
             let words = context.words(record)?;
@@ -909,7 +913,8 @@ fn conv<'m, const KERNELS: u32>(
     }
     per_channel.filter(|&n| u32::try_from(n).is_ok()).ok_or(OpProblem::Shape)?;
     let channels = context.channels(record, output.channels)?;
-    Ok(Conv { input, output, window, groups, clamp, channels, weights, scratch })
+    let conv = Conv { input, output, window, groups, clamp, channels, weights, scratch };
+    Ok(if linear { Op::Linear(conv) } else { Op::Conv(conv) })
 }
 
 /// The window, when every output position has at least one input element under it.
