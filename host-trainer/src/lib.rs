@@ -10,6 +10,7 @@ pub mod import;
 pub mod net;
 #[cfg(unix)]
 pub mod report;
+pub mod search;
 pub mod sparse;
 #[cfg(unix)]
 pub mod target;
