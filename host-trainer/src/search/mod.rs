@@ -3,3 +3,5 @@
 pub mod genome;
 pub mod optimiser;
 pub mod pareto;
+pub mod study;
+pub mod worker;

@@ -66,12 +66,12 @@ const PATIENCE: usize = 2_000;
 pub struct Optimiser {
     space: Space,
     settings: Settings,
-    rng: Pcg64,
     /// Genomes proposed so far: none is proposed twice.
     seen: HashSet<Genome>,
     /// Genomes to be proposed first.
     first: Vec<Genome>,
     proposals: usize,
+    results: usize,
     strategy: Strategy,
 }
 
@@ -97,15 +97,7 @@ impl Optimiser {
             Algorithm::Nsga2 => Strategy::Nsga2(Vec::new()),
             Algorithm::Moead => Strategy::Moead(Moead::new(&settings)),
         };
-        Self {
-            rng: Pcg64::seed_from_u64(settings.seed),
-            seen: HashSet::new(),
-            first,
-            proposals: 0,
-            space,
-            settings,
-            strategy,
-        }
+        Self { seen: HashSet::new(), first, proposals: 0, results: 0, space, settings, strategy }
     }
 
     /// The next genome to evaluate: feasible and new. `None` when none can be found.
@@ -115,6 +107,13 @@ impl Optimiser {
         let genome = self.next(screen, subproblem)?;
         self.seen.insert(genome.clone());
         Some(Proposal { genome, subproblem })
+    }
+
+    /// Takes note of a proposal of its own past, without working it out again.
+    pub fn recall(&mut self, proposal: &Proposal) {
+        self.proposals += 1;
+        self.seen.insert(proposal.genome.clone());
+        while self.first.pop().is_some_and(|genome| genome != proposal.genome) {}
     }
 
     fn next(&mut self, screen: &impl Screen, subproblem: usize) -> Option<Genome> {
@@ -138,7 +137,7 @@ impl Optimiser {
                 })
             }
             Strategy::Moead(moead) => {
-                let pool = moead.pool(subproblem, &mut self.rng);
+                let pool = moead.pool(subproblem, &mut self.stream(3));
                 match self.screened(screen, moead, subproblem, &pool) {
                     Some(best) => Some(best),
                     None => self.attempt(screen, |space, rng| {
@@ -162,18 +161,15 @@ impl Optimiser {
         screen: &impl Screen,
         make: impl Fn(&Space, &mut Pcg64) -> Option<Genome>,
     ) -> Option<Genome> {
-        // A stream of its own per proposal: how many draws one takes moves no other.
         let mut rng = self.stream(1);
         (0..PATIENCE)
             .map_while(|_| make(&self.space, &mut rng))
             .find(|genome| self.is_new(genome, screen))
     }
 
-    fn stream(&self, use_: u64) -> Pcg64 {
-        let proposal = self.proposals as u64;
-        Pcg64::seed_from_u64(
-            self.settings.seed ^ (proposal << 8 | use_).wrapping_mul(0x9e37_79b9_7f4a_7c15),
-        )
+    /// Random numbers for one use of one proposal: how many another takes moves none of them.
+    fn stream(&self, usage: u64) -> Pcg64 {
+        stream(self.settings.seed, usage, self.proposals)
     }
 
     /// Evolves a subproblem's pool on predictions alone and returns the new genome with the best one.
@@ -227,6 +223,7 @@ impl Optimiser {
     /// Learns what a proposed genome is worth.
     pub fn tell(&mut self, proposal: &Proposal, objectives: &[f64]) {
         let member = Member { genome: proposal.genome.clone(), objectives: objectives.to_vec() };
+        self.results += 1;
         match &mut self.strategy {
             Strategy::Random => {}
             Strategy::Nsga2(members) => {
@@ -235,9 +232,18 @@ impl Optimiser {
                     survive(members, self.settings.population);
                 }
             }
-            Strategy::Moead(moead) => moead.learn(proposal.subproblem, member, &mut self.rng),
+            Strategy::Moead(moead) => {
+                let mut rng = stream(self.settings.seed, 4, self.results);
+                moead.learn(proposal.subproblem, member, &mut rng);
+            }
         }
     }
+}
+
+fn stream(seed: u64, usage: u64, index: usize) -> Pcg64 {
+    // An odd constant spreads neighbouring indices over all bits.
+    let spread = ((index as u64) << 8 | usage).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    Pcg64::seed_from_u64(seed ^ spread)
 }
 
 /// Members in the order of rank and, within a rank, of the room that they have.

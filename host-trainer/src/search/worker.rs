@@ -1,0 +1,158 @@
+//! The loop of a worker: lease a candidate, evaluate it, store what it is worth.
+
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::genome::{Genome, Space};
+use super::optimiser::{Optimiser, Screen, Settings};
+use super::study::{Candidate, Evaluation, Lease, Status, Study, StudyError, replay, worker_name};
+
+/// What is searched for.
+pub trait Problem: Sync {
+    /// What is known of candidates before they are evaluated, in view of those that are.
+    type Screen: Screen;
+
+    /// All genomes.
+    fn space(&self) -> Space;
+
+    /// Genomes to be evaluated first, such as the smallest and the largest.
+    fn first(&self) -> Vec<Genome>;
+
+    /// The screen in view of all candidates so far.
+    fn screen(&self, candidates: &[Candidate]) -> Self::Screen;
+
+    /// What a genome is worth. Follows from the genome alone.
+    ///
+    /// # Errors
+    /// When it cannot be evaluated; the search goes on with others.
+    fn evaluate(&self, genome: &Genome, on: &mut dyn FnMut(f64)) -> anyhow::Result<Evaluated>;
+}
+
+/// An evaluated genome.
+pub struct Evaluated {
+    /// What it is worth.
+    pub evaluation: Evaluation,
+    /// Files to keep: name and content.
+    pub artefacts: Vec<(&'static str, Vec<u8>)>,
+}
+
+/// What a worker tells while it works.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A candidate is leased.
+    Begin(&'a Candidate),
+    /// This share of its evaluation is done.
+    Progress(f64),
+    /// It is evaluated, or its evaluation failed; all candidates of the study.
+    End(&'a [Candidate]),
+    /// Others evaluate the last candidates.
+    Wait,
+    /// Its lease went to another worker, which the result is left to.
+    Lost(&'a Candidate),
+}
+
+/// How a worker ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every candidate is evaluated.
+    Complete,
+    /// It was told to stop.
+    Stopped,
+}
+
+/// Seconds after which a silent worker is taken for dead.
+const LEASE: f64 = 60.0;
+/// How often a lease is renewed.
+const RENEWAL: Duration = Duration::from_secs(15);
+/// How often a worker without work looks for some.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Evaluates candidates until the study has `budget` of them or `stop` says so.
+///
+/// # Errors
+/// When the study fails. A candidate that fails is a candidate's matter and ends nothing.
+pub fn work<P: Problem>(
+    study: &Study,
+    problem: &P,
+    settings: &Settings,
+    budget: usize,
+    stop: &(dyn Fn() -> bool + Sync),
+    on: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome, StudyError> {
+    let name = worker_name();
+    let space = problem.space();
+    let first = problem.first();
+    while !stop() {
+        let lease = study.lease(&name, LEASE, budget, |candidates| {
+            let mut optimiser = Optimiser::new(space.clone(), settings.clone(), first.clone());
+            replay(&mut optimiser, candidates);
+            optimiser.ask(&problem.screen(candidates))
+        })?;
+        let candidate = match lease {
+            Lease::Complete => return Ok(Outcome::Complete),
+            Lease::Wait => {
+                on(Event::Wait);
+                std::thread::sleep(LOOK);
+                continue;
+            }
+            Lease::Evaluate(candidate) => candidate,
+        };
+        on(Event::Begin(&candidate));
+        let begun = Instant::now();
+        let genome = &candidate.proposal.genome;
+        let result = while_renewing(study, &candidate, || {
+            problem.evaluate(genome, &mut |share| on(Event::Progress(share)))
+        });
+        if stop() {
+            // What was interrupted is no result; the lease falls to whoever comes next.
+            break;
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        let stored = match result {
+            Ok(Evaluated { evaluation, artefacts }) => {
+                let files: Vec<(&str, &[u8])> =
+                    artefacts.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+                study.finish(&candidate, Ok(&evaluation), &files, seconds)?
+            }
+            Err(error) => study.finish(&candidate, Err(&format!("{error:#}")), &[], seconds)?,
+        };
+        match stored {
+            true => on(Event::End(&study.candidates()?)),
+            false => on(Event::Lost(&candidate)),
+        }
+    }
+    Ok(Outcome::Stopped)
+}
+
+/// Renews a lease for as long as `evaluate` takes, over a connection of its own.
+fn while_renewing<T>(study: &Study, candidate: &Candidate, evaluate: impl FnOnce() -> T) -> T {
+    let (done, end) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut own = None;
+            while let Err(mpsc::RecvTimeoutError::Timeout) = end.recv_timeout(RENEWAL) {
+                // A renewal that fails is tried again; a lease that is lost shows when the result is stored.
+                own = own.or_else(|| Study::open(study.place()).ok());
+                if own.as_ref().is_some_and(|own| own.renew(candidate, LEASE).is_err()) {
+                    own = None;
+                }
+            }
+        });
+        let value = evaluate();
+        drop(done);
+        value
+    })
+}
+
+/// The candidates on the Pareto front of those that are done, in the order of their first objective.
+pub fn front(candidates: &[Candidate]) -> Vec<&Candidate> {
+    let done: Vec<(&Candidate, &Evaluation)> = candidates
+        .iter()
+        .filter(|candidate| candidate.status == Status::Done)
+        .filter_map(|candidate| Some((candidate, candidate.evaluation.as_ref()?)))
+        .collect();
+    let points: Vec<Vec<f64>> = done.iter().map(|(_, e)| e.objectives.clone()).collect();
+    let mut front: Vec<_> = super::pareto::front(&points).into_iter().map(|at| done[at]).collect();
+    front.sort_by(|(_, a), (_, b)| a.objectives[0].total_cmp(&b.objectives[0]));
+    front.into_iter().map(|(candidate, _)| candidate).collect()
+}
