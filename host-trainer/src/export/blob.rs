@@ -13,6 +13,7 @@ use zerocopy::IntoBytes;
 
 use super::choose::{self, KernelChoice};
 use super::graph::{Constant, Function, Graph, Node, Operator, TensorId, Weighted};
+use super::narrow::remove_channels;
 use super::plan::{Needs, Plan, Rows, Sharing, plan};
 use super::simplify::drop_constant_channels;
 use crate::target::cost::Core;
@@ -56,7 +57,12 @@ pub fn write_with(graph: &Graph, choice: KernelChoice) -> Result<Exported> {
     ensure!(!graph.nodes.is_empty(), "the network has no operators: there is nothing to export");
     let mut graph = graph.clone();
     drop_constant_channels(&mut graph);
-    let graph = &graph;
+    remove_channels(&mut graph);
+    write_simplified(&graph, choice)
+}
+
+/// Writes a graph as it is.
+pub(super) fn write_simplified(graph: &Graph, choice: KernelChoice) -> Result<Exported> {
     let (chosen, plan) = with_smaller_arena(graph, choice)?;
     let bytes = assemble(graph, &plan, &chosen)?;
     let layer =

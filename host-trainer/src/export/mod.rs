@@ -6,7 +6,9 @@
 mod analyse;
 mod blob;
 mod choose;
+mod estimate;
 mod graph;
+mod narrow;
 mod package;
 mod plan;
 mod quantise;
@@ -17,6 +19,7 @@ mod simplify;
 pub use analyse::{Analysis, LayerAnalysis, analyse};
 pub use blob::{Exported, Layer, write, write_with};
 pub use choose::KernelChoice;
+pub use estimate::{Estimate, estimate};
 pub use graph::{
     Constant, Function, Graph, Node, Operator, Quantisation, TensorId, TensorInfo, Weighted,
 };

@@ -12,11 +12,12 @@ use niwaki_core::kernels::Rescale;
 use niwaki_core::model::{Clamp, Window};
 
 use super::graph::{Graph, Node, Operator, Quantisation, TensorId, TensorInfo, Weighted};
+use crate::data::Normalisation;
 use crate::net::quant::{Affine, weight_scale};
 use crate::net::shape::{self, Op, Source};
 use crate::net::spec::Task;
 use crate::net::units::{RangeRule, Unit, units};
-use crate::net::{Params, Trained};
+use crate::net::{NetSpec, Params, Trained};
 
 /// Quantises a trained network with the activation ranges that its training observed.
 ///
@@ -25,8 +26,19 @@ use crate::net::{Params, Trained};
 /// When a parameter or a range is missing or not finite, naming it, or when the network computes
 /// something that the integer operators do not offer, naming the layer.
 pub fn quantise(trained: &Trained) -> Result<Graph> {
-    let network = shape::Graph::new(&trained.spec)?;
-    let mut builder = Builder::new(&network, &trained.params)?;
+    let data = &trained.data;
+    quantise_network(&trained.spec, &trained.params, &data.normalisation, &data.label_names)
+}
+
+/// Quantises a network whose parts are given.
+pub(super) fn quantise_network(
+    spec: &NetSpec,
+    params: &Params,
+    normalisation: &Normalisation,
+    labels: &[String],
+) -> Result<Graph> {
+    let network = shape::Graph::new(spec)?;
+    let mut builder = Builder::new(&network, params)?;
     for unit in units(&network) {
         let name = &network.layers[unit.layer].name;
         builder.unit(&unit).with_context(|| format!("layer `{name}`"))?;
@@ -38,7 +50,6 @@ pub fn quantise(trained: &Trained) -> Result<Graph> {
          end with a linear layer or a global pool"
     );
     let input = builder.tensors[0].quantisation;
-    let normalisation = &trained.data.normalisation;
     // (x - mean) / std = scale * (stored - zero_point), solved for the stored integer.
     let to_stored = |(mean, std): (&f32, &f32)| {
         let steps = 1.0 / (f64::from(*std) * f64::from(input.scale));
@@ -50,7 +61,7 @@ pub fn quantise(trained: &Trained) -> Result<Graph> {
         input: TensorId(0),
         output: result.tensor,
         labels: match network.task {
-            Task::Classify => trained.data.label_names.clone(),
+            Task::Classify => labels.to_vec(),
             Task::Reconstruct => Vec::new(),
         },
         normalisation: normalisation.mean.iter().zip(&normalisation.std).map(to_stored).collect(),

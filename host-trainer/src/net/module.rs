@@ -177,6 +177,18 @@ impl Network {
     /// Computes the logits of a batch in sample x channel x height x width order.
     /// `params` holds every parameter flat, in the order of `self.params`.
     pub fn forward(&self, params: &[Tensor<1>], input: Tensor<4>, pass: &Pass<'_>) -> Output {
+        self.forward_paths(&[params], input, pass)
+    }
+
+    /// Like [`forward`](Self::forward) with several sets of weights, each for an equal part of the
+    /// batch. Everything else, batch norm with its statistics included, is that of the first set
+    /// and sees the whole batch.
+    pub fn forward_paths(
+        &self,
+        params: &[&[Tensor<1>]],
+        input: Tensor<4>,
+        pass: &Pass<'_>,
+    ) -> Output {
         let samples = input.dims()[0];
         let mut stats: Vec<Option<Stats>> = vec![None; self.norms.len()];
         let mut observed = Vec::new();
@@ -259,10 +271,43 @@ impl Network {
     fn weighted(
         &self,
         step: &Step,
-        params: &[Tensor<1>],
+        paths: &[&[Tensor<1>]],
         input: Tensor<4>,
         pass: &Pass<'_>,
         stats: &mut [Option<Stats>],
+    ) -> Tensor<4> {
+        let param = |index: usize| paths[0][index].clone();
+        let output = match (step.weight, paths) {
+            (Some(_), [_, _, ..]) => {
+                let parts = input.chunk(paths.len(), 0).into_iter().zip(paths);
+                Tensor::cat(
+                    parts.map(|(part, path)| self.sums(step, path, part, pass)).collect(),
+                    0,
+                )
+            }
+            _ => self.sums(step, paths[0], input, pass),
+        };
+        match (&step.norm, pass.norms) {
+            (Some(norm), Norms::Batch) => {
+                let (gamma, beta) = (param(norm.gamma), param(norm.beta));
+                let result = module::batch_norm_train(output, gamma, beta, f64::from(norm.epsilon));
+                stats[norm.stats] = Some(Stats {
+                    mean: result.mean.without_autodiff(),
+                    var: result.variance.without_autodiff(),
+                });
+                result.output
+            }
+            _ => output,
+        }
+    }
+
+    /// What a layer computes before batch statistics: with given ones, they are folded in.
+    fn sums(
+        &self,
+        step: &Step,
+        params: &[Tensor<1>],
+        input: Tensor<4>,
+        pass: &Pass<'_>,
     ) -> Tensor<4> {
         let param = |index: usize| params[index].clone();
         let mut bias = step.bias.map(param);
@@ -286,7 +331,7 @@ impl Network {
         if pass.quantise.is_some() {
             weight = weight.map(fake_quantise_weight);
         }
-        let output = match (step.op, weight) {
+        match (step.op, weight) {
             (Op::Conv { weight: shape, window, groups, .. }, Some(weight)) => module::conv2d(
                 input,
                 weight.reshape(shape),
@@ -303,18 +348,6 @@ impl Network {
                 sums.reshape([samples, out, 1, 1])
             }
             _ => input,
-        };
-        match (&step.norm, pass.norms) {
-            (Some(norm), Norms::Batch) => {
-                let (gamma, beta) = (param(norm.gamma), param(norm.beta));
-                let result = module::batch_norm_train(output, gamma, beta, f64::from(norm.epsilon));
-                stats[norm.stats] = Some(Stats {
-                    mean: result.mean.without_autodiff(),
-                    var: result.variance.without_autodiff(),
-                });
-                result.output
-            }
-            _ => output,
         }
     }
 

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `<layer>.weight` | OIHW or `[out, in]` | weights of a convolution or linear layer |
 //! | `<layer>.mask` | as the weight | 1 where the weight belongs to the backbone, else 0; absent when dense |
+//! | `<layer>.bias.mask`, `.beta.mask` | `[channels]` | 0 for the channels that are removed; absent when there are none |
 //! | `<layer>.bias` | `[out]` | bias |
 //! | `<layer>.gamma`, `.beta` | `[channels]` | scale and shift of a batch norm |
 //! | `<layer>.mean`, `.var` | `[channels]` | running statistics of the backbone |
@@ -68,13 +69,19 @@ impl Params {
         self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
-    /// Sets every weight outside its layer's mask to zero: what remains is the backbone.
+    /// Sets every value outside its mask to zero: what remains is the backbone.
     pub fn drop_masked(&mut self) {
         let masks: Vec<(String, Vec<f32>)> = self
             .0
             .iter()
             .filter_map(|(name, mask)| Some((name.strip_suffix(".mask")?, mask)))
-            .map(|(layer, mask)| (format!("{layer}.weight"), mask.data.clone()))
+            .map(|(masked, mask)| {
+                let name = match self.0.contains_key(masked) {
+                    true => masked.to_owned(),
+                    false => format!("{masked}.weight"),
+                };
+                (name, mask.data.clone())
+            })
             .collect();
         for (name, mask) in masks {
             if let Some(weight) = self.0.get_mut(&name) {

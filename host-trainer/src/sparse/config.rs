@@ -1,8 +1,17 @@
 //! Settings of a training run.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Method, decoupled::Decoupled, mask::Distribution, optimiser::Rule};
+use super::{
+    Method,
+    criteria::Criterion,
+    decoupled::Decoupled,
+    mask::{Distribution, Structure},
+    method::share,
+    optimiser::Rule,
+};
 use crate::data::Augment;
 
 /// Everything that decides the result of a training run, beside network and data.
@@ -15,6 +24,16 @@ pub struct Config {
     pub density: f64,
     /// How that share is divided among the layers.
     pub distribution: Distribution,
+    /// Which weights of a layer are kept or dropped together.
+    #[serde(default)]
+    pub structure: Structure,
+    /// What weights are scored by, where a method keeps those with the highest scores.
+    #[serde(default)]
+    pub criterion: Criterion,
+    /// File of values and masks to begin with, relative to the folder of the run: the checkpoint of
+    /// another run of the same network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
     /// Passes over the training split.
     pub epochs: usize,
     /// Epochs at the end that simulate int8 arithmetic.
@@ -47,6 +66,9 @@ impl Default for Config {
             method: Method::Decoupled(Decoupled::default()),
             density: 0.1,
             distribution: Distribution::default(),
+            structure: Structure::default(),
+            criterion: Criterion::default(),
+            start: None,
             epochs: 12,
             qat_epochs: 2,
             batch: 128,
@@ -73,17 +95,14 @@ impl Config {
         1.0 - self.qat_epochs as f64 / self.epochs as f64
     }
 
-    /// The same settings with a method that is complete before int8 is simulated.
+    /// The same settings with a method that is complete before int8 is simulated, and with the
+    /// structure that it needs.
     #[must_use]
     pub fn fitted(mut self) -> Self {
         let float = self.float_share();
-        match &mut self.method {
-            Method::Dense | Method::Static => {}
-            Method::Gmp(gmp) => gmp.end = gmp.end.min(float),
-            Method::Decoupled(decoupled) => {
-                decoupled.until = decoupled.until.min(float);
-                decoupled.dense_until = decoupled.dense_until.min(decoupled.until / 2.0);
-            }
+        self.method.settle_by(float);
+        if let (Method::Srigl(_), Structure::Unstructured) = (&self.method, self.structure) {
+            self.structure = Structure::FanIn;
         }
         self
     }
@@ -93,13 +112,6 @@ impl Config {
     /// # Errors
     /// Names the setting, what was expected and what was found.
     pub fn check(&self) -> anyhow::Result<()> {
-        let share = |name: &str, value: f64| {
-            anyhow::ensure!(
-                (0.0..=1.0).contains(&value),
-                "{name} must be between 0 and 1, found {value}"
-            );
-            Ok(())
-        };
         let positive = |name: &str, value: f64| {
             anyhow::ensure!(
                 value > 0.0 && value.is_finite(),
@@ -107,6 +119,32 @@ impl Config {
             );
             Ok(())
         };
+        self.method.check()?;
+        match (&self.method, self.structure) {
+            (Method::Srigl(_), Structure::FanIn)
+            | (Method::Set(_) | Method::Rigl(_), Structure::Unstructured) => {}
+            (Method::Srigl(_), _) => {
+                anyhow::bail!("the method srigl needs the structure fan-in")
+            }
+            (Method::Set(_) | Method::Rigl(_), _) => anyhow::bail!(
+                "the method {} moves single weights, which the structure does not allow; for a \
+                 constant fan-in there is srigl",
+                self.method.name()
+            ),
+            _ => {}
+        }
+        anyhow::ensure!(
+            self.criterion == Criterion::default() || self.method.chooses_by_score(),
+            "the method {} does not choose weights by a score, so that the criterion {} has no meaning; \
+             one-shot, gmp, decoupled-magnitude and decoupled-gmp do",
+            self.method.name(),
+            self.criterion.name()
+        );
+        anyhow::ensure!(
+            self.start.is_some() || !self.method.needs_masks(),
+            "the method {} keeps the masks that it begins with; say where they are (--start)",
+            self.method.name()
+        );
         share("density", self.density)?;
         share("label smoothing", self.label_smoothing)?;
         positive("density", self.density)?;
@@ -131,25 +169,7 @@ impl Config {
         );
         // The float network must be finished before int8 is simulated.
         let float = self.float_share();
-        let needed = match &self.method {
-            Method::Dense | Method::Static => 0.0,
-            Method::Gmp(gmp) => {
-                share("gmp start", gmp.start)?;
-                anyhow::ensure!(gmp.start <= gmp.end, "gmp must not end before it starts");
-                gmp.end
-            }
-            Method::Decoupled(decoupled) => {
-                share("dense part", decoupled.dense_until)?;
-                anyhow::ensure!(
-                    decoupled.dense_until < decoupled.until,
-                    "the redundant units must live longer ({}) than the dense part of the training ({})",
-                    decoupled.until,
-                    decoupled.dense_until
-                );
-                positive("distillation temperature", decoupled.temperature)?;
-                decoupled.until
-            }
-        };
+        let needed = self.method.settled();
         anyhow::ensure!(
             needed <= float,
             "{} is complete after {:.0} % of the training, but quantisation-aware epochs start after {:.0} %",

@@ -18,24 +18,59 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::method::{Clock, MaskKind, Phase};
+use super::method::{Choice, Clock, Gmp, MaskKind, Phase, Renewal, share};
 
-/// Settings of self-decoupled training.
+/// Settings of self-decoupled training. Each of its parts can be left out to see what it adds:
+/// `norms=shared`, `distil=0`, `decay=0`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Decoupled {
     /// How the backbone is chosen.
     pub mask: MaskKind,
-    /// Share of the training with all weights before a magnitude mask is taken.
+    /// Share of the training with all weights before the first magnitude mask is taken; it has no
+    /// meaning for a random mask.
     pub dense_until: f64,
+    /// Mask `gmp`: share of the training after which the mask is final.
+    pub mask_until: f64,
+    /// Share of the training before the factor gamma begins to fall.
+    pub fade_from: f64,
     /// Share of the training after which the redundant weights are gone.
     pub until: f64,
-    /// Weight beta of the distillation from the whole network to the backbone.
+    /// How gamma falls.
+    pub fade: Fade,
+    /// Whether the two paths have batch norm statistics of their own.
+    pub norms: PathNorms,
+    /// Weight beta of the distillation from the whole network to the backbone; 0 leaves it out.
     pub distil: f64,
     /// Temperature T of the distillation.
     pub temperature: f64,
-    /// Total exponent of the decay: redundant weights that get no gradient end at exp(-decay).
+    /// Total exponent of the decay: redundant weights that get no gradient end at exp(-decay); 0
+    /// leaves it out.
     pub decay: f64,
+    /// Learning rate of the redundant weights as a share of that of the backbone.
+    pub rate: f64,
+}
+
+/// How the factor gamma falls from 1 to 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fade {
+    /// As half a cosine.
+    #[default]
+    Cosine,
+    /// As a straight line.
+    Linear,
+}
+
+/// Where batch norm takes the statistics of the two paths from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathNorms {
+    /// From each path alone.
+    #[default]
+    Separate,
+    /// From both paths together.
+    Shared,
 }
 
 impl Default for Decoupled {
@@ -43,21 +78,40 @@ impl Default for Decoupled {
         Self {
             mask: MaskKind::Random,
             dense_until: 0.2,
+            mask_until: 0.4,
+            fade_from: 0.0,
             until: 0.6,
+            fade: Fade::Cosine,
+            norms: PathNorms::Separate,
             distil: 1.0,
             temperature: 2.0,
             decay: 16.0,
+            rate: 1.0,
         }
     }
 }
 
 impl Decoupled {
-    /// The step before which the masks are drawn.
+    /// The step before which the first masks are drawn.
     pub fn mask_step(&self, clock: Clock) -> usize {
         match self.mask {
-            MaskKind::Random => 0,
-            MaskKind::Magnitude => clock.at(self.dense_until),
+            MaskKind::Random | MaskKind::Given => 0,
+            MaskKind::Magnitude | MaskKind::Gmp => clock.at(self.dense_until),
         }
+    }
+
+    /// The masks that are due before the step that comes next, if any.
+    pub(super) fn renewal(&self, clock: Clock, density: f64) -> Option<Renewal> {
+        let choice = match self.mask {
+            MaskKind::Given => return None,
+            MaskKind::Random => Choice::Random,
+            MaskKind::Magnitude => Choice::Scores,
+            MaskKind::Gmp => {
+                let gmp = Gmp { start: self.dense_until, end: self.mask_until, ..Gmp::default() };
+                return gmp.renewal(clock, density);
+            }
+        };
+        (clock.step == self.mask_step(clock)).then_some(Renewal { choice, density })
     }
 
     /// What is trained in the step that comes next.
@@ -69,18 +123,64 @@ impl Decoupled {
         if clock.step >= end {
             return Phase::Masked;
         }
-        let progress = |step: usize| (step - start) as f64 / (end - start) as f64;
-        let (now, next) = (progress(clock.step), progress(clock.step + 1));
+        let progress =
+            |start: usize, step: usize| step.saturating_sub(start) as f64 / (end - start) as f64;
+        let fading = progress(clock.at(self.fade_from).clamp(start, end - 1), clock.step);
         // Exactly 0 in the last step, so that what is dropped after it has no effect any more.
-        let gamma = match end - clock.step {
-            1 => 0.0,
-            _ => 0.5 * (1.0 + (std::f64::consts::PI * now).cos()),
+        let gamma = match (end - clock.step, self.fade) {
+            (1, _) => 0.0,
+            (_, Fade::Cosine) => 0.5 * (1.0 + (std::f64::consts::PI * fading).cos()),
+            (_, Fade::Linear) => 1.0 - fading,
         };
+        let (now, next) = (progress(start, clock.step), progress(start, clock.step + 1));
         Phase::Both {
             gamma,
             // The integral of a rate that grows with the cube of progress.
             shrink: (-self.decay * (next.powi(4) - now.powi(4))).exp(),
         }
+    }
+
+    pub(super) fn settle_by(&mut self, share: f64) {
+        self.until = self.until.min(share);
+        self.mask_until = self.mask_until.min(self.until);
+        self.fade_from = self.fade_from.min(self.until);
+        self.dense_until = self.dense_until.min(self.until / 2.0).min(self.mask_until);
+    }
+
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        share("dense_until", self.dense_until)?;
+        share("mask_until", self.mask_until)?;
+        share("fade_from", self.fade_from)?;
+        share("until", self.until)?;
+        anyhow::ensure!(
+            self.dense_until < self.until,
+            "the redundant units must live longer (until={}) than the dense part of the training \
+             (dense_until={})",
+            self.until,
+            self.dense_until
+        );
+        if self.mask == MaskKind::Gmp {
+            anyhow::ensure!(
+                (self.dense_until..=self.until).contains(&self.mask_until),
+                "the mask must be final (mask_until={}) after the dense part of the training \
+                 (dense_until={}) and before the redundant units are gone (until={})",
+                self.mask_until,
+                self.dense_until,
+                self.until
+            );
+        }
+        anyhow::ensure!(
+            self.temperature > 0.0 && self.temperature.is_finite(),
+            "temperature must be positive, found {}",
+            self.temperature
+        );
+        for (name, value) in [("distil", self.distil), ("decay", self.decay), ("rate", self.rate)] {
+            anyhow::ensure!(
+                value >= 0.0 && value.is_finite(),
+                "{name} must not be negative, found {value}"
+            );
+        }
+        Ok(())
     }
 }
 

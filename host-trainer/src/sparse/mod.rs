@@ -1,11 +1,15 @@
 //! Sparse training: masks, methods, and the loop that runs them.
 //!
-//! [`mask`] divides a density among layers and makes masks, [`Method`] says when they are made and
-//! which paths of the network are trained ([`decoupled`] is the method of this project), and
+//! [`mask`] divides a density among layers and makes masks, [`criteria`] scores weights, [`Method`] says when they are made and
+//! which paths of the network are trained ([`decoupled`] is the method of this project, [`dynamic`]
+//! has the rules of methods that move weights), and
 //! [`train`] is the one loop for all of them.
 
+pub mod channels;
 mod config;
+pub mod criteria;
 pub mod decoupled;
+pub mod dynamic;
 mod evaluate;
 pub mod mask;
 pub mod method;

@@ -11,9 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Config,
-    mask::{Budget, Distribution, Mask},
-    method::{MaskKind, Renewal},
+    channels::{norm_of, shifts},
+    criteria::scores,
+    dynamic::{self, Layer, Update},
+    mask::{Budget, Distribution, LayerBudget, LayerMask, Layout, Mask},
+    method::{Choice, Renewal},
 };
+use crate::data::Dataset;
 use crate::net::{
     Dropped, Params,
     module::{Network, Ranges, Stats, tensor, values},
@@ -27,6 +31,8 @@ pub(super) enum Purpose {
     Weights = 1,
     Masks = 2,
     Order = 3,
+    Scores = 4,
+    Search = 5,
 }
 
 /// Random numbers that depend on nothing but seed, purpose and a count such as the epoch.
@@ -147,30 +153,90 @@ impl State {
         &mut self,
         renewal: Renewal,
         config: &Config,
+        data: &Dataset,
         step: usize,
     ) -> anyhow::Result<()> {
-        let budget =
-            Budget::new(&self.net.graph, &self.net.params, renewal.density, config.distribution)?;
-        let masks = match renewal.kind {
-            MaskKind::Random => budget.random(&mut rng(config.seed, Purpose::Masks, step)),
-            MaskKind::Magnitude => {
-                let scores: Vec<Vec<f32>> = budget
-                    .layers
-                    .iter()
-                    .map(|layer| values(&self.values[layer.param].clone().abs()))
-                    .collect();
-                budget.top(&scores, config.distribution == Distribution::Global)
+        let (graph, params) = (&self.net.graph, &self.net.params);
+        let structure = config.structure;
+        let budget = Budget::new(graph, params, renewal.density, config.distribution, structure)?;
+        let masks = match renewal.choice {
+            Choice::Random => budget.random(&mut rng(config.seed, Purpose::Masks, step)),
+            Choice::Scores => {
+                let layers = budget.layers.iter().map(|layer| (layer.param, layer.layout));
+                let layers: Vec<(usize, Layout)> = layers.collect();
+                let scores = scores(self, data, config, &[config.criterion], &layers, step);
+                budget.top(&scores[0], config.distribution == Distribution::Global)
             }
         };
-        self.masks = vec![None; self.values.len()];
-        for (layer, mask) in budget.layers.iter().zip(&masks) {
-            self.set_mask(layer.param, mask);
-        }
+        self.set_masks(&budget.layer_masks(masks));
         Ok(())
     }
 
-    fn set_mask(&mut self, param: usize, mask: &Mask) {
-        self.masks[param] = Some(tensor(&mask.to_values(), &self.device));
+    /// Replaces all masks.
+    pub(super) fn set_masks(&mut self, masks: &[LayerMask]) {
+        self.masks = vec![None; self.values.len()];
+        for &LayerMask { param, ref mask, remove } in masks {
+            self.masks[param] = Some(tensor(&mask.to_values(), &self.device));
+            if !remove {
+                continue;
+            }
+            let silent = mask.silent_rows(self.net.params[param].shape[0]);
+            let alive = tensor(
+                &Mask::from_flags(silent.iter().map(|silent| !silent).collect()).to_values(),
+                &self.device,
+            );
+            let (graph, params) = (&self.net.graph, &self.net.params);
+            for shift in shifts(graph, params, params[param].layer) {
+                self.masks[shift] = Some(alive.clone());
+            }
+            // What a batch norm subtracts from a channel that is always zero.
+            let norm = norm_of(graph, params[param].layer);
+            let norms = self.net.norms().iter();
+            for (stats, _) in
+                self.backbone.iter_mut().zip(norms).filter(|(_, layer)| Some(**layer) == norm)
+            {
+                stats.mean = stats.mean.clone() * alive.clone();
+            }
+        }
+    }
+
+    /// Changes all masks: drops some weights and grows others, which start at zero without momentum.
+    pub(super) fn update_masks(
+        &mut self,
+        update: Update,
+        gradients: &[Tensor<1>],
+        config: &Config,
+        step: usize,
+    ) -> anyhow::Result<()> {
+        let (graph, params) = (&self.net.graph, &self.net.params);
+        let budget =
+            Budget::new(graph, params, config.density, config.distribution, config.structure)?;
+        let mut random = rng(config.seed, Purpose::Masks, step);
+        let last = budget.layers.last().map(|layer| layer.param);
+        for LayerBudget { param, keep, .. } in budget.layers {
+            let Some(old) = &self.masks[param] else { continue };
+            let mask = Mask::from_values(&values(old));
+            let weights = values(&self.values[param]);
+            let gradient = || values(&gradients[param]);
+            let flags = mask.flags();
+            let new = match update {
+                Update::Set { drop } => dynamic::set(&weights, flags, drop, &mut random),
+                Update::Rigl { drop } => dynamic::rigl(&weights, &gradient(), flags, drop),
+                Update::Srigl { drop, salient } => {
+                    let rows = self.net.params[param].shape[0];
+                    let layer = Layer { rows, total: keep, ablate: Some(param) != last };
+                    dynamic::srigl(&weights, &gradient(), flags, layer, drop, salient)
+                }
+            };
+            let new = tensor(&Mask::from_flags(new).to_values(), &self.device);
+            let stays = old.clone() * new.clone();
+            self.values[param] = self.values[param].clone() * stays.clone();
+            for slot in &mut self.slots[param] {
+                *slot = slot.clone() * stays.clone();
+            }
+            self.masks[param] = Some(new);
+        }
+        Ok(())
     }
 
     /// Sets redundant weights and their optimiser state to zero.
@@ -213,12 +279,12 @@ impl State {
 
     /// Everything as named tensors: the network's own names, and more under `whole/` and
     /// `optimiser/`.
-    fn to_params(&self) -> Params {
+    pub(super) fn to_params(&self) -> Params {
         let mut params = Params::default();
         for (index, spec) in self.net.params.iter().enumerate() {
             params.insert(&spec.name, &spec.shape, values(&self.values[index]));
-            if let (Some(name), Some(mask)) = (mask_name(spec), &self.masks[index]) {
-                params.insert(name, &spec.shape, values(mask));
+            if let Some(mask) = &self.masks[index] {
+                params.insert(mask_name(spec), &spec.shape, values(mask));
             }
             for (number, slot) in self.slots[index].iter().enumerate() {
                 params.insert(slot_name(&spec.name, number), &spec.shape, values(slot));
@@ -256,13 +322,29 @@ impl State {
         })
     }
 
-    fn read(&mut self, params: &Params, note: &str) -> anyhow::Result<()> {
+    /// Begins with the values, masks and statistics of another training of the same network.
+    pub(super) fn begin(&mut self, path: &Path) -> anyhow::Result<()> {
+        let (mut params, _) = Params::load(path)?;
+        for (index, spec) in self.net.params.iter().enumerate() {
+            for number in 0..self.slots[index].len() {
+                params.insert(slot_name(&spec.name, number), &spec.shape, vec![0.0; spec.len()]);
+            }
+        }
+        let note = serde_json::to_string(&self.progress)?;
+        self.read(&params, &note)
+            .with_context(|| format!("{} does not belong to this network", path.display()))?;
+        // Ranges are those of the other network.
+        self.ranges = vec![None; self.net.slots()];
+        Ok(())
+    }
+
+    pub(super) fn read(&mut self, params: &Params, note: &str) -> anyhow::Result<()> {
         let device = &self.device;
         for (index, spec) in self.net.params.iter().enumerate() {
             let get =
                 |name: &str| Ok::<_, anyhow::Error>(tensor(params.get(name, &spec.shape)?, device));
             self.values[index] = get(&spec.name)?;
-            let mask = mask_name(spec).filter(|name| params.find(name).is_some());
+            let mask = Some(mask_name(spec)).filter(|name| params.find(name).is_some());
             self.masks[index] = mask.map(|name| get(&name)).transpose()?;
             for (number, slot) in self.slots[index].iter_mut().enumerate() {
                 *slot = get(&slot_name(&spec.name, number))?;
@@ -290,9 +372,9 @@ impl State {
     }
 }
 
-/// Name of the mask of a parameter that may have one.
-fn mask_name(param: &ParamSpec) -> Option<String> {
-    Some(format!("{}.mask", param.name.strip_suffix(".weight")?))
+/// Name of the mask of a parameter.
+fn mask_name(param: &ParamSpec) -> String {
+    format!("{}.mask", param.name.strip_suffix(".weight").unwrap_or(&param.name))
 }
 
 fn slot_name(param: &str, number: usize) -> String {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{
     Config, Method,
-    decoupled::Decoupled,
+    decoupled::{Decoupled, PathNorms},
     evaluate::{correct, input},
     method::Phase,
     state::{State, blend},
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     data::{AugmentKey, Dataset},
     net::{
-        module::{Norms, Pass, Stats, values},
+        module::{Norms, Output, Pass, Stats, values},
         spec::Task,
     },
 };
@@ -126,22 +126,26 @@ impl Part<'_> {
             quantise: self.quantise.then_some(&state.ranges),
             observe: self.quantise,
         };
-        let output = state.net.forward(&leaves, batch.clone(), &pass);
-        let mut loss = self.loss(output.logits.clone(), &target);
-        let mut stats = [output.stats, Vec::new()];
-
         // Parameters without redundant weights are the same in both paths.
         let mut whole_leaves: Vec<Option<Tensor<1>>> = vec![None; leaves.len()];
-        if let Some(whole) = whole {
-            for (index, mask) in state.masks.iter().enumerate() {
-                whole_leaves[index] = mask.as_ref().map(|_| leaf(&whole[index]));
+        let (output, teacher) = match whole {
+            None => (state.net.forward(&leaves, batch, &pass), None),
+            Some(whole) => {
+                for (index, mask) in state.masks.iter().enumerate() {
+                    whole_leaves[index] = mask.as_ref().map(|_| leaf(&whole[index]));
+                }
+                let all: Vec<Tensor<1>> = whole_leaves
+                    .iter()
+                    .zip(&leaves)
+                    .map(|(whole, shared)| whole.as_ref().unwrap_or(shared).clone())
+                    .collect();
+                let (output, teacher) = self.both(&leaves, &all, batch, &pass);
+                (output, Some(teacher))
             }
-            let all: Vec<Tensor<1>> = whole_leaves
-                .iter()
-                .zip(&leaves)
-                .map(|(whole, shared)| whole.as_ref().unwrap_or(shared).clone())
-                .collect();
-            let teacher = state.net.forward(&all, batch, &pass);
+        };
+        let mut loss = self.loss(output.logits.clone(), &target);
+        let mut stats = [output.stats, Vec::new()];
+        if let Some(teacher) = teacher {
             loss = loss + self.loss(teacher.logits.clone(), &target);
             if let Method::Decoupled(settings) = &self.config.method
                 && settings.distil > 0.0
@@ -175,6 +179,30 @@ impl Part<'_> {
             loss: f64::from(loss.into_scalar::<f32>()) * self.share,
             merit: self.merit(&output.logits.inner(), &target, indices),
         }
+    }
+
+    /// What backbone and whole network compute.
+    fn both(
+        &self,
+        backbone: &[Tensor<1>],
+        whole: &[Tensor<1>],
+        batch: Tensor<4>,
+        pass: &Pass<'_>,
+    ) -> (Output, Output) {
+        let net = &self.state.net;
+        let shared = matches!(
+            &self.config.method,
+            Method::Decoupled(settings) if settings.norms == PathNorms::Shared
+        );
+        if !shared {
+            return (net.forward(backbone, batch.clone(), pass), net.forward(whole, batch, pass));
+        }
+        let samples = batch.dims()[0];
+        let twice = Tensor::cat(vec![batch.clone(), batch], 0);
+        let Output { logits, stats, observed } = net.forward_paths(&[backbone, whole], twice, pass);
+        let part = |start: usize| logits.clone().slice([start..start + samples]);
+        let student = Output { logits: part(0), stats: stats.clone(), observed };
+        (student, Output { logits: part(samples), stats, observed: Vec::new() })
     }
 
     /// Class probabilities to reach, or for reconstruction the input.
@@ -228,16 +256,22 @@ impl Part<'_> {
     }
 }
 
-/// Applies what a batch taught: one update of every parameter and of the running statistics.
+/// Applies what a batch taught: one update of every parameter.
 pub(super) fn apply(
     state: &mut State,
-    lesson: Lesson,
+    lesson: &mut Lesson,
     config: &Config,
     phase: Phase,
     rate: f64,
     step: usize,
 ) {
-    for (index, (gradient, whole)) in lesson.backbone.into_iter().zip(lesson.whole).enumerate() {
+    // A part of the learning rate for redundant weights.
+    let slower = match &config.method {
+        Method::Decoupled(decoupled) if decoupled.rate != 1.0 => Some(decoupled.rate),
+        _ => None,
+    };
+    let gradients = lesson.backbone.drain(..).zip(lesson.whole.drain(..));
+    for (index, (gradient, whole)) in gradients.enumerate() {
         let mask = state.masks[index].clone();
         let gradient = match (&mask, phase) {
             (Some(mask), Phase::Both { gamma, .. }) => {
@@ -256,13 +290,22 @@ pub(super) fn apply(
         };
         let value = state.values[index].clone();
         let slots = &mut state.slots[index];
-        let value = config.optimiser.update(value, gradient, slots, rate, decay, step + 1);
+        let next = config.optimiser.update(value.clone(), gradient, slots, rate, decay, step + 1);
         state.values[index] = match (&mask, phase) {
-            (Some(mask), Phase::Both { shrink, .. }) => value * blend(mask, shrink),
-            _ => value,
+            (Some(mask), Phase::Both { shrink, .. }) => {
+                let next = match slower {
+                    Some(part) => value.clone() + (next - value) * blend(mask, part),
+                    None => next,
+                };
+                next * blend(mask, shrink)
+            }
+            _ => next,
         };
     }
-    let [backbone, whole] = lesson.stats;
+}
+
+/// Moves the running statistics of both paths towards those of a batch.
+pub(super) fn follow_stats(state: &mut State, [backbone, whole]: [Vec<Stats>; 2]) {
     follow(&mut state.backbone, backbone);
     follow(&mut state.whole, whole);
 }

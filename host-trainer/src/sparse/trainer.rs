@@ -13,7 +13,7 @@ use super::{
     method::{Clock, Phase},
     optimiser::cosine,
     state::{Purpose, State, rng},
-    step::{apply, learn},
+    step::{apply, follow_stats, learn},
 };
 use crate::{
     data::{Dataset, Split},
@@ -144,6 +144,14 @@ pub fn train(
     let mut state = State::new(Network::new(graph), &config, device);
     if run.join(CHECKPOINT_FILE).exists() {
         state.restore(run)?;
+    } else if let Some(start) = &config.start {
+        state.begin(&run.join(start))?;
+        ensure!(
+            !config.method.needs_masks() || state.masks.iter().any(Option::is_some),
+            "the method {} needs masks, but {} has none",
+            config.method.name(),
+            run.join(start).display()
+        );
     }
     trim_metrics(run, state.progress.epochs)?;
 
@@ -215,6 +223,7 @@ impl<'a> Session<'a> {
         for (position, indices) in order.chunks_exact(self.batch).enumerate() {
             let step = epoch * self.steps_per_epoch + position;
             let phase = self.prepare(step, observe)?;
+            let clock = self.clock(step);
             if quantised && step == (config.epochs - config.qat_epochs) * self.steps_per_epoch {
                 calibrate(&mut self.state, self.data);
             }
@@ -222,7 +231,15 @@ impl<'a> Session<'a> {
             let warmup = (config.warmup * self.steps_per_epoch as f64) as usize;
             rate =
                 config.learning_rate * cosine(step, warmup, self.steps_per_epoch * config.epochs);
-            let lesson = learn(state, self.data, config, phase, quantised, indices, epoch);
+            let update = config.method.update(clock);
+            let (now, later) = match update {
+                Some(update) if update.needs_gradients() => (None, Some(update)),
+                update => (update, None),
+            };
+            if let Some(update) = now {
+                state.update_masks(update, &[], config, step)?;
+            }
+            let mut lesson = learn(state, self.data, config, phase, quantised, indices, epoch);
             let merit = lesson.merit / indices.len() as f64;
             ensure!(
                 lesson.loss.is_finite(),
@@ -238,7 +255,11 @@ impl<'a> Session<'a> {
             };
             let step_loss = lesson.loss;
             follow_ranges(&mut state.ranges, &lesson.ranges);
-            apply(state, lesson, config, phase, rate, step);
+            match later {
+                Some(update) => state.update_masks(update, &lesson.backbone, config, step)?,
+                None => apply(state, &mut lesson, config, phase, rate, step),
+            }
+            follow_stats(state, lesson.stats);
             let images_per_s =
                 ((position + 1) * self.batch) as f64 / started.elapsed().as_secs_f64();
             let event = Event::Step { loss: step_loss, merit, images_per_s };
@@ -284,7 +305,7 @@ impl<'a> Session<'a> {
         let phase = method.phase(self.clock(step));
         let before = step.checked_sub(1).map(|step| method.phase(self.clock(step)));
         if let Some(renewal) = method.renewal(self.clock(step), self.config.density) {
-            self.state.renew_masks(renewal, self.config, step)?;
+            self.state.renew_masks(renewal, self.config, self.data, step)?;
         }
         match (before, phase) {
             (None | Some(Phase::Dense), Phase::Both { .. }) => {
@@ -310,6 +331,8 @@ impl<'a> Session<'a> {
                 self.state.progress.dropped = Some(dropped);
                 self.state.drop_redundant();
             }
+            // The masks that the run begins with.
+            (None, Phase::Masked) if method.needs_masks() => self.state.drop_redundant(),
             (_, Phase::Masked)
                 if method.renewal(self.clock(step), self.config.density).is_some() =>
             {

@@ -1,7 +1,7 @@
 //! `niwaki train`: trains a sparse network.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,16 +10,16 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use niwaki::{
     data::{Augment, Dataset, LoadOptions, load},
-    net::{self, DataInfo, PRESETS, RunFile, Summary, spec::Task},
+    net::{self, DataInfo, PRESETS, RunFile, Summary, spec::Task, trained::CHECKPOINT_FILE},
     sparse::{
         self, Config, EpochRow, Event, Flow, Method, Outcome,
-        decoupled::Decoupled,
-        mask::Distribution,
-        method::{Gmp, MaskKind},
+        criteria::Criterion,
+        mask::{Distribution, Structure},
+        method::{CONTINUATIONS, METHODS, MaskKind},
         optimiser::Rule,
     },
 };
@@ -48,6 +48,9 @@ pub(crate) struct TrainArgs {
     /// Replace a run that is already in the folder
     #[arg(long, conflicts_with = "resume")]
     force: bool,
+    /// Begin with the weights and masks of another run of the same network: its folder, or a checkpoint
+    #[arg(long, value_name = "RUN|FILE.safetensors")]
+    start: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
     #[command(flatten)]
@@ -61,15 +64,21 @@ struct Settings {
     /// Share of all weights that is nonzero in the end [default: 0.1]
     #[arg(long, value_name = "SHARE")]
     density: Option<f64>,
-    /// How it gets there [default: decoupled]
-    #[arg(long, value_enum)]
-    method: Option<MethodName>,
+    /// How it gets there, optionally with settings of the method [default: decoupled]
+    #[arg(long, value_name = "METHOD[:SETTING=VALUE,...]")]
+    method: Option<Method>,
     /// Method decoupled: how the backbone is chosen [default: random]
     #[arg(long, value_enum)]
     mask: Option<MaskKind>,
     /// How the density is divided among the layers [default: erk]
     #[arg(long, value_enum)]
     distribution: Option<Distribution>,
+    /// Which weights of a layer are kept or dropped together [default: unstructured]
+    #[arg(long, value_enum)]
+    structure: Option<Structure>,
+    /// What weights are scored by, for methods that keep the best ones [default: l1]
+    #[arg(long, value_enum)]
+    criterion: Option<Criterion>,
     /// Passes over the training data [default: 12]
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
@@ -103,18 +112,6 @@ struct Settings {
     seed: Option<u64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum MethodName {
-    /// All weights, no mask
-    Dense,
-    /// A random mask from start to end: the control of every other method
-    Static,
-    /// Gradual magnitude pruning
-    Gmp,
-    /// Self-decoupled: redundant weights help to train the backbone and fade out
-    Decoupled,
-}
-
 fn after_help() -> String {
     let mut text = String::from("Networks (--net):\n");
     for preset in PRESETS {
@@ -123,12 +120,41 @@ fn after_help() -> String {
             preset.name, preset.about, preset.width_means, preset.width
         );
     }
-    text + "\nExamples:
+    text += "\nMethods (--method), with their settings:\n";
+    text += &methods_help();
+    text + "\nTimes (at, start, end, until, ...) are shares of the training. Parts of the method decoupled can be
+left out: norms=shared, distil=0, decay=0.
+
+Examples:
   niwaki train
   niwaki train --data fashion-mnist --net lenet --density 0.1 --epochs 12 --seed 1 --out runs/fm
   niwaki train --data fashion-mnist --net lenet:width=2 --density 0.05 --mask magnitude --out runs/fm2
+  niwaki train --density 0.05 --method rigl:drop=0.2 --out runs/rigl
+  niwaki train --density 0.05 --method decoupled-gmp:distil=0 --out runs/no-distillation
   niwaki train --data cifar10/ --net nets/residual-dw.toml --augment crop=4,flip --epochs 30 --out runs/c
   niwaki train --resume --out runs/c"
+}
+
+/// One entry per method: what it does, and its settings with their defaults.
+pub(crate) fn methods_help() -> String {
+    let mut text = String::new();
+    let mut last = String::new();
+    for (name, about) in METHODS.iter().chain(CONTINUATIONS) {
+        text += &format!("  {name:<19} {about}\n");
+        let settings = Method::named(name).map(|method| method.settings()).unwrap_or_default();
+        let settings: Vec<String> = settings
+            .iter()
+            .map(|(key, value)| format!("{key}={}", value.to_string().trim_matches('"')))
+            .collect();
+        let settings = settings.join(" ");
+        // The variants of a method differ in one setting.
+        let family = name.split('-').next() == last.split('-').next();
+        if !settings.is_empty() && !family {
+            text += &format!("{:22}{settings}\n", "");
+        }
+        last = (*name).to_owned();
+    }
+    text
 }
 
 /// Runs `niwaki train`.
@@ -182,7 +208,8 @@ fn start(args: &TrainArgs, device: &Device) -> Result<Dataset> {
     let batch = (train / 30).next_power_of_two().clamp(16, 128);
     // A GPU is busy with a whole batch; a CPU computes parts of it in parallel.
     let shards = if *device == Device::flex() { Config::default().shards } else { 1 };
-    let config = args.settings.over(Config { batch, shards, ..Config::default() })?;
+    let start = args.start.as_deref().map(start_file).transpose()?;
+    let config = args.settings.over(Config { batch, shards, start, ..Config::default() })?;
     if let Some(augment) = &config.augment {
         augment.check(data.shape)?;
     }
@@ -195,6 +222,12 @@ fn start(args: &TrainArgs, device: &Device) -> Result<Dataset> {
     };
     sparse::create(&args.out, &file, &config)?;
     Ok(data)
+}
+
+/// The checkpoint that a run is to begin with, from its path or that of its folder.
+fn start_file(path: &Path) -> Result<PathBuf> {
+    let file = if path.is_dir() { path.join(CHECKPOINT_FILE) } else { path.to_owned() };
+    file.canonicalize().with_context(|| format!("looking for {} to begin with", file.display()))
 }
 
 /// Loads the data of an interrupted run and checks that no option contradicts it.
@@ -244,17 +277,7 @@ impl Settings {
             (None, Some(_)) if epochs != base.epochs => Config::qat_epochs_for(epochs),
             (None, _) => base.qat_epochs,
         };
-        let mut method = match self.method {
-            None => base.method,
-            Some(name) => match (name, base.method) {
-                (MethodName::Dense, _) => Method::Dense,
-                (MethodName::Static, _) => Method::Static,
-                (MethodName::Gmp, method @ Method::Gmp(_))
-                | (MethodName::Decoupled, method @ Method::Decoupled(_)) => method,
-                (MethodName::Gmp, _) => Method::Gmp(Gmp::default()),
-                (MethodName::Decoupled, _) => Method::Decoupled(Decoupled::default()),
-            },
-        };
+        let mut method = self.method.clone().unwrap_or(base.method);
         match (&mut method, self.mask) {
             (Method::Decoupled(decoupled), Some(mask)) => decoupled.mask = mask,
             (method, Some(_)) => {
@@ -274,6 +297,9 @@ impl Settings {
             method,
             density,
             distribution: self.distribution.unwrap_or(base.distribution),
+            structure: self.structure.unwrap_or(base.structure),
+            criterion: self.criterion.unwrap_or(base.criterion),
+            start: base.start,
             epochs,
             qat_epochs,
             batch: self.batch.unwrap_or(base.batch),
