@@ -33,11 +33,19 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+#[cfg(feature = "federated")]
+pub mod federated;
+#[cfg(feature = "frontend")]
+pub mod frontend;
 pub mod kernels;
+#[cfg(feature = "learn")]
+pub mod learn;
 #[cfg(feature = "link")]
 pub mod link;
 pub mod model;
 mod session;
+#[cfg(feature = "store")]
+pub mod store;
 
 pub use kernels::ALL_KERNELS;
 pub use model::{Model, ModelError};

@@ -29,7 +29,8 @@ use serde::{Deserialize, Serialize};
 /// The version of the messages and the frame that this crate speaks.
 pub const PROTOCOL_VERSION: u8 = 1;
 
-/// Bytes of payload in one [`Request::Load`] or [`Response::Output`].
+/// Bytes of payload in one [`Request::Load`], [`Request::LoadSamples`], [`Response::Output`] or
+/// [`Response::Input`].
 pub const CHUNK: usize = 512;
 
 /// Longest encoded message in bytes, without version, sequence and CRC: one [`CHUNK`] and the fields
@@ -78,6 +79,30 @@ pub enum Request<'a> {
     /// Run the model once, operator by operator. Answered with one [`Response::Layer`] for every
     /// operator in order of execution and one [`Response::Ran`] at the end.
     Profile,
+    /// Hand this packet to the federated client: see `niwaki_core::federated`. Answered with
+    /// [`Response::Federated`].
+    Federated(
+        /// At most [`CHUNK`] bytes.
+        #[serde(borrow)]
+        &'a [u8],
+    ),
+    /// Put the features of these samples of sound into the input of the model. A clip comes in order:
+    /// `offset` is 0, or where the samples before ended. Answered with [`Response::Samples`].
+    LoadSamples {
+        /// Index of the first sample within the clip.
+        offset: u32,
+        /// Samples as `i16`, little-endian: at most [`CHUNK`] bytes.
+        #[serde(borrow)]
+        bytes: &'a [u8],
+    },
+    /// Send `len` values of the input from `offset` on, before a run overwrites them. Answered with
+    /// [`Response::Input`].
+    ReadInput {
+        /// Index of the first value within the input.
+        offset: u32,
+        /// At most [`CHUNK`].
+        len: u32,
+    },
 }
 
 /// What a device answers.
@@ -111,6 +136,17 @@ pub enum Response<'a> {
     },
     /// The request was refused or could not be understood.
     Error(DeviceError),
+    /// To [`Request::Federated`]: the client's packet.
+    Federated(&'a [u8]),
+    /// To [`Request::LoadSamples`].
+    Samples {
+        /// Rows of features of this clip that are complete.
+        rows: u16,
+        /// Counter units that they took.
+        count: u64,
+    },
+    /// To [`Request::ReadInput`].
+    Input(&'a [u8]),
 }
 
 /// What a device tells about itself and its model.
@@ -189,6 +225,22 @@ pub enum DeviceError {
     },
     /// There is no output because the model has not run on the loaded input.
     NotRun,
+    /// The firmware has no federated client, or it did not accept the packet.
+    NotFederated,
+    /// The model takes no sound, or the firmware was built without features of sound.
+    NoFrontEnd,
+    /// The arena leaves too little memory for the features of sound.
+    FrontEndMemory {
+        /// Bytes that they need.
+        needed: u32,
+        /// Bytes that there are.
+        available: u32,
+    },
+    /// The samples do not begin where those before ended.
+    Sequence {
+        /// Index of the sample that is next.
+        expected: u32,
+    },
 }
 
 impl core::fmt::Display for DeviceError {
@@ -205,6 +257,19 @@ impl core::fmt::Display for DeviceError {
             ),
             Self::Range { len } => write!(f, "the request reaches past the {len} values there are"),
             Self::NotRun => f.write_str("the model has not run on the loaded input"),
+            Self::NotFederated => {
+                f.write_str("the device has no federated client or refused the packet")
+            }
+            Self::NoFrontEnd => f.write_str(
+                "the model takes no sound, or the firmware was built without features of sound",
+            ),
+            Self::FrontEndMemory { needed, available } => write!(
+                f,
+                "the features of sound need {needed} bytes of memory, the arena leaves {available}"
+            ),
+            Self::Sequence { expected } => {
+                write!(f, "samples of a clip come in order; the next one is number {expected}")
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use core::fmt;
 use core::ops::Range;
 
 use crate::kernels::sparse::Block;
-use crate::kernels::{self, ALL_KERNELS, KernelId};
+use crate::kernels::{self, ALL_KERNELS, KernelId, has_any};
 use crate::model::layout::ALIGNMENT;
 use crate::model::{Conv, Model, Op, OpProblem, OperandSource, Weights};
 
@@ -56,8 +56,6 @@ pub enum RunError {
     },
     /// The arena does not begin at a multiple of four bytes: use [`Arena`].
     ArenaMisaligned,
-    /// The model needs kernels that this session type leaves out. Bits as in [`Model::kernels`].
-    MissingKernels(u32),
     /// The input has another length than the model's.
     InputLength {
         /// Bytes that the model takes.
@@ -78,13 +76,6 @@ impl fmt::Display for RunError {
             Self::ArenaMisaligned => {
                 write!(f, "the arena must begin at a multiple of {ALIGNMENT} bytes: use Arena")
             }
-            Self::MissingKernels(kernels) => {
-                f.write_str("the model needs kernels that this session leaves out:")?;
-                for kernel in KernelId::ALL.iter().filter(|k| kernels & k.bit() != 0) {
-                    write!(f, " {}", kernel.name())?;
-                }
-                Ok(())
-            }
             Self::InputLength { expected, found } => {
                 write!(f, "the model takes {expected} input bytes, found {found}")
             }
@@ -103,11 +94,10 @@ impl From<OpProblem> for RunError {
 
 /// A model with the memory it runs in.
 ///
-/// `KERNELS` is the set of kernels that are linked: with [`Model::kernels`] of one model, as
-/// `niwaki export --rust` writes it, the firmware holds that model's kernels and no others.
+/// `KERNELS` is the set of kernels that are linked, all of them unless the [`Model`] was made with fewer.
 #[derive(Debug)]
 pub struct Session<'m, 'a, const KERNELS: u32 = ALL_KERNELS> {
-    model: Model<'m>,
+    model: Model<'m, KERNELS>,
     arena: &'a mut [i8],
     next: usize,
 }
@@ -117,21 +107,18 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
     ///
     /// # Errors
     ///
-    /// When the arena is too small or misaligned, or the model needs a kernel outside `KERNELS`.
-    pub fn new(model: Model<'m>, arena: &'a mut [i8]) -> Result<Self, RunError> {
+    /// When the arena is too small or misaligned.
+    pub fn new(model: Model<'m, KERNELS>, arena: &'a mut [i8]) -> Result<Self, RunError> {
         let (expected, found) = (model.arena_len(), arena.len());
         let arena = arena.get_mut(..expected).ok_or(RunError::ArenaTooSmall { expected, found })?;
         if arena.as_ptr().align_offset(ALIGNMENT) != 0 {
             return Err(RunError::ArenaMisaligned);
         }
-        match model.kernels() & !KERNELS {
-            0 => Ok(Self { model, arena, next: 0 }),
-            missing => Err(RunError::MissingKernels(missing)),
-        }
+        Ok(Self { model, arena, next: 0 })
     }
 
     /// The model.
-    pub fn model(&self) -> &Model<'m> {
+    pub fn model(&self) -> &Model<'m, KERNELS> {
         &self.model
     }
 
@@ -176,7 +163,8 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
         if self.next >= self.model.op_count() {
             return Ok(false);
         }
-        self.execute(self.next)?;
+        let op = self.model.decode(self.next)?;
+        self.execute(self.next, &op)?;
         self.next = self.next.wrapping_add(1);
         Ok(self.next < self.model.op_count())
     }
@@ -191,39 +179,28 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
         self.arena
     }
 
-    fn execute(&mut self, index: usize) -> Result<(), RunError> {
-        // A constant condition per kernel lets the linker drop the kernels left out.
-        const fn linked(set: u32, kernels: &[KernelId]) -> bool {
-            let mut index = 0;
-            while index < kernels.len() {
-                if set & kernels[index].bit() != 0 {
-                    return true;
-                }
-                index += 1;
-            }
-            false
-        }
-        let op = self.model.decode(index)?;
-        match &op {
+    /// Executes `op`, which stands for operator `index`.
+    pub(crate) fn execute(&mut self, index: usize, op: &Op<'_>) -> Result<(), RunError> {
+        match op {
             Op::Conv(conv) => match conv.weights {
-                Weights::Dense(_) if const { linked(KERNELS, &[KernelId::ConvDense]) } => self
+                Weights::Dense(_) if const { has_any(KERNELS, &[KernelId::ConvDense]) } => self
                     .conv(index, conv, |conv, x, y, scratch| {
                         kernels::conv(conv, x.unwrap_or(&[]), y, scratch);
                     }),
-                Weights::Packed(words) if const { linked(KERNELS, &[KernelId::ConvPacked]) } => {
+                Weights::Packed(words) if const { has_any(KERNELS, &[KernelId::ConvPacked]) } => {
                     self.conv(index, conv, |conv, x, y, scratch| {
                         kernels::packed::conv(conv, words, x, y, scratch);
                     })
                 }
                 Weights::Sparse(ref stream) => {
-                    self.unary(&op, |x, y, scratch| match stream.geometry().block() {
-                        Block::One if const { linked(KERNELS, &[KernelId::ConvSparse]) } => {
+                    self.unary(op, |x, y, scratch| match stream.geometry().block() {
+                        Block::One if const { has_any(KERNELS, &[KernelId::ConvSparse]) } => {
                             kernels::conv_sparse::<1>(conv, stream, x, y, scratch);
                         }
-                        Block::Two if const { linked(KERNELS, &[KernelId::ConvBlock2]) } => {
+                        Block::Two if const { has_any(KERNELS, &[KernelId::ConvBlock2]) } => {
                             kernels::conv_sparse::<2>(conv, stream, x, y, scratch);
                         }
-                        Block::Four if const { linked(KERNELS, &[KernelId::ConvBlock4]) } => {
+                        Block::Four if const { has_any(KERNELS, &[KernelId::ConvBlock4]) } => {
                             kernels::conv_sparse::<4>(conv, stream, x, y, scratch);
                         }
                         _ => {}
@@ -232,23 +209,23 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
                 _ => Err(RunError::ModelChanged),
             },
             Op::Linear(conv) => match conv.weights {
-                Weights::Dense(_) if const { linked(KERNELS, &[KernelId::LinearDense]) } => {
-                    self.unary(&op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
+                Weights::Dense(_) if const { has_any(KERNELS, &[KernelId::LinearDense]) } => {
+                    self.unary(op, |x, y, scratch| kernels::conv(conv, x, y, scratch))
                 }
-                Weights::Packed(words) if const { linked(KERNELS, &[KernelId::LinearPacked]) } => {
-                    self.unary_or_in_place(&op, |x, y, scratch| {
+                Weights::Packed(words) if const { has_any(KERNELS, &[KernelId::LinearPacked]) } => {
+                    self.unary_or_in_place(op, |x, y, scratch| {
                         kernels::packed::linear(conv, words, x, y, scratch);
                     })
                 }
                 Weights::SparseLinear(ref stream) => {
-                    self.unary(&op, |x, y, scratch| match stream.block() {
-                        Block::One if const { linked(KERNELS, &[KernelId::LinearSparse]) } => {
+                    self.unary(op, |x, y, scratch| match stream.block() {
+                        Block::One if const { has_any(KERNELS, &[KernelId::LinearSparse]) } => {
                             kernels::linear_sparse::<1>(conv, stream, x, y, scratch);
                         }
-                        Block::Two if const { linked(KERNELS, &[KernelId::LinearBlock2]) } => {
+                        Block::Two if const { has_any(KERNELS, &[KernelId::LinearBlock2]) } => {
                             kernels::linear_sparse::<2>(conv, stream, x, y, scratch);
                         }
-                        Block::Four if const { linked(KERNELS, &[KernelId::LinearBlock4]) } => {
+                        Block::Four if const { has_any(KERNELS, &[KernelId::LinearBlock4]) } => {
                             kernels::linear_sparse::<4>(conv, stream, x, y, scratch);
                         }
                         _ => {}
@@ -256,43 +233,43 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
                 }
                 _ => Err(RunError::ModelChanged),
             },
-            Op::Depthwise(depthwise) if const { linked(KERNELS, &[KernelId::Depthwise]) } => self
-                .unary_or_in_place(&op, |x, y, scratch| {
+            Op::Depthwise(depthwise) if const { has_any(KERNELS, &[KernelId::Depthwise]) } => self
+                .unary_or_in_place(op, |x, y, scratch| {
                     kernels::depthwise(depthwise, x, y, scratch);
                 }),
-            Op::MaxPool(pool) if const { linked(KERNELS, &[KernelId::MaxPool]) } => {
-                self.unary(&op, |x, y, _| kernels::max_pool(pool, x, y))
+            Op::MaxPool(pool) if const { has_any(KERNELS, &[KernelId::MaxPool]) } => {
+                self.unary(op, |x, y, _| kernels::max_pool(pool, x, y))
             }
-            Op::AvgPool(pool) if const { linked(KERNELS, &[KernelId::AvgPool]) } => {
-                self.unary(&op, |x, y, _| kernels::avg_pool(pool, x, y))
+            Op::AvgPool(pool) if const { has_any(KERNELS, &[KernelId::AvgPool]) } => {
+                self.unary(op, |x, y, _| kernels::avg_pool(pool, x, y))
             }
-            Op::Add(add) if const { linked(KERNELS, &[KernelId::Add]) } => {
-                self.bring_to_output(&op)?;
+            Op::Add(add) if const { has_any(KERNELS, &[KernelId::Add]) } => {
+                self.bring_to_output(op)?;
                 let ranges = [add.inputs[1].range(), add.output.range()];
                 let [b, y] =
                     self.arena.get_disjoint_mut(ranges).map_err(|_| RunError::ModelChanged)?;
                 kernels::add(add, b, y);
                 Ok(())
             }
-            Op::Softmax(softmax) if const { linked(KERNELS, &[KernelId::Softmax]) } => {
-                self.unary(&op, |x, y, _| kernels::softmax(softmax, x, y))
+            Op::Softmax(softmax) if const { has_any(KERNELS, &[KernelId::Softmax]) } => {
+                self.unary(op, |x, y, _| kernels::softmax(softmax, x, y))
             }
-            Op::Lookup(lookup) if const { linked(KERNELS, &[KernelId::Lookup]) } => {
-                self.bring_to_output(&op)?;
+            Op::Lookup(lookup) if const { has_any(KERNELS, &[KernelId::Lookup]) } => {
+                self.bring_to_output(op)?;
                 let y = self.arena.get_mut(lookup.output.range()).ok_or(RunError::ModelChanged)?;
                 kernels::lookup(lookup, y);
                 Ok(())
             }
-            Op::Copy(block) if const { linked(KERNELS, &[KernelId::Copy]) } => {
-                self.unary(&op, |x, y, _| kernels::copy(block, x, y))
+            Op::Copy(block) if const { has_any(KERNELS, &[KernelId::Copy]) } => {
+                self.unary(op, |x, y, _| kernels::copy(block, x, y))
             }
-            Op::Mean(mean) if const { linked(KERNELS, &[KernelId::Mean]) } => {
-                self.unary(&op, |x, y, _| kernels::mean(mean, x, y))
+            Op::Mean(mean) if const { has_any(KERNELS, &[KernelId::Mean]) } => {
+                self.unary(op, |x, y, _| kernels::mean(mean, x, y))
             }
             Op::Elementwise(elementwise)
-                if const { linked(KERNELS, &[KernelId::Mul, KernelId::AddBroadcast]) } =>
+                if const { has_any(KERNELS, &[KernelId::Mul, KernelId::AddBroadcast]) } =>
             {
-                self.bring_to_output(&op)?;
+                self.bring_to_output(op)?;
                 match elementwise.operand.source {
                     OperandSource::Constant(constant) => {
                         let y = self.arena.get_mut(elementwise.output.range());

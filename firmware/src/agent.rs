@@ -5,9 +5,11 @@ use niwaki_core::link::{
     CHUNK, CounterUnit, DeviceError, Frame, Info, MAX_FRAME, ModelInfo, Receiver, Request,
     Response, encode,
 };
-use niwaki_core::{ALL_KERNELS, Model, RunError, Session};
+use niwaki_core::{ALL_KERNELS, Model, ModelError, RunError, Session};
 
 use crate::memory::Memory;
+#[cfg(feature = "frontend")]
+use crate::sound::Sound;
 use crate::stack;
 
 /// What a board says about itself.
@@ -60,10 +62,33 @@ pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
     let session = Model::from_region(region)
         .map_err(|error| {
             defmt::warn!("no model: {}", error);
-            DeviceError::NoModel
+            match error {
+                ModelError::MissingKernels(kernels) => DeviceError::MissingKernels { kernels },
+                _ => DeviceError::NoModel,
+            }
         })
-        .and_then(|model| Session::new(model, arena).map_err(refusal));
-    let mut device = Device { info, session, ran: false };
+        .and_then(|model| {
+            let (arena, rest) = split(arena, model.arena_len());
+            Session::new(model, arena).map_err(refusal).map(|session| (session, rest))
+        });
+    let (session, rest) = match session {
+        Ok((session, rest)) => (Ok(session), rest),
+        Err(error) => (Err(error), Default::default()),
+    };
+    #[cfg(feature = "frontend")]
+    let sound = session.as_ref().map_err(|error| *error).and_then(|session| {
+        let front_end = session.model().front_end().ok_or(DeviceError::NoFrontEnd)?;
+        Sound::new(front_end, rest)
+    });
+    #[cfg(not(feature = "frontend"))]
+    let _ = rest;
+    let mut device = Device {
+        info,
+        session,
+        #[cfg(feature = "frontend")]
+        sound,
+        ran: false,
+    };
     match &device.session {
         Ok(session) => {
             let model = ModelInfo {
@@ -113,6 +138,8 @@ pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
 struct Device<'m, 'a> {
     info: Info<'static>,
     session: Result<Session<'m, 'a>, DeviceError>,
+    #[cfg(feature = "frontend")]
+    sound: Result<Sound<'a>, DeviceError>,
     /// Whether the output belongs to the input that was loaded last.
     ran: bool,
 }
@@ -145,12 +172,13 @@ impl Device<'_, '_> {
                 }
                 Ok(Response::Done)
             }
+            Request::Federated(_) => Err(DeviceError::NotFederated),
             Request::Run => {
                 let session = session?;
                 let (result, stack) = stack::measure(|| {
-                    let before = board.counter();
+                    let before = read_counter(board);
                     while session.step()? {}
-                    Ok(board.counter() - before)
+                    Ok(read_counter(board) - before)
                 });
                 self.info.stack_high_water = self.info.stack_high_water.max(count(stack));
                 let count = result.map_err(refusal)?;
@@ -163,9 +191,9 @@ impl Device<'_, '_> {
                 let mut more = session.model().op_count() > 0;
                 let mut index = 0;
                 while more {
-                    let before = board.counter();
+                    let before = read_counter(board);
                     more = session.step().map_err(refusal)?;
-                    let count = board.counter() - before;
+                    let count = read_counter(board) - before;
                     total += count;
                     reply(board, Response::Layer { index, count });
                     index += 1;
@@ -178,18 +206,34 @@ impl Device<'_, '_> {
                 if !self.ran {
                     return Err(DeviceError::NotRun);
                 }
-                let range = DeviceError::Range { len: count(output.len()) };
-                if len as usize > CHUNK {
-                    return Err(range);
-                }
-                let values = output
-                    .get(offset as usize..)
-                    .and_then(|rest| rest.get(..len as usize))
-                    .ok_or(range)?;
-                Ok(Response::Output(as_bytes(values)))
+                part(output, offset, len).map(Response::Output)
             }
+            Request::ReadInput { offset, len } => {
+                part(session?.input_mut(), offset, len).map(Response::Input)
+            }
+            #[cfg(feature = "frontend")]
+            Request::LoadSamples { offset, bytes } => {
+                self.ran = false;
+                let session = session?;
+                let sound = self.sound.as_mut().map_err(|error| *error)?;
+                // Every row takes the same stack, and measuring takes longer than most samples do.
+                let measured = offset == 0 || sound.rows() == 0;
+                let mut load = || sound.load(session, offset, bytes, || board.counter());
+                let (result, stack) = if measured { stack::measure(load) } else { (load(), 0) };
+                self.info.stack_high_water = self.info.stack_high_water.max(count(stack));
+                result.map(|(rows, count)| Response::Samples { rows, count })
+            }
+            #[cfg(not(feature = "frontend"))]
+            Request::LoadSamples { .. } => Err(DeviceError::NoFrontEnd),
         }
     }
+}
+
+/// Reads the counter, in a function of its own: its name tells a host that traces the execution where an
+/// operator begins and ends.
+#[inline(never)]
+fn read_counter<B: Board>(board: &mut B) -> u64 {
+    board.counter()
 }
 
 fn refusal(error: RunError) -> DeviceError {
@@ -197,7 +241,6 @@ fn refusal(error: RunError) -> DeviceError {
         RunError::ArenaTooSmall { expected, found } => {
             DeviceError::ArenaTooSmall { needed: count(expected), available: count(found) }
         }
-        RunError::MissingKernels(kernels) => DeviceError::MissingKernels { kernels },
         other => {
             defmt::error!("cannot run: {}", other);
             DeviceError::NoModel
@@ -205,8 +248,26 @@ fn refusal(error: RunError) -> DeviceError {
     }
 }
 
+/// The arena of a model and the memory behind it.
+fn split(memory: &mut [i8], arena_len: usize) -> (&mut [i8], &mut [i8]) {
+    match arena_len.next_multiple_of(align_of::<u32>()) {
+        len if len <= memory.len() => memory.split_at_mut(len),
+        _ => (memory, Default::default()),
+    }
+}
+
+/// A part of an input or output, as the protocol sends it.
+fn part(values: &[i8], offset: u32, len: u32) -> Result<&[u8], DeviceError> {
+    let range = DeviceError::Range { len: count(values.len()) };
+    if len as usize > CHUNK {
+        return Err(range);
+    }
+    let rest = values.get(offset as usize..).ok_or(range)?;
+    rest.get(..len as usize).map(as_bytes).ok_or(range)
+}
+
 /// A size as the protocol sends it. Nothing on these devices is as large as 4 GiB.
-fn count(size: usize) -> u32 {
+pub(crate) fn count(size: usize) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
 }
 

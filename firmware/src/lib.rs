@@ -10,6 +10,8 @@
 
 mod agent;
 mod memory;
+#[cfg(feature = "frontend")]
+mod sound;
 mod stack;
 #[cfg(all(target_arch = "arm", target_os = "none"))]
 pub mod systick;

@@ -2,11 +2,14 @@
 //! microcontrollers.
 //!
 //! Data flows one way: [`data`] -> [`net`] -> [`sparse`] -> [`export`] -> a blob, which
-//! `niwaki-core` runs here and on a device. [`target`] measures and checks blobs on devices.
+//! `niwaki-core` runs here and on a device. [`experiment`] compares methods, [`target`] measures and checks blobs on devices.
 
 pub mod data;
+#[cfg(unix)]
+pub mod experiment;
 pub mod export;
 pub mod import;
+pub mod learn;
 pub mod net;
 #[cfg(unix)]
 pub mod report;

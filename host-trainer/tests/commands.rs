@@ -90,6 +90,98 @@ fn links(folder: &Path) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A search leaves an ordinary run: it is exported, evaluated and continued by other commands.
+#[test]
+fn a_search_is_an_ordinary_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (run, model) = (path("search"), path("m.niwaki"));
+    let search = ["layerwise", "--net", "mlp", "--density", "0.2", "--epochs", "6", "--criteria"];
+    let choices = ["l1,taylor", "--structures", "unstructured,channels", "--out", &run];
+    let found = json(&[&search[..], &choices].concat());
+    let [cost, target] =
+        ["cost", "cost_target"].map(|name| found["choice"][name].as_f64().unwrap());
+    assert!(cost <= target && cost > 0.9 * target, "{found}");
+    let exported = json(&["export", &run, "-o", &model]);
+    // Weights that int8 rounds to zero cost nothing any more.
+    let instructions = exported["instructions"].as_f64().unwrap();
+    assert!((0.8..1.05).contains(&(instructions / cost)), "{instructions} {cost}");
+    assert!(json(&["eval", &model])["accuracy"].as_f64().unwrap() > 0.8);
+
+    let tuned = path("tuned");
+    let tune = ["train", "--net", "mlp", "--method", "static", "--epochs", "2", "--start", &run];
+    let tuned = json(&[&tune[..], &["--mask-from", &run, "--out", &tuned]].concat());
+    assert_eq!(tuned["nonzeros"], found["nonzeros"]);
+    let again = error(&[&search[..], &choices].concat());
+    assert!(again.contains("--resume"), "{again}");
+}
+
+/// An experiment that is killed goes on where it was, and ends with the figures of one that was left
+/// alone, however many trainings run at the same time.
+#[test]
+fn killed_experiments_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let rows = |name: &str| std::fs::read_to_string(path(name) + "/rows.jsonl").unwrap_or_default();
+    // Without what depends on the time of day.
+    let results = |name: &str| -> Vec<String> {
+        let mut rows: Vec<String> = rows(name)
+            .lines()
+            .map(|line| {
+                let mut row: Value = serde_json::from_str(line).unwrap();
+                row["seconds"] = Value::Null;
+                row.to_string()
+            })
+            .collect();
+        rows.sort();
+        rows
+    };
+    let arguments = |name: &str, jobs: &'static str| -> Vec<String> {
+        let (out, runs) = (path(name), path(&format!("{name}-runs")));
+        let fixed = "experiment methods --methods dense,static,rigl,srigl,decoupled:norms=shared \
+                     --net mlp:width=16 --density 0.3,0.01 --seeds 2 --epochs 2 --train-limit 300";
+        let words = fixed.split_whitespace().map(str::to_owned);
+        words
+            .chain(["--out".into(), out, "--runs".into(), runs, "--jobs".into(), jobs.into()])
+            .collect()
+    };
+    let run = |name: &str, jobs: &'static str| {
+        let arguments = arguments(name, jobs);
+        json(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+
+    let whole = run("whole", "1");
+    assert_eq!(whole["trainings"].as_u64(), whole["finished"].as_u64());
+    assert_eq!(whole["impossible"][0]["variant"], "srigl");
+    assert_eq!(whole["cells"][0]["variant"], "dense");
+    let page = std::fs::read_to_string(path("whole/README.md")).unwrap();
+    assert!(page.contains("--train-limit 300") && page.contains("| rigl* |"), "{page}");
+
+    let mut child = Command::new(env!("CARGO_BIN_EXE_niwaki"))
+        .args(arguments("parts", "2"))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while rows("parts").lines().count() < 3 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let before = rows("parts");
+    let before = &before[..before.rfind('\n').unwrap() + 1];
+    run("parts", "2");
+    assert!(rows("parts").starts_with(before));
+    assert_eq!(results("parts"), results("whole"));
+
+    let again = rows("parts");
+    run("parts", "2");
+    assert_eq!(rows("parts"), again);
+    let mut other = arguments("parts", "1");
+    other.extend(["--lr".into(), "0.05".into()]);
+    let other: Vec<&str> = other.iter().map(String::as_str).collect();
+    assert!(error(&other).contains("other settings (config"));
+}
+
 #[test]
 fn mistakes_are_explained() {
     let folder = tempfile::tempdir().unwrap();
@@ -100,5 +192,26 @@ fn mistakes_are_explained() {
     assert!(error(&["analyze", file]).contains("too short for a model"));
     assert!(error(&["export", folder.path().to_str().unwrap()]).contains("run.json"));
     assert!(error(&["train", "--net", "vgg", "--out", file]).contains("lenet"));
+    assert!(error(&["train", "--method", "snip", "--out", file]).contains("rigl"));
+    assert!(error(&["train", "--method", "set:end=1", "--out", file]).contains("until=0.75"));
+    assert!(error(&["bench", file, "--target", "host"]).contains("emulated board"));
+    assert!(error(&["bench"]).contains("--kernels"));
     assert!(error(&["validate", file, "--target", "qemu-abacus"]).contains("qemu-cortex-m4"));
+}
+
+#[test]
+fn targets_are_listed_with_their_memory() {
+    let targets = json(&["targets"]);
+    let find = |name: &str| {
+        let mut all = targets.as_array().unwrap().iter();
+        all.find(|target| target["target"] == name).unwrap_or_else(|| panic!("{name}: {targets}"))
+    };
+    assert_eq!(find("host")["emulated"], false);
+    let m4 = find("qemu-cortex-m4");
+    assert_eq!(
+        (&m4["emulated"], &m4["calibrated"], &m4["dsp"]),
+        (&true.into(), &true.into(), &true.into())
+    );
+    assert_eq!(m4["flash_bytes"].as_u64(), Some(4 << 20));
+    assert!(m4["arena_bytes"].as_u64().unwrap() > 1 << 20);
 }

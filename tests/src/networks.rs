@@ -4,7 +4,7 @@ use niwaki::export::{
     AlignedVec, Graph, Node, Operator, Quantisation, TensorId, TensorInfo, Weighted, write,
 };
 use niwaki_core::kernels::Rescale;
-use niwaki_core::model::{Clamp, Window};
+use niwaki_core::model::{Clamp, FeatureKind, FrontEnd, Window};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
@@ -33,6 +33,46 @@ pub fn residual(seed: u64) -> AlignedVec {
     net.export(output)
 }
 
+/// A random sparse network: ordinary, depthwise-separable and residual blocks of random widths and
+/// densities, some of them without the weights of whole channels.
+///
+/// # Panics
+///
+/// When the exporter refuses it.
+pub fn sparse(seed: u64) -> AlignedVec {
+    let mut random = Pcg64::seed_from_u64(seed);
+    let size = random.random_range(12..=32);
+    let depth = [1, 3][random.random_range(0..2)];
+    let mut net = Builder::new(seed, [size, size, depth]);
+    let mut density = move || random.random_range(0.02f64.ln()..0.5f64.ln()).exp();
+    let mut random = Pcg64::seed_from_u64(seed + 1);
+    let mut last = net.conv("stem", net.input, 8, [3, 3], [1, 1], [1, 1], 1.0);
+    for block in 0..4 {
+        let channels = [8, 16, 24, 32, 48, 64][random.random_range(block..block + 3)];
+        let name = |layer: &str| format!("block {block}: {layer}");
+        let stride = if block % 2 == 0 { [2, 2] } else { [1, 1] };
+        last = match random.random_range(0..3) {
+            0 => net.conv(&name("conv"), last, channels, [3, 3], stride, [1, 1], density()),
+            1 => {
+                let depthwise = net.depthwise(&name("depthwise"), last);
+                let pointwise = name("pointwise");
+                net.conv(&pointwise, depthwise, channels, [1, 1], stride, [0, 0], density())
+            }
+            _ => {
+                let a = net.conv(&name("first"), last, channels, [3, 3], stride, [1, 1], density());
+                let b = net.conv(&name("second"), a, channels, [3, 3], [1, 1], [1, 1], density());
+                net.add(&name("sum"), b, a)
+            }
+        };
+    }
+    let [height, width, _] = net.shape(last);
+    let pooled = net.pool("average", last, false, [height, width]);
+    let hidden = net.linear("hidden", pooled, 64, density());
+    let scores = net.linear("scores", hidden, 10, 0.5);
+    let output = net.softmax("softmax", scores);
+    net.export(output)
+}
+
 /// One sparse linear layer from 784 inputs to 10 outputs: next to no work for its input's size.
 ///
 /// # Panics
@@ -41,6 +81,49 @@ pub fn residual(seed: u64) -> AlignedVec {
 pub fn classifier(seed: u64) -> AlignedVec {
     let mut net = Builder::new(seed, [28, 28, 1]);
     let output = net.linear("scores", net.input, 10, 0.05);
+    net.export(output)
+}
+
+/// Features of one second of sound, as the reference keyword spotter of MLPerf Tiny takes them.
+pub const FRONT_END: FrontEnd = FrontEnd {
+    kind: FeatureKind::Mfcc { coefficients: 10 },
+    sample_rate: 16_000,
+    samples: 16_000,
+    window: 480,
+    hop: 320,
+    fft: 512,
+    mel_bins: 40,
+    low_hz: 20,
+    high_hz: 4000,
+};
+
+/// A small network on the features of a second of sound.
+///
+/// # Panics
+///
+/// When the exporter refuses it.
+pub fn keywords(seed: u64, front_end: FrontEnd) -> AlignedVec {
+    let (rows, columns) = (front_end.rows(), front_end.row_len());
+    let mut net = Builder::new(seed, [rows, columns, 1]);
+    // The loudness varies more than the shape of the spectrum.
+    let scale = |column: usize| if column == 0 { (1.0, 30.0) } else { (6.0, 0.0) };
+    net.graph.normalisation = (0..columns).map(scale).collect();
+    net.graph.front_end = Some(front_end);
+    let stem = net.conv("stem", net.input, 8, [10, 4], [2, 2], [4, 1], 1.0);
+    let depthwise = net.depthwise("depthwise", stem);
+    let pointwise = net.conv("pointwise", depthwise, 8, [1, 1], [1, 1], [0, 0], 0.3);
+    let output = net.linear("scores", pointwise, 10, 0.1);
+    net.export(output)
+}
+
+/// A pool over a large image: next to no model, but an arena that small devices have no room for.
+///
+/// # Panics
+///
+/// When the exporter refuses it.
+pub fn wide(seed: u64) -> AlignedVec {
+    let mut net = Builder::new(seed, [128, 128, 4]);
+    let output = net.pool("average", net.input, false, [8, 8]);
     net.export(output)
 }
 
@@ -69,6 +152,7 @@ impl Builder {
                 output: input,
                 labels: (0..10).map(|class| format!("class {class}")).collect(),
                 normalisation: vec![(1.0, -128.0)],
+                front_end: None,
             },
             input,
         };

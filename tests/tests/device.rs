@@ -1,8 +1,16 @@
 //! Emulated boards give the host's bytes, and say what went wrong when something does.
 
-use niwaki::export::{AlignedVec, KernelChoice, run_all, write_with};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use niwaki::data::{LoadOptions, Split, load};
+use niwaki::export::{AlignedVec, KernelChoice, quantised_inputs, read_model, run_all, write_with};
 use niwaki::target::calibrate::random_layer;
-use niwaki::target::{Board, Device, Firmware, Samples, Target, TargetError, validate};
+use niwaki::target::cost::Core;
+use niwaki::target::{
+    Board, Device, Engine, Firmware, Samples, Target, TargetError, Timing, bench, trace, validate,
+};
 use niwaki_core::Model;
 use niwaki_core::kernels::KernelId;
 use niwaki_tests::networks;
@@ -10,20 +18,30 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
 /// Every board of the checkout that has an emulator, with its firmware.
-fn boards() -> Vec<(Board, Firmware)> {
-    let boards: Vec<_> = Target::all()
-        .unwrap()
-        .into_iter()
-        .filter_map(|target| match target {
+fn boards() -> &'static [(Board, Firmware)] {
+    static BOARDS: OnceLock<Vec<(Board, Firmware)>> = OnceLock::new();
+    BOARDS.get_or_init(|| {
+        let emulated = |target| match target {
             Target::Board(board) if board.about.emulator.is_some() => {
                 let firmware = Firmware::build(&board, &|line| eprintln!("{line}")).unwrap();
                 Some((board, firmware))
             }
             _ => None,
-        })
-        .collect();
-    assert!(!boards.is_empty());
-    boards
+        };
+        let boards: Vec<_> = Target::all().unwrap().into_iter().filter_map(emulated).collect();
+        assert!(!boards.is_empty());
+        boards
+    })
+}
+
+/// The board of the target called `name`.
+fn board(name: &str) -> (Board, Firmware) {
+    let found = boards().iter().find(|(board, _)| board.about.target == name);
+    found.unwrap_or_else(|| panic!("no board has the target {name}")).clone()
+}
+
+fn m4() -> (Board, Firmware) {
+    board("qemu-cortex-m4")
 }
 
 #[test]
@@ -31,11 +49,12 @@ fn every_board_gives_the_bytes_of_the_host() {
     let blob = networks::residual(1);
     let model = Model::new(blob.as_bytes()).unwrap();
     let inputs = networks::inputs(2, 20, model.input().len());
-    let samples = Samples { inputs: &inputs, labels: None, golden: None };
-    for (board, firmware) in boards() {
+    let samples = Samples { inputs: &inputs, labels: None, golden: None, clips: None };
+    for (board, firmware) in boards().iter().cloned() {
         let device = Device::start(&board, &firmware, &model).unwrap();
         let about = device.about();
         assert_eq!((&about.board, &about.core), (&board.name, &board.about.core));
+        assert!(Core::from_name(&about.core).is_some(), "{} has no cost model", about.core);
         let target = Target::Board(board);
         let found = validate(&target, Some(&firmware), &model, samples, &|| {}).unwrap();
         assert_eq!((found.samples, found.mismatched_bytes), (20, 0), "{target}");
@@ -51,12 +70,35 @@ fn every_board_gives_the_bytes_of_the_host() {
     }
 }
 
+/// The model of `cargo xtask demo`, on pictures that it was not trained on.
+#[test]
+fn a_trained_model_recognises_digits_on_every_board() {
+    const SAMPLES: usize = 40;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let blob = read_model(&root.join("firmware/examples/bare/src/model/model.niwaki")).unwrap();
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let data = load("digits", &LoadOptions::default()).unwrap();
+    let indices = &data.indices(Split::Test)[..SAMPLES];
+    let inputs = quantised_inputs(&model, &data, indices).unwrap();
+    let inputs: Vec<Vec<i8>> = inputs.chunks(model.input().len()).map(<[i8]>::to_vec).collect();
+    let labels: Vec<usize> = indices.iter().map(|&index| data.labels[index] as usize).collect();
+    let samples = Samples { inputs: &inputs, labels: Some(&labels), golden: None, clips: None };
+    for (board, firmware) in boards().iter().cloned() {
+        let target = Target::Board(board);
+        let found = validate(&target, Some(&firmware), &model, samples, &|| {}).unwrap();
+        assert_eq!((found.samples, found.mismatched_bytes), (SAMPLES, 0), "{target}");
+        assert!(found.accuracy_target.is_some_and(|share| share > 0.9), "{target}: {found:?}");
+        let count = found.instructions_per_inference.unwrap();
+        assert!((50_000..1_000_000).contains(&count), "{target}: {count} instructions");
+    }
+}
+
 #[test]
 fn counts_are_exact_from_run_to_run() {
     let blob = networks::residual(3);
     let model = Model::new(blob.as_bytes()).unwrap();
     let input = &networks::inputs(4, 1, model.input().len())[0];
-    let (board, firmware) = boards().remove(0);
+    let (board, firmware) = m4();
     let mut counts = Vec::new();
     for _ in 0..2 {
         let mut device = Device::start(&board, &firmware, &model).unwrap();
@@ -69,11 +111,42 @@ fn counts_are_exact_from_run_to_run() {
     assert!(most - least <= 80, "{counts:?}");
 }
 
+/// The log of executed blocks holds the instructions that the board counts, and their classes.
+#[test]
+fn traced_instructions_are_the_counted() {
+    let blob = networks::residual(3);
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let input = &networks::inputs(4, 1, model.input().len())[0];
+    // The log of this emulated core repeats blocks, which `trace` notices and refuses in longer runs.
+    for (board, firmware) in boards().iter().filter(|(board, _)| board.about.core != "cortex-m55") {
+        let counts = Device::start(board, firmware, &model).unwrap().profile(input).unwrap();
+        let mixes = trace(board, firmware, &model, input).unwrap();
+        assert_eq!(mixes.len(), counts.len());
+        let timing = Timing::of(&board.about.core).unwrap();
+        for (index, (mix, count)) in mixes.iter().zip(counts).enumerate() {
+            let name = model.op_name(index);
+            // One reading of the counter, and the steps of it, of at most 63 instructions.
+            let least = (count - count / 100).saturating_sub(160);
+            assert!(
+                (least..=count + 63).contains(&mix.instructions),
+                "{}, {name}: {count}, {mix:?}",
+                board.name
+            );
+            assert!(mix.loads_pipelined <= mix.loads && mix.branches_taken <= mix.branches);
+            // Every value is read and written by something.
+            let words = mix.loads + mix.stores + mix.multiple_words;
+            assert!(words > 0 && words < mix.instructions * 2, "{name}: {mix:?}");
+            let cycles = timing.cycles(mix) / mix.instructions as f64;
+            assert!((0.5..3.0).contains(&cycles), "{name}: {cycles} cycles, {mix:?}");
+        }
+    }
+}
+
 #[test]
 fn a_wrong_input_is_refused_and_the_device_lives_on() {
     let blob = networks::residual(5);
     let model = Model::new(blob.as_bytes()).unwrap();
-    let (board, firmware) = boards().remove(0);
+    let (board, firmware) = m4();
     let mut device = Device::start(&board, &firmware, &model).unwrap();
     let long = vec![0; model.input().len() + 1];
     let error = device.run(&long).unwrap_err().to_string();
@@ -87,7 +160,7 @@ fn a_wrong_input_is_refused_and_the_device_lives_on() {
 fn a_missing_emulator_names_its_package() {
     let blob = networks::residual(7);
     let model = Model::new(blob.as_bytes()).unwrap();
-    let (mut board, firmware) = boards().remove(0);
+    let (mut board, firmware) = m4();
     board.about.emulator = Some(vec!["qemu-system-arm-of-nowhere".into()]);
     let error = Device::start(&board, &firmware, &model).unwrap_err();
     assert!(matches!(error, TargetError::NoEmulator { .. }));
@@ -98,7 +171,7 @@ fn a_missing_emulator_names_its_package() {
 fn an_emulator_that_ends_shows_what_it_printed() {
     let blob = networks::residual(8);
     let model = Model::new(blob.as_bytes()).unwrap();
-    let (mut board, firmware) = boards().remove(0);
+    let (mut board, firmware) = m4();
     if let Some(machine) = board.about.emulator.as_mut().and_then(|command| command.last_mut()) {
         *machine = "no-such-machine".into();
     }
@@ -116,37 +189,103 @@ fn an_unknown_target_lists_the_known() {
 fn inputs_go_over_the_line_fast() {
     let blob = networks::classifier(9);
     let model = Model::new(blob.as_bytes()).unwrap();
-    let (board, firmware) = boards().remove(0);
+    let (board, firmware) = m4();
     let mut device = Device::start(&board, &firmware, &model).unwrap();
     let start = std::time::Instant::now();
     for input in networks::inputs(10, 50, model.input().len()) {
         device.run(&input).unwrap();
     }
-    // 2 s on two cores that do much else; a wait for every byte would take minutes.
-    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+    // 2 s, and more where other work takes the processors; a wait for every byte would take minutes.
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
 }
 
 /// Every kernel on random layers: the boards' kernels, assembly included, against this computer's.
 #[test]
-fn every_kernel_gives_the_same_bytes_on_a_board() {
-    const LAYERS_PER_KERNEL: usize = 6;
-    let (board, firmware) = boards().remove(0);
+fn every_kernel_gives_the_same_bytes_on_every_board() {
+    // Not all at once: an emulator that waits for its host takes a whole processor.
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut wrong = Vec::new();
+        while let Some((board, firmware)) = boards().get(next.fetch_add(1, Ordering::Relaxed)) {
+            wrong.extend(layers_that_differ(board, firmware));
+        }
+        wrong
+    };
+    let mut wrong = Vec::new();
+    std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for thread in threads {
+            wrong.extend(thread.join().unwrap());
+        }
+    });
+    assert!(wrong.is_empty(), "{} layers differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Random layers that have room on the board and give other bytes there than on this computer.
+fn layers_that_differ(board: &Board, firmware: &Firmware) -> Vec<String> {
+    // The optimised kernels are developed on this core; the others execute the same or portable ones.
+    let layers_per_kernel = if board.about.core == "cortex-m4" { 6 } else { 2 };
     let mut random = Pcg64::seed_from_u64(7);
     let mut wrong = Vec::new();
     for &kernel in KernelId::ALL {
-        for layer in 0..LAYERS_PER_KERNEL {
-            let graph = random_layer(kernel, &mut random);
-            let exported = write_with(&graph, KernelChoice::Only(kernel)).unwrap();
-            let blob = AlignedVec::new(&exported.bytes);
+        for layer in 0..layers_per_kernel {
+            let blob = layer_with_room(kernel, firmware, &mut random);
             let model = Model::new(blob.as_bytes()).unwrap();
             let input: Vec<i8> = (0..model.input().len()).map(|_| random.random()).collect();
             let expected = run_all(blob.as_bytes(), &input).unwrap();
-            let mut device = Device::start(&board, &firmware, &model).unwrap();
+            let mut device = Device::start(board, firmware, &model).unwrap();
             if device.run(&input).unwrap().output != expected {
                 let op = model.op(model.op_count() - 1).unwrap();
-                wrong.push(format!("{} layer {layer}: {op:.0?}", kernel.name()));
+                wrong.push(format!("{}, {} layer {layer}: {op:.0?}", board.name, kernel.name()));
             }
         }
     }
-    assert!(wrong.is_empty(), "{} layers differ:\n{}", wrong.len(), wrong.join("\n"));
+    wrong
+}
+
+/// The first of some random layers that has room on the board of `firmware`.
+fn layer_with_room(kernel: KernelId, firmware: &Firmware, random: &mut Pcg64) -> AlignedVec {
+    loop {
+        let graph = random_layer(kernel, random);
+        let exported = write_with(&graph, KernelChoice::Only(kernel)).unwrap();
+        let blob = AlignedVec::new(&exported.bytes);
+        if firmware.has_room(&Model::new(blob.as_bytes()).unwrap()) {
+            return blob;
+        }
+    }
+}
+
+#[test]
+fn a_model_without_room_on_a_board_is_refused_with_the_sizes() {
+    let blob = networks::wide(11);
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let (board, firmware) = board("qemu-cortex-m0");
+    assert!(!firmware.has_room(&model));
+    let error = Device::start(&board, &firmware, &model).unwrap_err().to_string();
+    let needed = format!("needs {} bytes of arena", model.arena_len());
+    assert!(error.contains(&needed) && error.contains("microbit"), "{error}");
+}
+
+#[test]
+fn an_engine_takes_less_than_the_agent_and_less_with_fewer_kernels() {
+    let blob = networks::classifier(5);
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let inputs = networks::inputs(6, 2, model.input().len());
+    for (board, firmware) in boards() {
+        let silent = |_: &str| {};
+        let linear = KernelId::LinearPacked.bit();
+        let least = Engine::measure(board, linear, &silent).unwrap();
+        assert!((2048..12 * 1024).contains(&least.bytes()), "{}: {least:?}", board.name);
+        let engine = Engine::measure(board, model.kernels() | linear, &silent).unwrap();
+        let found = bench(board, firmware, engine, &model, &inputs, true).unwrap();
+        assert!(least.bytes() < found.code_bytes && found.code_bytes < firmware.code_bytes);
+        assert_eq!(found.layers.len(), model.op_count());
+        let sum: u64 = found.layers.iter().map(|layer| layer.instructions).sum();
+        let whole = found.instructions_per_inference;
+        assert!(sum.abs_diff(whole) < whole / 20 + 400, "{}: {sum} {whole}", board.name);
+        let timed = Timing::of(&board.about.core).is_some();
+        let cycles = found.cycles_estimated.unwrap_or_default();
+        assert_eq!(cycles > 0.5 * whole as f64, timed, "{}: {cycles}", board.name);
+    }
 }

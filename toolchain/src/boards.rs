@@ -16,6 +16,14 @@ pub struct Board {
     pub about: About,
 }
 
+impl Board {
+    /// Whether the processor core has the DSP instructions, for which there are kernels of their own.
+    pub fn has_dsp(&self) -> bool {
+        const CORES: [&str; 4] = ["cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"];
+        CORES.contains(&self.about.core.as_str())
+    }
+}
+
 /// The keys of `[package.metadata.niwaki]` in a board's manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]

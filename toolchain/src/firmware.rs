@@ -16,6 +16,9 @@ pub struct Build<'a> {
     pub features: &'a [&'a str],
     /// Environment of the build, such as what its build script reads.
     pub environment: &'a [(&'a str, &'a str)],
+    /// Folder whose `.cargo/config.toml` sets the compiler's flags, such as a board's: the crate's own
+    /// where none is given.
+    pub flags_of: Option<&'a Path>,
 }
 
 /// The folder that firmware is built into: `firmware` within cargo's target folder of the checkout.
@@ -37,7 +40,9 @@ pub fn build(
 ) -> Result<PathBuf> {
     let target_folder = std::path::absolute(target_folder)?.join(toolchain.way.name());
     let mut command = toolchain.cargo("build", &target_folder);
-    command.args(["--release", "--locked"]).current_dir(folder);
+    command.args(["--release", "--locked", "--manifest-path"]);
+    command.arg(std::path::absolute(folder)?.join("Cargo.toml"));
+    command.current_dir(build.flags_of.unwrap_or(folder));
     if !build.features.is_empty() {
         command.args(["--features", &build.features.join(",")]);
     }

@@ -3,7 +3,7 @@
 //! The `niwaki` command and `cargo xtask` share this crate, so that both find the same tools, and
 //! `xtask` needs not compile a machine learning framework to do so.
 //!
-//! * [`boards()`] lists the board crates of a checkout.
+//! * [`boards()`] lists the board crates of a checkout; [`Board::memory`] says what memory a board has.
 //! * [`Toolchain::find`] picks a Rust compiler that builds for a board's processor.
 //! * [`firmware::build`] builds a crate with it.
 //! * [`tools::inspect`] says what is installed and what is missing, [`tools::setup`] installs it.
@@ -11,10 +11,12 @@
 pub mod boards;
 pub mod compiler;
 pub mod firmware;
+pub mod memory;
 pub mod tools;
 
 pub use boards::{Board, boards};
 pub use compiler::Toolchain;
+pub use memory::Region;
 
 use std::path::PathBuf;
 

@@ -12,6 +12,9 @@ use object::{Object, ObjectSection, ObjectSymbol, SectionFlags, elf};
 use crate::Context;
 use crate::steps::call;
 
+/// The Rust target that the core-only example runs on.
+pub(crate) const CORTEX_M4: &str = "thumbv7em-none-eabihf";
+
 #[derive(Debug, Args)]
 pub(crate) struct QemuArgs {
     /// The model to put into the board's model region
@@ -23,7 +26,7 @@ pub(crate) struct QemuArgs {
 
 /// Builds the agent for `board`.
 pub(crate) fn agent(context: &Context, board: &Board) -> Result<PathBuf> {
-    program(context, &board.folder, &board.about.triple, &[])
+    program(context, &board.folder, &board.about.triple, Build::default())
 }
 
 /// Builds the program of the standalone crate in `folder`.
@@ -31,10 +34,9 @@ pub(crate) fn program(
     context: &Context,
     folder: &Path,
     triple: &str,
-    features: &[&str],
+    options: Build<'_>,
 ) -> Result<PathBuf> {
     let toolchain = Toolchain::find(triple)?;
-    let options = Build { features, ..Build::default() };
     build(&toolchain, folder, &target_folder(&context.checkout), options, &|_| {})
 }
 
@@ -80,12 +82,20 @@ pub(crate) fn sizes(context: &Context) -> Result<()> {
     for board in &context.boards {
         row(&board.name, &agent(context, board)?)?;
     }
-    row("bare, with its model", &bare(context, &[])?)
+    row("bare, with its model", &bare(context)?)?;
+    row("every kernel alone", &engine(context, CORTEX_M4, &[])?)
 }
 
 /// Builds the core-only example.
-pub(crate) fn bare(context: &Context, features: &[&str]) -> Result<PathBuf> {
-    program(context, &context.bare(), "thumbv7em-none-eabihf", features)
+pub(crate) fn bare(context: &Context) -> Result<PathBuf> {
+    program(context, &context.bare(), CORTEX_M4, Build::default())
+}
+
+/// Builds inference with every kernel, without a model, for `triple`.
+pub(crate) fn engine(context: &Context, triple: &str, features: &[&str]) -> Result<PathBuf> {
+    let every = [("NIWAKI_KERNELS", "all")];
+    let options = Build { features, environment: &every, ..Build::default() };
+    program(context, &context.engine(), triple, options)
 }
 
 /// Bytes of flash and of RAM for variables that an ELF file asks for.

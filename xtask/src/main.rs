@@ -4,10 +4,12 @@
 //! cargo xtask setup   # find or install what is needed
 //! cargo xtask demo    # from data to an emulated microcontroller
 //! cargo xtask test    # every check and test
+//! cargo xtask miri    # the kernels' tests under Miri
 //! ```
 
 mod demo;
 mod firmware;
+mod miri;
 mod panics;
 mod steps;
 mod test;
@@ -35,6 +37,8 @@ enum Command {
     Demo,
     /// Run every check and test
     Test(test::TestArgs),
+    /// Run the core's tests under Miri, which finds undefined behaviour
+    Miri(miri::MiriArgs),
     /// Run a board's firmware with a model under QEMU, its serial line on this terminal
     Qemu(firmware::QemuArgs),
     /// Print the flash and RAM that each firmware takes
@@ -53,17 +57,15 @@ impl Context {
         self.checkout.join("firmware/examples/bare")
     }
 
-    /// The crates that stand outside the workspace.
-    fn standalone(&self) -> Result<Vec<PathBuf>> {
-        let mut folders = vec![self.checkout.join("firmware"), self.bare()];
-        for entry in std::fs::read_dir(self.checkout.join("boards"))? {
-            let folder = entry?.path();
-            if folder.join("Cargo.toml").is_file() {
-                folders.push(folder);
-            }
-        }
-        folders.sort();
-        Ok(folders)
+    /// The folder of the firmware that is inference alone.
+    fn engine(&self) -> PathBuf {
+        self.checkout.join("firmware/size")
+    }
+
+    /// The workspaces that stand outside of the main one.
+    fn standalone(&self) -> [PathBuf; 4] {
+        let firmware = self.checkout.join("firmware");
+        [self.checkout.join("boards"), firmware, self.bare(), self.engine()]
     }
 
     /// A folder's path within the checkout.
@@ -96,6 +98,7 @@ fn run(command: &Command) -> Result<()> {
         }
         Command::Demo => demo::run(&context),
         Command::Test(args) => test::run(&context, args),
+        Command::Miri(args) => miri::run(&context, args),
         Command::Qemu(args) => firmware::qemu(&context, args),
         Command::Size => firmware::sizes(&context),
     }

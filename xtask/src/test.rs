@@ -12,7 +12,7 @@ use niwaki_toolchain::compiler::Way;
 use niwaki_toolchain::firmware::target_folder;
 
 use crate::Context;
-use crate::firmware;
+use crate::firmware::{self, CORTEX_M4};
 use crate::panics;
 use crate::steps::{Outcome, Steps, call};
 
@@ -84,8 +84,8 @@ fn host(context: &Context, arguments: &str) -> Command {
 
 fn format(context: &Context) -> Result<Outcome> {
     call(&mut host(context, "fmt --all --check"))?;
-    for folder in context.standalone()? {
-        call(host(context, "fmt --check").current_dir(folder))?;
+    for folder in context.standalone() {
+        call(host(context, "fmt --all --check").current_dir(folder))?;
     }
     Ok(Outcome::Passed)
 }
@@ -100,14 +100,15 @@ fn build(context: &Context) -> Result<Outcome> {
 
 fn clippy(context: &Context) -> Result<Outcome> {
     let target_folder = std::path::absolute(target_folder(&context.checkout))?;
+    // Those that boards share are workspace members, which clippy looks at with each board.
     let mut crates: Vec<_> = context
         .boards
         .iter()
         .map(|board| (board.folder.clone(), board.about.triple.clone()))
         .collect();
-    crates.push((context.bare(), "thumbv7em-none-eabihf".into()));
-    crates.push((context.checkout.join("firmware"), "thumbv7em-none-eabihf".into()));
-    crates.push((context.checkout.join("boards/mps2"), "thumbv7em-none-eabihf".into()));
+    crates.push((context.bare(), CORTEX_M4.into()));
+    crates.push((context.engine(), CORTEX_M4.into()));
+    crates.push((context.checkout.join("firmware"), CORTEX_M4.into()));
     for (folder, triple) in crates {
         let toolchain = Toolchain::find(&triple)?;
         if toolchain.way != Way::Rustup {
@@ -117,6 +118,8 @@ fn clippy(context: &Context) -> Result<Outcome> {
         eprintln!("{}", context.within(&folder).display());
         let mut command = toolchain.cargo("clippy", &target_folder.join(toolchain.way.name()));
         command.args(["--release", "--locked", "--", "-D", "warnings"]).current_dir(&folder);
+        // Only inference alone reads it.
+        command.env("NIWAKI_KERNELS", "all");
         call(&mut command)?;
     }
     Ok(Outcome::Passed)
@@ -125,7 +128,7 @@ fn clippy(context: &Context) -> Result<Outcome> {
 /// The example ends the emulator with exit code 0 when its model ran.
 fn run_bare(context: &Context) -> Result<Outcome> {
     const LIMIT: Duration = Duration::from_secs(60);
-    let elf = firmware::bare(context, &[])?;
+    let elf = firmware::bare(context)?;
     let mut child = Command::new("qemu-system-arm")
         .args(["-machine", "mps2-an386", "-display", "none", "-serial", "null", "-monitor", "none"])
         .args(["-semihosting-config", "enable=on,target=native", "-kernel"])

@@ -4,9 +4,11 @@
 
 use niwaki_mps2::{Uart, run};
 
+const CORE_CLOCK_HZ: u32 = 25_000_000;
+
 #[cortex_m_rt::entry]
 fn main() -> ! {
     // SAFETY: AN500 has a CMSDK APB UART there, and only this function runs.
     let uart = unsafe { Uart::new(0x4000_4000) };
-    run(env!("CARGO_PKG_NAME"), "cortex-m7", uart)
+    run(env!("CARGO_PKG_NAME"), "cortex-m7", CORE_CLOCK_HZ, uart)
 }

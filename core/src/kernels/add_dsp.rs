@@ -2,13 +2,13 @@
 
 use super::add::SPARE_BITS;
 use super::dsp;
-use super::requantise_dsp::clamp;
+use super::requantise::limit;
 use crate::model::Add;
 
 /// For the rescales that TFLite's converter makes, about 15 instructions per element: the summand of
 /// larger scale is halved exactly and the other shifts right. `None`, with `y` untouched, for others.
 ///
-/// Everything is computed doubled, as the high multiplication wants it; [`Requantise`](super::requantise_dsp::Requantise) says
+/// Everything is computed doubled, as the high multiplication wants it; [`Requantise`](super::requantise::Requantise) says
 /// why its rounding is that of two roundings. Summands have 8 bits beside the spare ones, so that
 /// nothing overflows.
 pub(super) fn add(op: &Add, b: &[i8], y: &mut [i8]) -> Option<()> {
@@ -35,7 +35,8 @@ pub(super) fn add(op: &Add, b: &[i8], y: &mut [i8]) -> Option<()> {
     let (a_half, b_half) = (scaled(a_zero, SPARE_BITS), scaled(b_zero, SPARE_BITS));
     let (a_twice, b_twice) = (scaled(a_zero, SPARE_BITS + 1), scaled(b_zero, SPARE_BITS + 1));
     let shifted = |(multiplier, right): (i32, i32)| {
-        let round = 1i32.wrapping_shl(right as u32) >> 1;
+        // Unsigned: half of 2^31 is positive.
+        let round = (1u32.wrapping_shl(right as u32) >> 1) as i32;
         move |doubled: i32| {
             let high = dsp::smmlar(round.wrapping_add(doubled >> 31), doubled, multiplier);
             dsp::asr(high, right).wrapping_mul(2)
@@ -62,6 +63,6 @@ pub(super) fn add(op: &Add, b: &[i8], y: &mut [i8]) -> Option<()> {
         }
         _ => return None,
     }
-    clamp(op.clamp, y);
+    limit(op.clamp, y);
     Some(())
 }

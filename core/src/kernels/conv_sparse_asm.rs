@@ -56,15 +56,15 @@ impl<'a> Records<'a> {
 /// What the assembly keeps in memory, in this order.
 #[repr(C)]
 struct Frame {
-    /// Where the loads of the channel's entries end, which run ahead.
-    ahead: *const u8,
-    entries: *const u8,
-    bias: i32,
+    /// The channel's entries behind what is loaded of the first, what is loaded, and the bias doubled.
+    first: [u32; 3],
     jump: u32,
     multiplier: i32,
     /// Right shift, less one.
     shift: i32,
     start: i32,
+    /// Whether the sign of a sum matters for its rounding.
+    signed: u32,
     record: *const u8,
     /// The channel's number less the number of channels.
     index: isize,
@@ -75,6 +75,8 @@ struct Frame {
     channel: *const ChannelRecord,
     /// Twice the output's zero point, plus one.
     zero_point: i32,
+    /// Where the loads of the channel's entries end, which run ahead.
+    ahead: *const u8,
 }
 
 /// Computes a band's tiles: eight pixels each of every output channel.
@@ -100,20 +102,20 @@ pub(super) unsafe fn channels<const BLOCK: usize>(
     // Bytes that the loads run ahead, and bytes of an entry.
     let (ahead, entry) = if BLOCK == 4 { (2, 6) } else { (4, 4) };
     let mut frame = Frame {
-        ahead: entries.wrapping_add(ahead),
-        entries,
-        bias: 0,
+        first: [0; 3],
         jump: 0,
         multiplier: 0,
         shift: 0,
         start: 0,
+        signed: requantise.signed().into(),
         record: records,
         index: (channels.len() as isize).wrapping_neg(),
         records,
         count,
         count_step,
         channel: channels.as_ptr(),
-        zero_point: requantise.rounding_zero_point(),
+        zero_point: requantise.nudge(),
+        ahead: entries.wrapping_add(ahead),
     };
     while frame.index < 0 {
         // SAFETY: the caller's promise.
@@ -388,28 +390,19 @@ macro_rules! step_4 {
 }
 
 /// Rescales a doubled sum by the multiplier in r0, the shift less one in r1 and what is added before it
-/// in r2: see [`super::super::requantise::rescale`].
+/// in r2: see [`Usual`](super::super::requantise::Usual).
 macro_rules! rescale {
     ($sum:literal) => {
+        concat!("add r3, r2, ", $sum, ", asr #31\n", rescale!(@$sum, "r3"))
+    };
+    (unsigned $sum:literal) => {
+        rescale!(@$sum, "r2")
+    };
+    (@$sum:literal, $start:literal) => {
         concat!(
-            "add r3, r2, ",
-            $sum,
-            ", asr #31\n",
-            "smmlar ",
-            $sum,
-            ", ",
-            $sum,
-            ", r0, r3\n",
-            "asr ",
-            $sum,
-            ", ",
-            $sum,
-            ", r1\n",
-            "ssat ",
-            $sum,
-            ", #8, ",
-            $sum,
-            ", asr #1",
+            "smmlar ", $sum, ", ", $sum, ", r0, ", $start, "\n",
+            "asrs ", $sum, ", r1\n",
+            "ssat ", $sum, ", #8, ", $sum, ", asr #1",
         )
     };
 }
@@ -422,8 +415,8 @@ macro_rules! rescale {
 /// others are unrolled; the first round enters behind those that are too many.
 macro_rules! channels_loop {
     (
-        $(#[$doc:meta])* $name:ident, ahead: $ahead:literal, end: [$($end:literal),*],
-        enter: [$($enter:literal),*], load: [$($load:literal),*],
+        $(#[$doc:meta])* $name:ident, load: [$first_entry:literal, $first_cell:literal],
+        end: [$($end:literal),*], enter: [$($enter:literal),*],
         first: $first:expr, steps: [$($step:expr),*]
     ) => {
         $(#[$doc])*
@@ -440,61 +433,59 @@ macro_rules! channels_loop {
                 core::arch::asm!(
                     "push {{r0, r6, r7}}",
                     "sub sp, #64",
-                    "ldm r0!, {{r1-r5, r8-r12}}",
-                    "stm sp, {{r1-r5, r8-r12}}",
-                    "ldm r0, {{r1-r4}}",
-                    "add r8, sp, #40",
-                    "stm r8, {{r1-r4}}",
+                    "ldm r0!, {{r1-r5, r8-r10}}",
+                    "stm sp, {{r1-r5, r8-r10}}",
+                    "ldm r0, {{r1-r5, r8-r10}}",
+                    "add r11, sp, #32",
+                    "stm r11, {{r1-r5, r8-r10}}",
                     // The next channel's count, bias and rescaling.
                     "2:",
-                    "ldr r3, [sp, #40]",
-                    "ldr r6, [sp, #48]",
+                    "ldr r3, [sp, #44]",
+                    "ldr r6, [sp, #52]",
                     "ldrh r4, [r3]",
-                    "ldr r7, [r6], #4",
-                    "ldr r8, [r6], #4",
-                    "ldr r9, [r6], #4",
+                    "ldm r6!, {{r7-r9}}",
                     "mvns r9, r9",
                     concat!("cmp r9, #", max_shift!()),
                     "bhs.w 6f",
-                    "ldr r5, [sp, #44]",
-                    "str r6, [sp, #48]",
+                    "ldr r5, [sp, #48]",
+                    "ldr r11, [sp, #56]",
+                    "str r6, [sp, #52]",
                     "add r3, r5",
-                    "str r3, [sp, #40]",
-                    "ldr r11, [sp, #52]",
+                    "str r3, [sp, #44]",
                     "lsl r11, r11, r9",
                     "lsl r7, r7, #1",
                     "cmp r4, #0",
                     "beq.w 5f",
                     "strd r8, r9, [sp, #16]",
                     "str r11, [sp, #24]",
-                    "ldr r1, [sp]",
-                    concat!("sub r1, #", $ahead),
-                    "strd r1, r7, [sp, #4]",
+                    "ldr r1, [sp, #60]",
+                    $first_entry,
+                    "stm sp, {{r1, r2, r7}}",
                     // Where its entries end, and where to enter the loop for all but the first.
                     $($end,)*
-                    concat!("adds r3, #", $ahead),
-                    "str r3, [sp]",
+                    "str r3, [sp, #60]",
                     "subs r4, #1",
                     $($enter,)*
                     "adds r5, #1",
                     "str r5, [sp, #12]",
-                    "ldr r0, [sp, #36]",
-                    "ldr r3, [r0], #4",
-                    "str r0, [sp, #28]",
+                    "ldr r0, [sp, #40]",
+                    "ldr r6, [r0], #4",
+                    "str r0, [sp, #32]",
                     // The next tile.
                     "3:",
-                    "ldrd r1, lr, [sp, #4]",
-                    $($load,)*
+                    "ldm sp, {{r1, r2, lr}}",
+                    $first_cell,
                     $first,
                     "ldr pc, [sp, #12]",
                     ".p2align 2",
                     "4:",
                     $($step,)*
-                    "ldr r4, [sp]",
+                    "ldr r4, [sp, #60]",
                     "cmp r1, r4",
                     "bne.w 4b",
                     "ldrd r0, r1, [sp, #16]",
-                    "ldr r2, [sp, #24]",
+                    "ldrd r2, r3, [sp, #24]",
+                    "cbz r3, 8f",
                     rescale!("r6"),
                     rescale!("r7"),
                     rescale!("r8"),
@@ -503,23 +494,33 @@ macro_rules! channels_loop {
                     rescale!("r11"),
                     rescale!("r12"),
                     rescale!("lr"),
-                    "ldrd r0, r1, [sp, #28]",
+                    "b.n 9f",
+                    "8:",
+                    rescale!(unsigned "r6"),
+                    rescale!(unsigned "r7"),
+                    rescale!(unsigned "r8"),
+                    rescale!(unsigned "r9"),
+                    rescale!(unsigned "r10"),
+                    rescale!(unsigned "r11"),
+                    rescale!(unsigned "r12"),
+                    rescale!(unsigned "lr"),
+                    "9:",
+                    "ldrd r0, r1, [sp, #32]",
                     "ldm r0!, {{r2-r5}}",
                     "strb r6, [r2, r1]",
                     "strb r7, [r3, r1]",
                     "strb r8, [r4, r1]",
                     "strb r9, [r5, r1]",
-                    "ldm r0!, {{r2-r5}}",
+                    "ldm r0!, {{r2-r6}}",
                     "strb r10, [r2, r1]",
                     "strb r11, [r3, r1]",
                     "strb r12, [r4, r1]",
                     "strb lr, [r5, r1]",
-                    "ldr r3, [r0], #4",
-                    "str r0, [sp, #28]",
-                    "cmp r3, #0",
+                    "str r0, [sp, #32]",
+                    "cmp r6, #0",
                     "bne.w 3b",
                     "adds r1, #1",
-                    "str r1, [sp, #32]",
+                    "str r1, [sp, #36]",
                     "bne.w 2b",
                     "b 6f",
                     // No entries: all outputs are that of the bias.
@@ -528,7 +529,7 @@ macro_rules! channels_loop {
                     "mov r1, r9",
                     "mov r2, r11",
                     rescale!("r7"),
-                    "ldrd r1, r0, [sp, #32]",
+                    "ldrd r1, r0, [sp, #36]",
                     "7:",
                     "adds r0, #4",
                     "ldm r0!, {{r2-r5}}",
@@ -545,18 +546,18 @@ macro_rules! channels_loop {
                     "cmp r3, #0",
                     "bne.n 7b",
                     "adds r1, #1",
-                    "str r1, [sp, #32]",
+                    "str r1, [sp, #36]",
                     "bne.w 2b",
                     "6:",
                     "ldr r0, [sp, #64]",
-                    "ldr r1, [sp]",
-                    "str r1, [r0]",
-                    "ldr r1, [sp, #32]",
-                    "str r1, [r0, #32]",
-                    "ldr r1, [sp, #40]",
-                    "str r1, [r0, #40]",
-                    "ldr r1, [sp, #48]",
-                    "str r1, [r0, #48]",
+                    "ldr r1, [sp, #36]",
+                    "ldr r2, [sp, #44]",
+                    "ldr r3, [sp, #52]",
+                    "ldr r4, [sp, #60]",
+                    "str r1, [r0, #36]",
+                    "str r2, [r0, #44]",
+                    "str r3, [r0, #52]",
+                    "str r4, [r0, #60]",
                     "add sp, #64",
                     "pop {{r0, r6, r7}}",
                     inout("r0") frame => _,
@@ -570,12 +571,11 @@ macro_rules! channels_loop {
 
 channels_loop! {
     /// Entries of one channel.
-    channels_1, ahead: 4,
+    channels_1, load: ["ldr r2, [r1, #-4]", "add r0, r6, r2, lsr #16"],
     end: ["add r3, r1, r4, lsl #2"],
     // 48 bytes of code each. Odd steps expect their entry in r3.
     enter: ["and r4, r4, #7", "rsb r4, r4, #8", "add r4, r4, r4, lsl #1", "adr.w r5, 4f",
             "add r5, r5, r4, lsl #4"],
-    load: ["ldr r2, [r1], #4", "add r0, r3, r2, lsr #16"],
     first: step_1!("r2", "r3", first),
     steps: [step_1!("r2", "r3"), step_1!("r3", "r2"), step_1!("r2", "r3"), step_1!("r3", "r2"),
             step_1!("r2", "r3"), step_1!("r3", "r2"), step_1!("r2", "r3"), step_1!("r3", "r2")]
@@ -583,12 +583,11 @@ channels_loop! {
 
 channels_loop! {
     /// The same for cells at multiples of four bytes.
-    channels_1_even, ahead: 4,
+    channels_1_even, load: ["ldr r2, [r1, #-4]", "add r0, r6, r2, lsr #16"],
     end: ["add r3, r1, r4, lsl #2"],
     // 48 bytes of code each. Odd steps expect their entry in r3.
     enter: ["and r4, r4, #7", "rsb r4, r4, #8", "add r4, r4, r4, lsl #1", "adr.w r5, 4f",
             "add r5, r5, r4, lsl #4"],
-    load: ["ldr r2, [r1], #4", "add r0, r3, r2, lsr #16"],
     first: step_1_even!("r2", "r3", first),
     steps: [
         step_1_even!("r2", "r3"), step_1_even!("r3", "r2"), step_1_even!("r2", "r3"),
@@ -599,23 +598,21 @@ channels_loop! {
 
 channels_loop! {
     /// Entries of two channels.
-    channels_2, ahead: 4,
+    channels_2, load: ["ldr r2, [r1, #-4]", "add r0, r6, r2, lsr #16"],
     end: ["add r3, r1, r4, lsl #2"],
     // 64 bytes of code each.
     enter: ["and r4, r4, #7", "rsb r4, r4, #8", "adr.w r5, 4f", "add r5, r5, r4, lsl #6"],
-    load: ["ldr r2, [r1], #4", "add r0, r3, r2, lsr #16"],
     first: step_2!(first),
     steps: [step_2!(), step_2!(), step_2!(), step_2!(), step_2!(), step_2!(), step_2!(), step_2!()]
 }
 
 channels_loop! {
     /// Entries of four channels.
-    channels_4, ahead: 2,
+    channels_4, load: ["ldrh r2, [r1, #-2]", "add r0, r6, r2"],
     end: ["add r3, r4, r4, lsl #1", "add r3, r1, r3, lsl #1"],
     // 116 bytes of code each.
     enter: ["and r4, r4, #3", "rsb r4, r4, #4", "add r5, r4, r4, lsl #1",
             "rsb r4, r5, r4, lsl #5", "adr.w r5, 4f", "add r5, r5, r4, lsl #2"],
-    load: ["ldrh r2, [r1], #2", "add r0, r3, r2"],
     first: step_4!(first),
     steps: [step_4!(), step_4!(), step_4!(), step_4!()]
 }

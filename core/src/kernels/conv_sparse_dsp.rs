@@ -2,6 +2,8 @@
 //! bytes; a cell of four channels holds them in the order 0, 2, 1, 3, in which bytes are widened. Sums
 //! are doubled for the rescaling that follows: by the stream's weights for blocks of one channel, by
 //! the elements of the planes for the others.
+//!
+//! Pointers that step from plane to plane wrap: the last step leads outside.
 #![cfg_attr(not(any(niwaki_dsp, test)), allow(dead_code))]
 #![allow(unsafe_code)]
 
@@ -56,12 +58,13 @@ impl<'a, 'm, const BLOCK: usize> Dsp<'a, 'm, BLOCK> {
         let (_records, rest) = rest.split_at_mut_checked(g.records())?;
         let nowhere = rest.get_mut(..outputs)?;
         let sound = planes.as_ptr().align_offset(ALIGNMENT) == 0
+            && op.channels.as_ptr().align_offset(ALIGNMENT) == 0
             && op.channels.len() == outputs
             && g.block().len() == BLOCK;
         sound.then_some(Self {
             stream,
             channels: op.channels,
-            requantise: Requantise::new(op.output.zero_point),
+            requantise: Requantise::new(op.output.zero_point, op.clamp),
             planes,
             #[cfg(niwaki_dsp)]
             records: asm::Records::new(_records)?,
@@ -144,32 +147,20 @@ impl<const BLOCK: usize> Tiles for Dsp<'_, '_, BLOCK> {
         // from `first` lie in each of the planes, of which the memory holds `depth / BLOCK` rounded
         // up.
         unsafe {
-            match BLOCK {
-                1 => {
-                    let mut index = 0usize;
-                    while index.wrapping_add(1) < count {
-                        lay_out_pair(
-                            from.add(index * step),
-                            step,
-                            depth,
-                            to.add(index * cell),
-                            plane,
-                        );
-                        index = index.wrapping_add(2);
-                    }
-                    if index < count {
-                        lay_out_one(from.add(index * step), depth, to.add(index * cell), plane);
-                    }
+            let at = |index: usize| (from.add(index * step), to.add(index * cell));
+            for pair in 0..if BLOCK == 2 { 0 } else { count / 2 } {
+                let (from, to) = at(2 * pair);
+                match BLOCK {
+                    1 => lay_out_pair_1(from, step, depth, to, plane),
+                    _ => lay_out_pair_4(from, step, depth, to, plane),
                 }
-                2 => {
-                    for index in 0..count {
-                        lay_out_2(from.add(index * step), depth, to.add(index * cell), plane);
-                    }
-                }
-                _ => {
-                    for index in 0..count {
-                        lay_out_4(from.add(index * step), depth, to.add(index * cell), plane);
-                    }
+            }
+            for index in if BLOCK == 2 { 0 } else { count & !1 }..count {
+                let (from, to) = at(index);
+                match BLOCK {
+                    1 => lay_out_1(from, depth, to, plane),
+                    2 => lay_out_2(from, depth, to, plane),
+                    _ => lay_out_4(from, depth, to, plane),
                 }
             }
         }
@@ -368,6 +359,25 @@ unsafe fn sum_4(
     (sums, entries)
 }
 
+/// Four channels of [`lay_out_pair_1`].
+#[cfg(niwaki_dsp)]
+macro_rules! lay_out_pair_1 {
+    () => {
+        "ldr {a}, [{first}], #4
+        ldr {b}, [{second}], #4
+        pkhbt {c}, {a}, {b}, lsl #16
+        pkhtb {d}, {b}, {a}, asr #16
+        sxtb16 {a}, {c}
+        sxtb16 {c}, {c}, ror #8
+        sxtb16 {b}, {d}
+        sxtb16 {d}, {d}, ror #8
+        str {a}, [{to}]
+        str {c}, [{to}, {plane}]
+        str {b}, [{to}, {plane}, lsl #1]
+        str {d}, [{to}, {third}]
+        add {to}, {to}, {plane}, lsl #2"
+    };
+}
 /// Lays out two pixels as neighbouring cells of one-channel planes.
 ///
 /// # Safety
@@ -375,39 +385,29 @@ unsafe fn sum_4(
 /// `depth` bytes at `from` and at `from + step` can be read, and four at `to + c * plane` be written
 /// for every `c` below `depth`.
 #[inline(always)]
-unsafe fn lay_out_pair(from: *const i8, step: usize, depth: usize, to: *mut i8, plane: usize) {
+unsafe fn lay_out_pair_1(from: *const i8, step: usize, depth: usize, to: *mut i8, plane: usize) {
     let (mut first, mut to) = (from.cast::<u8>(), to.cast::<u8>());
     // SAFETY: the caller's promise.
     unsafe {
         #[cfg(niwaki_dsp)]
         if depth / 4 > 0 {
-            // As below; the compiler spends three more instructions on the addresses.
+            // As below, twice; the compiler spends more instructions on the addresses.
             core::arch::asm!(
+                "tst {count}, #1",
+                "bne 3f",
                 "2:",
-                "ldr {a}, [{first}], #4",
-                "ldr {b}, [{second}], #4",
-                "sxtb16 {c}, {a}",
-                "sxtb16 {d}, {b}",
-                "sxtb16 {a}, {a}, ror #8",
-                "sxtb16 {b}, {b}, ror #8",
-                "pkhbt {e}, {c}, {d}, lsl #16",
-                "pkhtb {d}, {d}, {c}, asr #16",
-                "str {e}, [{to}]",
-                "str {d}, [{to}, {plane}, lsl #1]",
-                "pkhbt {e}, {a}, {b}, lsl #16",
-                "pkhtb {b}, {b}, {a}, asr #16",
-                "str {e}, [{to}, {plane}]",
-                "str {b}, [{to}, {third}]",
-                "add {to}, {to}, {plane}, lsl #2",
-                "subs {count}, #1",
-                "bne 2b",
+                lay_out_pair_1!(),
+                "3:",
+                lay_out_pair_1!(),
+                "subs {count}, #2",
+                "bgt 2b",
                 first = inout(reg) first,
                 second = inout(reg) first.add(step) => _,
                 to = inout(reg) to,
                 plane = in(reg) plane,
                 third = in(reg) 3 * plane,
                 count = inout(reg) depth / 4 => _,
-                a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _, e = out(reg) _,
+                a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
                 options(nostack)
             );
         }
@@ -415,20 +415,79 @@ unsafe fn lay_out_pair(from: *const i8, step: usize, depth: usize, to: *mut i8, 
         for _ in 0..depth / 4 {
             let (a, b) = (word(first, 0), word(first, step));
             first = first.add(4);
-            let (a02, b02) = (sxtb16(a), sxtb16(b));
-            let (a13, b13) = (sxtb16_ror8(a), sxtb16_ror8(b));
-            put_word(to, pkhbt(a02, b02));
-            put_word(to.add(plane), pkhbt(a13, b13));
-            put_word(to.add(2 * plane), pkhtb(a02, b02));
-            put_word(to.add(3 * plane), pkhtb(a13, b13));
-            to = to.add(4 * plane);
+            let (low, high) = (pkhbt(a, b), pkhtb(a, b));
+            put_word(to, sxtb16(low));
+            put_word(to.add(plane), sxtb16_ror8(low));
+            put_word(to.add(2 * plane), sxtb16(high));
+            put_word(to.add(3 * plane), sxtb16_ror8(high));
+            to = to.wrapping_add(4 * plane);
         }
         for _ in 0..depth % 4 {
             let (a, b) = (first.cast::<i8>().read(), first.add(step).cast::<i8>().read());
             first = first.add(1);
             put_word(to, pkhbt(a as u32, b as u32));
-            to = to.add(plane);
+            to = to.wrapping_add(plane);
         }
+    }
+}
+
+/// Four channels of [`lay_out_pair_4`].
+#[cfg(niwaki_dsp)]
+macro_rules! lay_out_pair_4 {
+    () => {
+        "ldr {a}, [{first}], #4
+        ldr {b}, [{second}], #4
+        sxtb16 r2, {a}
+        sxtb16 r3, {a}, ror #8
+        sxtb16 r4, {b}
+        sxtb16 r5, {b}, ror #8
+        sxtab16 r2, r2, {a}
+        sxtab16 r3, r3, {a}, ror #8
+        sxtab16 r4, r4, {b}
+        sxtab16 r5, r5, {b}, ror #8
+        stm {to}, {{r2-r5}}
+        add {to}, {plane}"
+    };
+}
+/// Lays out two pixels as neighbouring cells of four-channel planes.
+///
+/// # Safety
+///
+/// `depth` bytes at `from` and at `from + step` can be read, and 16 at `to + c / 4 * plane` be written
+/// for every `c` below `depth`. `to` and `plane` are multiples of four.
+#[inline(always)]
+unsafe fn lay_out_pair_4(from: *const i8, step: usize, depth: usize, to: *mut i8, plane: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        #[cfg(niwaki_dsp)]
+        let (from, to) = {
+            let (mut from, mut to) = (from, to);
+            if depth / 4 > 0 {
+                core::arch::asm!(
+                    "tst {count}, #1",
+                    "bne 3f",
+                    "2:",
+                    lay_out_pair_4!(),
+                    "3:",
+                    lay_out_pair_4!(),
+                    "subs {count}, #2",
+                    "bgt 2b",
+                    first = inout(reg) from,
+                    second = inout(reg) from.add(step) => _,
+                    to = inout(reg) to,
+                    plane = in(reg) plane,
+                    count = inout(reg) depth / 4 => _,
+                    a = out(reg) _, b = out(reg) _,
+                    out("r2") _, out("r3") _, out("r4") _, out("r5") _,
+                    options(nostack)
+                );
+            }
+            (from, to)
+        };
+        #[cfg(niwaki_dsp)]
+        let depth = depth % 4;
+        lay_out_4(from, depth, to, plane);
+        lay_out_4(from.add(step), depth, to.add(8), plane);
     }
 }
 
@@ -438,7 +497,7 @@ unsafe fn lay_out_pair(from: *const i8, step: usize, depth: usize, to: *mut i8, 
 ///
 /// `depth` bytes at `from` can be read, and two at `to + c * plane` be written for every `c` below
 /// `depth`.
-unsafe fn lay_out_one(from: *const i8, depth: usize, to: *mut i8, plane: usize) {
+unsafe fn lay_out_1(from: *const i8, depth: usize, to: *mut i8, plane: usize) {
     for channel in 0..depth {
         // SAFETY: the caller's promise.
         unsafe {
@@ -471,7 +530,7 @@ unsafe fn lay_out_2(from: *const i8, depth: usize, to: *mut i8, plane: usize) {
             let (even, odd) = double(x);
             put_word(to, pkhbt(even, odd));
             put_word(to.add(plane), pkhtb(even, odd));
-            to = to.add(2 * plane);
+            to = to.wrapping_add(2 * plane);
         }
         if !depth.is_multiple_of(4) {
             let byte = |index| u32::from(from.add(index).read());
@@ -506,7 +565,7 @@ unsafe fn lay_out_4(from: *const i8, depth: usize, to: *mut i8, plane: usize) {
             let (even, odd) = double(x);
             put_word(to, even);
             put_word(to.add(4), odd);
-            to = to.add(plane);
+            to = to.wrapping_add(plane);
         }
         if !depth.is_multiple_of(4) {
             let byte = |index| u32::from(from.add(index).read());

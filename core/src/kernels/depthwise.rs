@@ -190,6 +190,32 @@ impl Planes {
     }
 }
 
+/// How the planar kernel lays out an operator: for estimates of its cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Whether planes are whole; otherwise they are rings of rows.
+    pub whole: bool,
+    /// Rows of the padded input.
+    pub rows: usize,
+    /// Words of a row of one channel.
+    pub words: usize,
+    /// Words of working memory, all of which are filled at first.
+    pub scratch_words: usize,
+}
+
+/// The planar kernel's layout with `scratch` bytes of working memory. `None` where it does not serve
+/// the shape or the memory is too small, so that [`depthwise`] takes the portable kernel.
+pub fn layout(input: &Tensor, output: &Tensor, window: &Window, scratch: usize) -> Option<Layout> {
+    let planes = Planes::new(input, output, window)?;
+    let [whole, ring] = planes.bytes(output.height);
+    (scratch >= whole.min(ring)).then_some(Layout {
+        whole: scratch >= whole,
+        rows: planes.rows,
+        words: planes.words,
+        scratch_words: if scratch >= whole { whole } else { ring } / 4,
+    })
+}
+
 /// Bytes of working memory with which [`depthwise`] is fastest; with less, it may take the portable
 /// kernel.
 pub fn scratch_len(input: &Tensor, output: &Tensor, window: &Window) -> usize {

@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::depthwise::{GROUP, Planes, ROWS};
 use super::depthwise_asm::{self, DepthwiseRows};
-use super::requantise_dsp::{Requantise, clamp};
+use super::requantise::{Requantise, all_saturate, limit};
 use super::{dsp, part};
 use crate::model::Depthwise;
 
@@ -36,7 +36,8 @@ pub(super) fn planar(
     }
     let y_start = y.as_mut_ptr();
     let x = x.map_or(y_start.cast_const(), <[i8]>::as_ptr);
-    let requantise = Requantise::new(op.channels, op.output.zero_point);
+    let requantise = Requantise::new(op.output.zero_point, op.clamp);
+    let saturating = all_saturate(op.channels);
     let zeros = u32::from(op.input.zero_point as u16).wrapping_mul(0x1_0001);
     // Padding is the same for all channels: it stays.
     for word in scratch.iter_mut() {
@@ -91,7 +92,7 @@ pub(super) fn planar(
                         depthwise_asm::depthwise_rows_2(lane);
                     }
                     let sums = core::slice::from_raw_parts(sums, sum_count.wrapping_sub(1));
-                    requantise.row(channel, sums, out, depth);
+                    requantise.row(saturating, channel, sums, out, depth);
                 }
                 out = out.wrapping_add(1);
             }
@@ -99,7 +100,7 @@ pub(super) fn planar(
             top = top.wrapping_add(stride_h);
         }
     }
-    clamp(op.clamp, y);
+    limit(op.clamp, y);
     Some(())
 }
 

@@ -5,7 +5,7 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::requantise_dsp::Requantise;
+use super::requantise::{Requantise, all_saturate};
 use super::rescale::Rescale;
 use super::{add, add_dsp, conv, depthwise, depthwise_dsp, packed, packed_dsp, pool, pool_dsp};
 use crate::model::layout::ChannelRecord;
@@ -129,7 +129,7 @@ fn cases(count: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(cases(3000))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn packed_convolutions_are_equal(
@@ -171,7 +171,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(1500))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn packed_linear_operators_are_equal(
@@ -212,7 +212,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(3000))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn planar_depthwise_convolutions_are_equal(
@@ -270,7 +270,7 @@ fn summand() -> impl Strategy<Value = (i32, i32)> {
 }
 
 proptest! {
-    #![proptest_config(cases(2500))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn additions_are_equal(
@@ -306,7 +306,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(1500))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn pools_are_equal(
@@ -327,7 +327,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(3000))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn requantisation_is_equal(
@@ -337,8 +337,9 @@ proptest! {
         // A row's sums are small, its bias is not.
         sums in prop::collection::vec(-150_000i32..150_000, 1..20),
     ) {
-        let requantise = Requantise::new(core::slice::from_ref(&channel), zero);
         let whole = Clamp { min: -128, max: 127 };
+        let requantise = Requantise::new(zero, whole);
+        let saturating = all_saturate(core::slice::from_ref(&channel));
         let expected = |sum: i32| {
             let sum = channel.bias.get().wrapping_add(sum);
             super::conv::rescale(&channel).requantise(sum, zero, whole)
@@ -351,7 +352,7 @@ proptest! {
         let sums = [sums, vec![boundary - 1, boundary, boundary + 1]].concat();
         let mut y = vec![0; sums.len() * 3];
         // SAFETY: `y` has room for outputs three apart.
-        unsafe { requantise.row(&channel, &sums, y.as_mut_ptr(), 3) };
+        unsafe { requantise.row(saturating, &channel, &sums, y.as_mut_ptr(), 3) };
         for (index, &sum) in sums.iter().enumerate() {
             prop_assert_eq!(y[index * 3], expected(sum), "{}", sum);
         }

@@ -10,7 +10,7 @@ use super::dsp::{smlabb, smlabt, smlad};
 use super::requantise::max_shift;
 use super::requantise::{Requantise, limit};
 #[cfg(not(niwaki_dsp))]
-use super::requantise::{is_usual, rescale};
+use super::requantise::{Usual, is_usual};
 use super::sparse::{Counts, LinearStream};
 use crate::model::Conv;
 use crate::model::layout::{ALIGNMENT, ChannelRecord};
@@ -22,7 +22,7 @@ pub(super) fn linear<const BLOCK: usize>(
     y: &mut [i8],
     scratch: &mut [i8],
 ) {
-    let requantise = Requantise::new(op.output.zero_point);
+    let requantise = Requantise::new(op.output.zero_point, op.clamp);
     let aligned = |address: *const u8| address.align_offset(ALIGNMENT) == 0;
     let sound = stream.block().len() == BLOCK
         && x.len() >= stream.inputs
@@ -41,27 +41,36 @@ pub(super) fn linear<const BLOCK: usize>(
             scratch.as_ptr().cast()
         }
     };
-    let (count, count_step) = match &stream.counts {
-        Counts::Same(count) => (&raw const *count, 0),
-        Counts::Each(counts) => (counts.as_ptr(), size_of::<[u8; 2]>()),
+    // Where counts are equal, some copies of the count serve row after row.
+    let copies;
+    let counts = match &stream.counts {
+        Counts::Same(count) => {
+            copies = [*count; 32];
+            &copies
+        }
+        Counts::Each(counts) => *counts,
     };
     let outputs = y.as_mut_ptr_range();
     let mut frame = Frame {
         groups: stream.groups.as_ptr(),
         channel: op.channels.as_ptr(),
-        count,
+        count: counts.as_ptr(),
         y: outputs.start,
         x,
-        y_end: outputs.end,
-        count_step,
-        zero_point: requantise.rounding_zero_point(),
+        y_end: outputs.start,
+        zero_point: requantise.nudge(),
         sum: 0,
     };
-    while frame.y != frame.y_end {
+    while frame.y != outputs.end {
         // SAFETY: `LinearStream::verify` has walked the stream: there are as many counts as outputs (of
-        // which `op.channels` has one each), as many groups as they say, and every block lies within
-        // the inputs, of which there are enough.
+        // which `op.channels` has one each), or copies of the only one, as many groups as they say, and
+        // every block lies within the inputs, of which there are enough.
         unsafe {
+            if frame.y == frame.y_end {
+                frame.count = counts.as_ptr();
+                let left = outputs.end.offset_from_unsigned(frame.y);
+                frame.y_end = frame.y.add(left.min(counts.len()));
+            }
             match BLOCK {
                 1 => rows_1(&mut frame),
                 2 => rows_2(&mut frame),
@@ -87,7 +96,6 @@ struct Frame {
     y: *mut i8,
     x: *const u8,
     y_end: *mut i8,
-    count_step: usize,
     /// Twice the output's zero point, plus one.
     zero_point: i32,
     /// The row's sum, where its rescaling is left to the caller.
@@ -98,6 +106,40 @@ struct Frame {
 fn widen<const BLOCK: usize>(x: &[i8], wide: &mut [i8]) {
     let word = |bytes: [i8; 4]| u32::from_le_bytes(bytes.map(|byte| byte as u8));
     let bytes = |word: u32| word.to_le_bytes().map(|byte| byte as i8);
+    #[cfg(niwaki_dsp)]
+    let (mut x, mut wide) = (x, wide);
+    #[cfg(niwaki_dsp)]
+    if BLOCK == 4 && x.as_ptr().align_offset(ALIGNMENT) == 0 {
+        let rounds = (x.len() / 16).min(wide.len() / 32);
+        if rounds > 0 {
+            // SAFETY: reads 16 bytes and writes 32 per round, at multiples of four.
+            unsafe {
+                core::arch::asm!(
+                    "2:",
+                    "ldm {from}!, {{r3, r5, r9, r11}}",
+                    "sxtb16 r2, r3",
+                    "sxtb16 r3, r3, ror #8",
+                    "sxtb16 r4, r5",
+                    "sxtb16 r5, r5, ror #8",
+                    "sxtb16 r8, r9",
+                    "sxtb16 r9, r9, ror #8",
+                    "sxtb16 r10, r11",
+                    "sxtb16 r11, r11, ror #8",
+                    "stm {to}!, {{r2-r5, r8-r11}}",
+                    "subs {rounds}, #1",
+                    "bne 2b",
+                    from = inout(reg) x.as_ptr() => _,
+                    to = inout(reg) wide.as_mut_ptr() => _,
+                    rounds = inout(reg) rounds => _,
+                    out("r2") _, out("r3") _, out("r4") _, out("r5") _,
+                    out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+                    options(nostack)
+                );
+            }
+            x = x.get(16 * rounds..).unwrap_or_default();
+            wide = wide.get_mut(32 * rounds..).unwrap_or_default();
+        }
+    }
     let (fours, rest) = x.as_chunks::<4>();
     let (slots, slots_left) = wide.as_chunks_mut::<4>().0.as_chunks_mut::<2>();
     let (slots, slots_left) = match slots.split_at_mut_checked(fours.len()) {
@@ -119,87 +161,139 @@ fn widen<const BLOCK: usize>(x: &[i8], wide: &mut [i8]) {
     }
 }
 
-/// Eight steps, of which the last `r2` are taken first, and the check that ends the row.
+/// Eight steps, of which the last `r2` are taken first, until r1 is r7.
 #[cfg(niwaki_dsp)]
-macro_rules! eight {
+macro_rules! eight_steps {
     ($step:expr) => {
         concat!(
-            "tbh [pc, r2, lsl #1]\n3:\n",
-            ".2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2\n",
-            ".2byte (24f - 3b) / 2, (25f - 3b) / 2, (26f - 3b) / 2, (27f - 3b) / 2\n",
-            "28:\n", $step, "\n27:\n", $step, "\n26:\n", $step, "\n25:\n", $step, "\n",
-            four!(@$step),
+            "tbh [pc, r2, lsl #1]
+            3:
+            .2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2
+            .2byte (24f - 3b) / 2, (25f - 3b) / 2, (26f - 3b) / 2, (27f - 3b) / 2
+            28:\n",
+            $step,
+            "\n27:\n",
+            $step,
+            "\n26:\n",
+            $step,
+            "\n25:\n",
+            $step,
+            "\n24:\n",
+            $step,
+            "\n23:\n",
+            $step,
+            "\n22:\n",
+            $step,
+            "\n21:\n",
+            $step,
+            "\n20:
+            cmp r1, r7
+            bne.w 28b",
         )
     };
 }
 
-/// Four steps, of which the last `r2` are taken first, and the check that ends the row.
+/// Two inputs with distances and weights in a register.
 #[cfg(niwaki_dsp)]
-macro_rules! four {
-    ($step:expr) => {
+macro_rules! two_inputs {
+    ($entries:literal) => {
         concat!(
-            "tbh [pc, r2, lsl #1]\n3:\n",
-            ".2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2\n",
-            "28:\n", four!(@$step),
-        )
-    };
-    (@$step:expr) => {
-        concat!(
-            "24:\n", $step, "\n23:\n", $step, "\n22:\n", $step, "\n21:\n", $step,
-            "\n20:\ncmp r1, r7\nbne.w 28b",
-        )
-    };
-}
-
-/// Four inputs with distances in one register and weights in another.
-#[cfg(niwaki_dsp)]
-macro_rules! four_inputs {
-    ($distances:literal, $weights:literal) => {
-        concat!(
-            "sxtb16 r8, ",
-            $weights,
-            "\n",
-            "sxtb16 ",
-            $weights,
-            ", ",
-            $weights,
-            ", ror #8\n",
             "uxtab r9, r0, ",
-            $distances,
+            $entries,
             "\n",
             "uxtab r0, r9, ",
-            $distances,
+            $entries,
+            ", ror #16\n",
+            "sxtb16 ",
+            $entries,
+            ", ",
+            $entries,
             ", ror #8\n",
             "ldrsb r9, [r9]\n",
             "ldrsb lr, [r0]\n",
-            "smlabb r6, r9, r8, r6\n",
-            "smlabb r6, lr, ",
-            $weights,
+            "smlabb r6, r9, ",
+            $entries,
             ", r6\n",
-            "uxtab r9, r0, ",
-            $distances,
-            ", ror #16\n",
-            "add r0, r9, ",
-            $distances,
-            ", lsr #24\n",
-            "ldrsb r9, [r9]\n",
-            "ldrsb lr, [r0]\n",
-            "smlabt r6, r9, r8, r6\n",
             "smlabt r6, lr, ",
-            $weights,
+            $entries,
             ", r6\n",
+        )
+    };
+}
+
+/// Eight inputs.
+#[cfg(niwaki_dsp)]
+macro_rules! eight_inputs {
+    () => {
+        concat!(
+            "ldm r1!, {{r2-r5}}\n",
+            two_inputs!("r2"),
+            two_inputs!("r3"),
+            two_inputs!("r4"),
+            two_inputs!("r5"),
+        )
+    };
+}
+
+/// Four blocks of two inputs.
+#[cfg(niwaki_dsp)]
+macro_rules! four_twos {
+    () => {
+        "ldm r1!, {{r2-r4}}
+        uxtab r5, r0, r2
+        uxtab r8, r5, r2, ror #8
+        uxtab r9, r8, r2, ror #16
+        add r0, r9, r2, lsr #24
+        ldr r5, [lr, r5, lsl #2]
+        ldr r8, [lr, r8, lsl #2]
+        ldr r9, [lr, r9, lsl #2]
+        sxtb16 r2, r3
+        smlad r6, r5, r2, r6
+        sxtb16 r3, r3, ror #8
+        smlad r6, r8, r3, r6
+        ldr r5, [lr, r0, lsl #2]
+        sxtb16 r2, r4
+        smlad r6, r9, r2, r6
+        sxtb16 r4, r4, ror #8
+        smlad r6, r5, r4, r6"
+    };
+}
+
+/// Two blocks of four inputs, each behind a label.
+#[cfg(niwaki_dsp)]
+macro_rules! two_fours {
+    ($first:literal, $second:literal) => {
+        concat!(
+            $first,
+            ":
+            uxtah r0, r0, r2
+            ldrd r5, r9, [r0]
+            sxtb16 lr, r3
+            sxtb16 r3, r3, ror #8
+            smlad r6, r5, lr, r6
+            smlad r6, r9, r3, r6\n",
+            $second,
+            ":
+            add r0, r0, r2, lsr #16
+            ldrd r5, r9, [r0]
+            sxtb16 lr, r4
+            sxtb16 r4, r4, ror #8
+            smlad r6, r5, lr, r6
+            smlad r6, r9, r4, r6
+            ldm r1!, {{r2-r4}}\n",
         )
     };
 }
 
 /// Defines the loop over rows, which ends before the first whose rescaling is unusual, with its sum.
 ///
-/// In the loop over groups r0 is the input or its number, r1 points to the group, r6 holds the sum, r7
-/// the end of the groups and lr the first input.
+/// In the loop over groups r0 is the input or its number, r1 points to the group and r6 holds the sum.
+/// The stack holds the first input, the end of the outputs and the zero point.
 macro_rules! rows {
     (
-        $(#[$doc:meta])* $name:ident, start: [$($start:literal),*], steps: $steps:expr,
-        else: $emulation:ident
+        $(#[$doc:meta])* $name:ident, before: [$($before:literal),*], sum: $sum:expr,
+        rescale: [$multiplier:literal, $shift:literal, $zero_point:literal, $start:literal],
+        end: [$($end:literal),*], behind: $behind:literal, else: $emulation:ident
     ) => {
         $(#[$doc])*
         ///
@@ -211,47 +305,42 @@ macro_rules! rows {
         #[inline(never)]
         unsafe fn $name(frame: &mut Frame) {
             // SAFETY: reads and writes what the caller promises. r6 and r7, which the compiler keeps
-            // for itself, and the stack pointer are restored. Offsets from r0 are those in `Frame`;
-            // its second half is copied to the stack: the inputs, the end of the outputs, the step
-            // from count to count and the zero point.
+            // for itself, and the stack pointer are restored. Offsets from r0 are those in `Frame`.
             unsafe {
                 core::arch::asm!(
                     "push {{r0, r6, r7}}",
                     "add r6, r0, #16",
-                    "ldm r6, {{r2-r5}}",
-                    "push {{r2-r5}}",
-                    "ldm r0, {{r1, r10-r12, lr}}",
+                    "ldm r6, {{r2-r4}}",
+                    "push {{r2-r4}}",
+                    "ldm r0, {{r1, r10-r12}}",
+                    $($before,)*
                     "2:",
-                    "ldrh r7, [r11]",
-                    "ldr r2, [sp, #8]",
+                    "ldrh r5, [r11], #2",
                     "ldr r6, [r10], #4",
-                    "add r11, r2",
-                    $($start,)*
-                    $steps,
-                    // Rescales: see `requantise::rescale`.
-                    "ldrd r2, r3, [r10], #8",
-                    "ldr r5, [sp, #12]",
-                    "mvns r3, r3",
-                    concat!("cmp r3, #", max_shift!()),
+                    $sum,
+                    // Rescales: see `requantise::Usual`.
+                    concat!("ldrd ", $multiplier, ", ", $shift, ", [r10], #8"),
+                    concat!("mvns ", $shift, ", ", $shift),
+                    concat!("cmp ", $shift, ", #", max_shift!()),
                     "bhs 4f",
+                    $zero_point,
                     "adds r6, r6, r6",
-                    "lsls r5, r3",
-                    "add r5, r5, r6, asr #31",
-                    "smmlar r6, r6, r2, r5",
-                    "ldr r2, [sp, #4]",
-                    "asrs r6, r3",
+                    concat!("add ", $start, ", ", $start, ", r6, asr #31"),
+                    concat!("smmlar r6, r6, ", $multiplier, ", ", $start),
+                    concat!("asrs r6, ", $shift),
                     "ssat r6, #8, r6, asr #1",
                     "strb r6, [r12], #1",
-                    "cmp r12, r2",
+                    $($end,)*
                     "bne.w 2b",
                     "b 5f",
                     "4:",
                     "sub r10, #12",
                     "5:",
-                    "ldr r0, [sp, #16]",
+                    $behind,
+                    "ldr r0, [sp, #12]",
                     "stm r0, {{r1, r10-r12}}",
-                    "str r6, [r0, #32]",
-                    "add sp, #16",
+                    "str r6, [r0, #28]",
+                    "add sp, #12",
                     "pop {{r0, r6, r7}}",
                     inout("r0") frame => _,
                     out("r1") _, out("r2") _, out("r3") _, out("r4") _, out("r5") _, out("r8") _,
@@ -273,14 +362,14 @@ macro_rules! rows {
                 unsafe {
                     let channel = &*frame.channel;
                     let count = usize::from(u16::from_le_bytes(*frame.count));
-                    frame.count = frame.count.byte_add(frame.count_step);
+                    frame.count = frame.count.add(1);
                     let (sum, behind) = $emulation(frame.groups, count, frame.x, channel.bias.get());
                     frame.groups = behind;
                     if !is_usual(channel) {
                         frame.sum = sum;
                         return;
                     }
-                    *frame.y = rescale(sum.wrapping_mul(2), channel, frame.zero_point);
+                    *frame.y = Usual::new(channel, frame.zero_point).rescale(sum.wrapping_mul(2));
                     frame.y = frame.y.add(1);
                     frame.channel = frame.channel.add(1);
                 }
@@ -290,57 +379,100 @@ macro_rules! rows {
 }
 
 rows! {
-    /// Groups of four inputs, two at once.
+    /// Groups of two inputs, four at once, for which r7 is the end of the groups; the first ones one by
+    /// one.
     rows_1,
-    start: ["lsrs r2, r7, #1", "add r7, r1, r7, lsl #3", "ldr r0, [sp]"],
-    steps: concat!(
-        "bcc 9f\nldrd r4, r5, [r1], #8\n", four_inputs!("r4", "r5"), "9:\nand r2, r2, #3\n",
-        four!(concat!("ldm r1!, {{r2-r5}}\n", four_inputs!("r2", "r3"), four_inputs!("r4", "r5")))
+    before: ["ldr r8, [sp, #4]"],
+    sum: concat!(
+        "lsls r2, r5, #31
+        add r7, r1, r5, lsl #2
+        ubfx r2, r5, #2, #3
+        ldr r0, [sp]
+        bpl 8f
+        ldr r4, [r1], #4\n",
+        two_inputs!("r4"),
+        "8:
+        bcc 9f
+        ldrd r4, r5, [r1], #8\n",
+        two_inputs!("r4"), two_inputs!("r5"),
+        "9:\n",
+        eight_steps!(eight_inputs!()),
     ),
+    rescale: ["r2", "r3", "ldr r5, [sp, #8]\nlsls r5, r3", "r5"],
+    end: ["cmp r12, r8"], behind: "",
     else: sum_1
 }
 
 rows! {
-    /// Groups of four blocks of two inputs.
+    /// Groups of four blocks of two inputs, for which r7 is the end of the groups and lr the first
+    /// input.
     rows_2,
-    start: ["and r2, r7, #7", "add r7, r7, r7, lsl #1", "add r7, r1, r7, lsl #2", "mov r0, #0"],
-    steps: eight!("ldm r1!, {{r2-r4}}
-        uxtab r5, r0, r2
-        uxtab r8, r5, r2, ror #8
-        uxtab r9, r8, r2, ror #16
-        add r0, r9, r2, lsr #24
-        ldr r5, [lr, r5, lsl #2]
-        ldr r8, [lr, r8, lsl #2]
-        ldr r9, [lr, r9, lsl #2]
-        sxtb16 r2, r3
-        smlad r6, r5, r2, r6
-        sxtb16 r3, r3, ror #8
-        smlad r6, r8, r3, r6
-        ldr r5, [lr, r0, lsl #2]
-        sxtb16 r2, r4
-        smlad r6, r9, r2, r6
-        sxtb16 r4, r4, ror #8
-        smlad r6, r5, r4, r6"),
+    before: ["ldr lr, [sp]"],
+    sum: concat!(
+        "add r7, r5, r5, lsl #1
+        and r2, r5, #7
+        add r7, r1, r7, lsl #2
+        mov r0, #0\n",
+        eight_steps!(four_twos!()),
+    ),
+    rescale: ["r2", "r3", "ldr r5, [sp, #8]\nlsls r5, r3", "r5"],
+    end: ["ldr r2, [sp, #4]", "cmp r12, r2"], behind: "",
     else: sum_2
 }
 
 rows! {
-    /// Groups of two blocks of four inputs.
+    /// Groups of two blocks of four inputs, of which the next is always loaded. The filling that an odd
+    /// number of blocks begins with is jumped over. No loop over up to 32 of them; r7 is the zero point
+    /// and r8 the end of the outputs.
     rows_4,
-    start: ["and r2, r7, #7", "add r7, r7, r7, lsl #1", "add r7, r1, r7, lsl #2", "mov r0, lr"],
-    steps: eight!("ldm r1!, {{r2-r4}}
-        uxtah r0, r0, r2
-        ldrd r5, r8, [r0]
-        sxtb16 r9, r3
-        sxtb16 r3, r3, ror #8
-        smlad r6, r5, r9, r6
-        smlad r6, r8, r3, r6
-        add r0, r0, r2, lsr #16
-        ldrd r5, r8, [r0]
-        sxtb16 r9, r4
-        sxtb16 r4, r4, ror #8
-        smlad r6, r5, r9, r6
-        smlad r6, r8, r4, r6"),
+    before: ["ldr r7, [sp, #8]", "ldr r8, [sp, #4]", "ldm r1!, {{r2-r4}}"],
+    sum: concat!(
+        "ldr r0, [sp]
+        usat r5, #6, r5
+        tbh [pc, r5, lsl #1]
+        3:
+        .2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2
+        .2byte (24f - 3b) / 2, (25f - 3b) / 2, (26f - 3b) / 2, (27f - 3b) / 2
+        .2byte (28f - 3b) / 2, (29f - 3b) / 2, (30f - 3b) / 2, (31f - 3b) / 2
+        .2byte (32f - 3b) / 2, (33f - 3b) / 2, (34f - 3b) / 2, (35f - 3b) / 2
+        .2byte (36f - 3b) / 2, (37f - 3b) / 2, (38f - 3b) / 2, (39f - 3b) / 2
+        .2byte (40f - 3b) / 2, (41f - 3b) / 2, (42f - 3b) / 2, (43f - 3b) / 2
+        .2byte (44f - 3b) / 2, (45f - 3b) / 2, (46f - 3b) / 2, (47f - 3b) / 2
+        .2byte (48f - 3b) / 2, (49f - 3b) / 2, (50f - 3b) / 2, (51f - 3b) / 2
+        .2byte (52f - 3b) / 2
+        .rept 31
+        .2byte (8f - 3b) / 2
+        .endr
+        8:
+        ldrh r7, [r11, #-2]
+        adds r7, #1
+        bic r7, #1
+        7:\n",
+        two_fours!("18", "19"),
+        "subs r7, #2
+        cmp r7, #32
+        bne 7b
+        ldr r7, [sp, #8]\n",
+        two_fours!("52", "51"),
+        two_fours!("50", "49"),
+        two_fours!("48", "47"),
+        two_fours!("46", "45"),
+        two_fours!("44", "43"),
+        two_fours!("42", "41"),
+        two_fours!("40", "39"),
+        two_fours!("38", "37"),
+        two_fours!("36", "35"),
+        two_fours!("34", "33"),
+        two_fours!("32", "31"),
+        two_fours!("30", "29"),
+        two_fours!("28", "27"),
+        two_fours!("26", "25"),
+        two_fours!("24", "23"),
+        two_fours!("22", "21"),
+        "20:\n",
+    ),
+    rescale: ["r5", "r9", "lsl lr, r7, r9", "lr"],
+    end: ["cmp r12, r8"], behind: "sub r1, #12",
     else: sum_4
 }
 
@@ -370,17 +502,13 @@ unsafe fn sum_1(
     for _ in 0..count {
         // SAFETY: the caller's promise.
         unsafe {
-            let (distances, weights) = (word(group), word(group.add(4)));
-            let (even, odd) = (sxtb16(weights), sxtb16_ror8(weights));
-            let mut next = |shift: u32| {
-                x = x.add((distances >> shift & 0xff) as usize);
-                i32::from(x.cast::<i8>().read()) as u32
-            };
-            sum = smlabb(sum, next(0), even);
-            sum = smlabb(sum, next(8), odd);
-            sum = smlabt(sum, next(16), even);
-            sum = smlabt(sum, next(24), odd);
-            group = group.add(8);
+            let entries = word(group);
+            let weights = sxtb16_ror8(entries);
+            x = x.add((entries & 0xff) as usize);
+            sum = smlabb(sum, i32::from(x.cast::<i8>().read()) as u32, weights);
+            x = x.add((entries >> 16 & 0xff) as usize);
+            sum = smlabt(sum, i32::from(x.cast::<i8>().read()) as u32, weights);
+            group = group.add(4);
         }
     }
     (sum, group)
@@ -428,7 +556,7 @@ unsafe fn sum_4(
     mut x: *const u8,
     mut sum: i32,
 ) -> (i32, *const u8) {
-    for _ in 0..count {
+    for _ in 0..count.div_ceil(2) {
         // SAFETY: the caller's promise.
         unsafe {
             let distances = word(group);

@@ -39,8 +39,6 @@ mod pool;
 mod pool_dsp;
 #[cfg(any(niwaki_dsp, test))]
 mod requantise;
-#[cfg(any(niwaki_dsp, test))]
-mod requantise_dsp;
 mod rescale;
 mod softmax;
 pub mod sparse;
@@ -137,10 +135,42 @@ kernel_ids! {
 }
 
 impl KernelId {
+    /// Whether it computes a convolution, a linear operator or a depthwise convolution.
+    pub const fn is_weighted(self) -> bool {
+        use KernelId::*;
+        matches!(
+            self,
+            ConvDense
+                | ConvSparse
+                | ConvBlock2
+                | ConvBlock4
+                | ConvPacked
+                | LinearDense
+                | LinearSparse
+                | LinearBlock2
+                | LinearBlock4
+                | LinearPacked
+                | Depthwise
+        )
+    }
+
     /// The bit that stands for the kernel in a set of kernels.
     pub const fn bit(self) -> u32 {
         1 << self as u8
     }
+}
+
+/// Whether a set of kernels holds one of these. As a constant condition it lets the compiler drop what
+/// the kernels left out of a set need.
+pub(crate) const fn has_any(set: u32, kernels: &[KernelId]) -> bool {
+    let mut index = 0;
+    while index < kernels.len() {
+        if set & kernels[index].bit() != 0 {
+            return true;
+        }
+        index += 1;
+    }
+    false
 }
 
 /// Element `index`, or 0 outside.

@@ -77,7 +77,7 @@ pub fn linear_stream(weights: &[i8], inputs: usize, block: Block) -> Option<Vec<
     if inputs == 0 || !weights.len().is_multiple_of(inputs) || !inputs.is_multiple_of(len) {
         return None;
     }
-    let mut channels = Vec::new();
+    let (mut channels, mut counts) = (Vec::new(), Vec::new());
     for weights in weights.chunks(inputs) {
         let mut blocks: Vec<(usize, &[i8])> = Vec::new();
         let zeros = &[0; 4][..len];
@@ -93,10 +93,16 @@ pub fn linear_stream(weights: &[i8], inputs: usize, block: Block) -> Option<Vec<
                 last = index;
             }
         }
+        counts.push(match block {
+            Block::One | Block::Two => blocks.len().div_ceil(block.group()),
+            Block::Four => blocks.len(),
+        });
+        if block == Block::Four && !blocks.len().is_multiple_of(2) {
+            blocks.insert(0, (0, zeros));
+        }
         blocks.resize(blocks.len().next_multiple_of(block.group()), (0, zeros));
         channels.push(blocks);
     }
-    let counts: Vec<usize> = channels.iter().map(|blocks| blocks.len() / block.group()).collect();
     if channels.iter().any(|blocks| blocks.len() * len >= MAX_WEIGHTS) {
         return None;
     }
@@ -106,7 +112,8 @@ pub fn linear_stream(weights: &[i8], inputs: usize, block: Block) -> Option<Vec<
         let mut bytes = [0; 12];
         for (index, &(distance, weights)) in group.iter().enumerate() {
             match block {
-                Block::One | Block::Two => bytes[index] = distance as u8,
+                Block::One => bytes[2 * index] = distance as u8,
+                Block::Two => bytes[index] = distance as u8,
                 Block::Four => {
                     let distance = (distance * 4 * ELEMENT) as u16;
                     bytes[2 * index..][..2].copy_from_slice(&distance.to_le_bytes());
@@ -118,42 +125,91 @@ pub fn linear_stream(weights: &[i8], inputs: usize, block: Block) -> Option<Vec<
         }
         stream.extend_from_slice(&bytes[..block.group_bytes()]);
     }
+    if block == Block::Four {
+        stream.resize(stream.len() + block.group_bytes(), 0);
+    }
     align(&mut stream);
     Some(stream)
 }
 
 /// How often each part of the sparse convolution's work is done.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Steps {
     /// Bands of output rows, over all strips of columns.
-    pub bands: f64,
+    pub bands: usize,
     /// Tiles of output pixels.
-    pub tiles: f64,
-    /// Input elements that are brought into planes.
-    pub elements: f64,
-    /// Words that are filled with the zero point before.
-    pub filled: f64,
+    pub tiles: usize,
+    /// Bands before which the planes are filled with the zero point.
+    pub fills: usize,
+    /// Words that these fill.
+    pub filled: usize,
+    /// Rows of the padded input that are looked at.
+    pub rows: usize,
+    /// Stretches of pixels of one row and phase that are brought into planes.
+    pub stretches: usize,
+    /// Pairs of pixels of these stretches.
+    pub pairs: usize,
+    /// Stretches of an odd number of pixels.
+    pub odd: usize,
 }
 
 impl Geometry {
-    /// How often each part of the work is done with this layout.
+    /// How often each part of the work is done with this layout: the loops of the kernel without what
+    /// they do.
     pub fn steps(&self) -> Steps {
         let [output_h, output_w, _] = self.output;
-        let bands = output_w.div_ceil(self.columns) * output_h.div_ceil(self.rows);
-        let span = |axis: usize, count: usize| {
-            ((count - 1) * self.stride[axis] + self.kernel[axis]).min(self.input[axis])
-        };
-        let run = match self.flat {
-            true => ((self.rows - 1) * self.width + self.columns).div_ceil(TILE),
-            false => self.columns.div_ceil(TILE) * self.rows,
-        };
-        let elements = span(0, self.rows) * span(1, self.columns) * self.input[2];
-        Steps {
-            bands: bands as f64,
-            tiles: (bands * run) as f64,
-            elements: (bands * elements) as f64,
-            filled: if self.padded { (bands * self.bytes() / 4) as f64 } else { 0.0 },
+        let mut steps = Steps::default();
+        for column in (0..output_w).step_by(self.columns) {
+            let columns = self.columns.min(output_w - column);
+            let left = column * self.stride[1];
+            let reach = (columns - 1) * self.stride[1] + self.kernel[1];
+            let right = (left + reach).min(self.input[1] + self.pad[1]);
+            // Of a row: stretches, pairs of pixels, odd numbers of them.
+            let mut row = [0; 3];
+            for phase in 0..self.phases[1] {
+                let first = left + phase;
+                let skipped = self.pad[1].saturating_sub(first).div_ceil(self.stride[1]);
+                let first = first + skipped * self.stride[1];
+                let count = right.saturating_sub(first).div_ceil(self.stride[1]);
+                row[0] += usize::from(count > 0);
+                row[1] += count / 2;
+                row[2] += count % 2;
+            }
+            for first_row in (0..output_h).step_by(self.rows) {
+                let rows = self.rows.min(output_h - first_row);
+                let top = first_row * self.stride[0];
+                let needed = (rows - 1) * self.stride[0] + self.kernel[0];
+                let bottom = self.input[0] + self.pad[0];
+                let filled = self.padded && (first_row == 0 || top + needed > bottom);
+                let looked_at = top..(top + needed).min(bottom);
+                let laid_out = looked_at.clone().filter(|&row| {
+                    (row - top) % self.stride[0] < self.phases[0] && row >= self.pad[0]
+                });
+                let laid_out = laid_out.count();
+                steps.bands += 1;
+                steps.fills += usize::from(filled);
+                steps.filled += if filled { self.bytes() / 4 } else { 0 };
+                steps.rows += looked_at.len();
+                steps.stretches += laid_out * row[0];
+                steps.pairs += laid_out * row[1];
+                steps.odd += laid_out * row[2];
+                steps.tiles += match self.flat {
+                    true => ((rows - 1) * self.width + columns).div_ceil(TILE),
+                    false => columns.div_ceil(TILE) * rows,
+                };
+            }
         }
+        steps
+    }
+
+    /// Channels of the input.
+    pub fn depth(&self) -> usize {
+        self.input[2]
+    }
+
+    /// Whether the cells of tiles and taps begin at even places, which the kernel makes use of.
+    pub fn is_even(&self) -> bool {
+        self.even
     }
 }
 

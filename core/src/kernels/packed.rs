@@ -27,7 +27,7 @@ use super::{at, conv::rescale, put};
 use crate::model::{Conv, Tensor, Window};
 
 /// Weights of an output channel are counted in blocks of this many.
-pub(super) const BLOCK: usize = 4;
+pub(crate) const BLOCK: usize = 4;
 /// Output pixels that the convolution computes together.
 pub(super) const TILE: usize = 4;
 /// Blocks after which the sums are taken apart: `BLOCK * CHUNK * 128 * 128 < 2^23`.
@@ -44,7 +44,7 @@ pub const fn packed_len(outputs: usize, per_channel: usize) -> Option<usize> {
 }
 
 /// Words of one pair of output channels.
-pub(super) const fn words_per_pair(per_channel: usize) -> usize {
+pub(crate) const fn words_per_pair(per_channel: usize) -> usize {
     blocks(per_channel).wrapping_mul(2)
 }
 
@@ -247,10 +247,12 @@ fn put_half(column: &mut [i16], position: usize, value: i16) {
 
 /// The outputs of a pixel whose inputs stand in `column`.
 #[cfg(not(niwaki_dsp))]
-fn outputs(op: &Conv<'_>, words: &[u32], column: &[i16], y: &mut [i8]) {
-    let pairs = words.chunks_exact(words_per_pair(op.weights_per_channel()).max(1));
+fn outputs(op: &Conv<'_>, mut words: &[u32], column: &[i16], y: &mut [i8]) {
+    let len = words_per_pair(op.weights_per_channel());
     let mut index = 0usize;
-    for (pair, channels) in pairs.zip(op.channels.chunks(2)) {
+    for channels in op.channels.chunks(2) {
+        let Some((pair, rest)) = words.split_at_checked(len) else { return };
+        words = rest;
         let [mut low, mut high] = [0i32; 2];
         for (&word, &[x0, x1]) in pair.iter().zip(column.as_chunks().0) {
             for (half, x) in [(word as i16, x0), ((word >> 16) as i16, x1)] {

@@ -2,7 +2,9 @@
 #![allow(unsafe_code)]
 
 #[cfg(not(niwaki_dsp))]
-use super::dsp::{asr, double, lsl, saturate_half, smlad, smmlar, sxtb16};
+use super::dsp::{double, smlad, sxtb16};
+#[cfg(not(niwaki_dsp))]
+use super::requantise::Usual;
 use crate::model::layout::ChannelRecord;
 
 /// What the inner loops of the packed operators work on: see [`packed`](super::packed).
@@ -90,7 +92,7 @@ macro_rules! requantise_register {
 /// words for each block and round, or for one round; `channel` for two records for each round, or for
 /// one record; `y` for writes of two outputs for each round at four places `step` apart. `entry`
 /// must be the [`tile_entry`] for the number of blocks, and the channels must be
-/// [simple](super::requantise_dsp::Requantise) where rounds are not 0.
+/// such as [`all_saturate`](super::requantise::all_saturate) accepts where rounds are not 0.
 #[inline(never)]
 pub(super) unsafe fn tile_4(packed: &mut Packed) {
     #[cfg(niwaki_dsp)]
@@ -242,7 +244,7 @@ macro_rules! finish_1 {
 /// lies `step` behind it for as many, and each further round likewise behind the second; `channel` for four records for each round; `y`
 /// for writes of as many outputs. `entry` must be the [`pixel_entry`] for the number of blocks, and the
 /// channels must be
-/// [simple](super::requantise_dsp::Requantise) where rounds are not 0.
+/// such as [`all_saturate`](super::requantise::all_saturate) accepts where rounds are not 0.
 #[inline(never)]
 pub(super) unsafe fn pixel_1(packed: &mut Packed) {
     #[cfg(niwaki_dsp)]
@@ -360,15 +362,12 @@ unsafe fn emulate<const P: usize, const G: usize>(packed: &mut Packed) {
             }
             for channel in 0..2 * G {
                 let record = &*packed.channel.add(channel);
-                let right = !record.shift.get();
-                let round = lsl(packed.nudge, right);
+                let usual = Usual::new(record, packed.nudge);
                 for pixel in 0..P {
                     let begun_at_bias = P > 1 && channel == 0;
                     let bias = if begun_at_bias { 0 } else { record.bias.get() };
-                    let x = double(packed.sums[P * channel + pixel].wrapping_add(bias));
-                    let high = smmlar(round.wrapping_add(x >> 31), x, record.multiplier.get());
-                    let y = saturate_half(asr(high, right)) as i8;
-                    *packed.y.add(pixel * packed.step + channel) = y;
+                    let sum = packed.sums[P * channel + pixel].wrapping_add(bias);
+                    *packed.y.add(pixel * packed.step + channel) = usual.rescale(double(sum));
                 }
             }
             packed.channel = packed.channel.add(2 * G);

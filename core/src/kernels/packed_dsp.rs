@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::packed::{
     BLOCK, CHUNK, TILE, blocks, conv_in_place, conv_scratch_len, packed_len, runs,
 };
-use super::requantise_dsp::{Requantise, clamp};
+use super::requantise::{Requantise, all_saturate, limit};
 use super::{dsp, packed_asm};
 use crate::model::layout::ChannelRecord;
 use crate::model::{Conv, Window};
@@ -23,8 +23,8 @@ struct Packed<'a> {
     channels: &'a [ChannelRecord],
     blocks: usize,
     requantise: Requantise,
-    /// The inner loops may requantise: sums need not be taken apart in between.
-    whole: bool,
+    /// What [`all_saturate`] says of the channels.
+    saturating: bool,
 }
 
 impl<'a> Packed<'a> {
@@ -33,12 +33,18 @@ impl<'a> Packed<'a> {
     fn new(op: &Conv<'a>, words: &'a [u32]) -> Option<Self> {
         let per_channel = op.weights_per_channel();
         let blocks = blocks(per_channel);
-        let requantise = Requantise::new(op.channels, op.output.zero_point);
-        let whole = requantise.simple() && blocks <= CHUNK;
+        let requantise = Requantise::new(op.output.zero_point, op.clamp);
+        let saturating = all_saturate(op.channels);
         let sound = blocks > 0
             && packed_len(op.channels.len(), per_channel) == Some(words.len())
             && op.channels.len() == op.output.channels;
-        sound.then_some(Self { words, channels: op.channels, blocks, requantise, whole })
+        sound.then_some(Self { words, channels: op.channels, blocks, requantise, saturating })
+    }
+
+    /// Whether the inner loops may requantise: sums need not be taken apart in between.
+    #[inline(always)]
+    fn whole(&self) -> bool {
+        self.saturating && self.blocks <= CHUNK
     }
 
     /// The inner loop's view of all channels.
@@ -71,7 +77,7 @@ impl<'a> Packed<'a> {
         // SAFETY: each four channels have two pairs of `2 * blocks` words in `words`, the last at
         // least one; `column` has as many. `y` is valid for one output per channel.
         unsafe {
-            if self.whole {
+            if self.whole() {
                 let fours;
                 (fours, rest) = rest.as_chunks::<4>();
                 inner.rounds = fours.len();
@@ -104,7 +110,7 @@ impl<'a> Packed<'a> {
                     done = done.wrapping_add(count);
                 }
                 for (channel, sum) in channels.iter().zip(&sums) {
-                    self.requantise.row(channel, core::slice::from_ref(sum), y, 0);
+                    self.requantise.row(self.saturating, channel, core::slice::from_ref(sum), y, 0);
                     y = y.add(1);
                 }
                 w = w.add(distance.wrapping_add(pair_len));
@@ -126,7 +132,7 @@ impl<'a> Packed<'a> {
         // SAFETY: each two channels have a pair of `2 * blocks` words in `words`; the chunks cover
         // `columns` and a pair. `y` is valid for `TILE` outputs of each channel.
         unsafe {
-            if self.whole {
+            if self.whole() {
                 let twos;
                 (twos, rest) = rest.as_chunks::<2>();
                 inner.rounds = twos.len();
@@ -154,7 +160,7 @@ impl<'a> Packed<'a> {
                     left = left.wrapping_sub(count);
                 }
                 for (channel, sums) in channels.iter().zip(sums.as_chunks::<TILE>().0) {
-                    self.requantise.row(channel, sums, y, self.channels.len());
+                    self.requantise.row(self.saturating, channel, sums, y, self.channels.len());
                     y = y.add(1);
                 }
             }
@@ -194,7 +200,7 @@ pub(super) fn linear(
         widen(x, inputs, column, 1);
         packed.pixel(column, y.as_mut_ptr());
     }
-    clamp(op.clamp, y);
+    limit(op.clamp, y);
 }
 
 /// [`conv`](super::packed::conv).
@@ -247,7 +253,7 @@ pub(super) fn conv(
             left = left.wrapping_sub(1);
         }
     }
-    clamp(op.clamp, y.get_mut(..op.output.len()).unwrap_or_default());
+    limit(op.clamp, y.get_mut(..op.output.len()).unwrap_or_default());
 }
 
 /// The windows of a convolution, one output position after the other.
@@ -369,7 +375,7 @@ impl<'a> Walk<'a> {
                         let zeros = u32::from(zero as u16).wrapping_mul(0x1_0001);
                         for _ in 0..len / 2 {
                             *column = zeros;
-                            column = column.add(step);
+                            column = column.wrapping_add(step);
                         }
                     }
                     Err(len) => {
@@ -446,7 +452,8 @@ unsafe fn widen(mut from: *const i8, len: usize, mut column: *mut u32, step: usi
         let put = |column: *mut u32, word: u32| {
             *column = dsp::sxtb16(word);
             *column.add(step) = dsp::sxtb16_ror8(word);
-            column.add(step.wrapping_mul(2))
+            // The last step may lead outside.
+            column.wrapping_add(step.wrapping_mul(2))
         };
         for _ in 0..len / (4 * BLOCK) {
             let words = [0, 1, 2, 3].map(|block| load(from.add(block * BLOCK)));

@@ -1,15 +1,15 @@
-//! Rescaling of eight accumulators of an output channel at once, over DSP instructions.
+//! Rescaling of accumulators to outputs, over DSP instructions.
 #![cfg_attr(not(any(niwaki_dsp, test)), allow(dead_code))]
 #![allow(unsafe_code)]
 
 use super::conv;
-#[cfg(not(niwaki_dsp))]
-use super::dsp::{asr, lsl, saturate_half, smmlar};
+use super::dsp::{add_double, asr, double, lsl, saturate_half, smmlar};
 use super::sparse::TILE;
 use crate::model::Clamp;
 use crate::model::layout::ChannelRecord;
 
-/// Largest right shift for which the zero point is added before the shift, as assembly reads it.
+/// Right shifts up to this and not zero are usual: the zero point can be added before the shift, and
+/// saturated sums stay outside the range of int8. As assembly reads it.
 macro_rules! max_shift {
     () => {
         20
@@ -19,18 +19,40 @@ macro_rules! max_shift {
 pub(super) use max_shift;
 
 /// What the outputs of an operator have in common.
+///
+/// Rounding twice takes four instructions per accumulator where a channel's shift is usual, as in all
+/// ordinary models. With `p = x * multiplier / 2^31` rounded, `p / 2^shift` rounded with ties away from
+/// zero is `(p + 2^(shift-1) - (x < 0)) >> shift`: a negative `p` must lose one for its ties, and where
+/// `x` is negative but `p` zero the loss changes nothing. The zero point, shifted left, joins the
+/// constant. All is computed doubled, as the high multiplication wants it, and halved by the saturation.
 pub(super) struct Requantise {
     zero_point: i8,
+    signed: bool,
 }
 
 impl Requantise {
-    pub(super) fn new(zero_point: i8) -> Self {
-        Self { zero_point }
+    pub(super) fn new(zero_point: i8, clamp: Clamp) -> Self {
+        Self { zero_point, signed: zero_point > i8::MIN && clamp.min < zero_point }
     }
 
-    /// The zero point and one half, doubled.
-    pub(super) fn rounding_zero_point(&self) -> i32 {
+    /// Whether negative sums can lead to outputs other than the zero point, or less, for which
+    /// [`limit`] puts the smallest output. After a ReLU they cannot, and their ties need no care.
+    #[cfg(niwaki_dsp)]
+    pub(super) fn signed(&self) -> bool {
+        self.signed
+    }
+
+    /// Twice the zero point, plus one: the zero point and one half, doubled.
+    pub(super) fn nudge(&self) -> i32 {
         i32::from(self.zero_point).wrapping_mul(2).wrapping_add(1)
+    }
+
+    /// The output for one accumulator, whatever the channel's rescaling.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn one(&self, channel: &ChannelRecord, sum: i32) -> i8 {
+        let whole = Clamp { min: i8::MIN, max: i8::MAX };
+        conv::rescale(channel).requantise(sum, self.zero_point, whole)
     }
 
     /// Rescales eight accumulators below 2^29, given doubled, and stores the outputs.
@@ -46,21 +68,16 @@ impl Requantise {
         targets: &[*mut i8; TILE],
     ) {
         if is_usual(channel) {
+            let usual = Usual::new(channel, self.nudge());
             for (sum, target) in doubled.into_iter().zip(targets) {
+                let y = if self.signed { usual.rescale(sum) } else { usual.rescale_unsigned(sum) };
                 // SAFETY: the caller's promise.
-                unsafe { target.write(rescale(sum, channel, self.rounding_zero_point())) };
+                unsafe { target.write(y) };
             }
         } else {
             // SAFETY: the caller's promise.
             unsafe { self.store_unusual(channel, doubled, targets) };
         }
-    }
-
-    /// The output for one accumulator below 2^29.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn one(&self, channel: &ChannelRecord, sum: i32) -> i8 {
-        conv::rescale(channel).requantise(sum, self.zero_point, FULL)
     }
 
     /// The same for shifts to the left, none, or far to the right.
@@ -79,32 +96,101 @@ impl Requantise {
             unsafe { target.write(self.one(channel, sum >> 1)) };
         }
     }
+
+    /// Outputs of one channel, `step` apart, from any sums without the bias. `saturating` is what
+    /// [`all_saturate`] says of the operator's channels.
+    ///
+    /// # Safety
+    ///
+    /// `y` must be valid for writes at `0, step ..` for each of the sums.
+    #[inline(never)]
+    pub(super) unsafe fn row(
+        &self,
+        saturating: bool,
+        channel: &ChannelRecord,
+        sums: &[i32],
+        mut y: *mut i8,
+        step: usize,
+    ) {
+        let bias = channel.bias.get();
+        if !saturating {
+            for &sum in sums {
+                // SAFETY: the caller's promise; `wrapping_add` because the last step leads outside.
+                unsafe { *y = self.one(channel, bias.wrapping_add(sum)) };
+                y = y.wrapping_add(step);
+            }
+            return;
+        }
+        let twice = double(bias);
+        let usual = Usual::new(channel, self.nudge());
+        let two_steps = step.wrapping_mul(2);
+        let (pairs, rest) = sums.as_chunks::<2>();
+        for &[a, b] in pairs {
+            // SAFETY: as above.
+            unsafe {
+                *y = usual.rescale(add_double(twice, a));
+                *y.wrapping_add(step) = usual.rescale(add_double(twice, b));
+            }
+            y = y.wrapping_add(two_steps);
+        }
+        for &sum in rest {
+            // SAFETY: as above.
+            unsafe { *y = usual.rescale(add_double(twice, sum)) };
+        }
+    }
 }
 
-/// Whether the channel's sums are rescaled by [`rescale`].
-#[cfg(not(niwaki_dsp))]
+/// Whether the channel's sums are rescaled by [`Usual`].
 pub(super) fn is_usual(channel: &ChannelRecord) -> bool {
     (!channel.shift.get() as u32) < max_shift!()
 }
 
-/// Rescales an accumulator below 2^29, given doubled, for a right shift from 1 to [`max_shift`].
-/// `zero_point` is [`Requantise::rounding_zero_point`].
-///
-/// The product rounded, half of the divisor less one for negative numbers (ties go away from zero) and
-/// the zero point are added before the shift. The accumulator's sign serves for the product's: where
-/// the product is 0, half less one still rounds to 0. The last step of the shift comes with the
-/// saturation.
-#[cfg(not(niwaki_dsp))]
-pub(super) fn rescale(doubled: i32, channel: &ChannelRecord, zero_point: i32) -> i8 {
-    let shift = !channel.shift.get();
-    let start = lsl(zero_point, shift).wrapping_add(doubled >> 31);
-    saturate_half(asr(smmlar(start, doubled, channel.multiplier.get()), shift)) as i8
+/// Whether [`Usual`] serves sums of all channels that saturate when they are doubled: those are beyond
+/// 2^30, and a normalised multiplier leaves their outputs beyond int8 both ways.
+#[inline(never)]
+pub(super) fn all_saturate(channels: &[ChannelRecord]) -> bool {
+    channels.iter().all(|channel| {
+        is_usual(channel)
+            && channel.multiplier.get() >= 1 << 30
+            && channel.bias.get().unsigned_abs() < 1 << 30
+    })
 }
 
-/// The range of a byte.
-const FULL: Clamp = Clamp { min: i8::MIN, max: i8::MAX };
+/// A channel's rescaling by a usual shift.
+#[derive(Clone, Copy)]
+pub(super) struct Usual {
+    multiplier: i32,
+    /// The right shift, less one.
+    right: i32,
+    /// Half of the divisor and the zero point, as they are added before the shift.
+    start: i32,
+}
+
+impl Usual {
+    /// `nudge` is that of the operator's [`Requantise`].
+    #[inline(always)]
+    pub(super) fn new(channel: &ChannelRecord, nudge: i32) -> Self {
+        let right = !channel.shift.get();
+        Self { multiplier: channel.multiplier.get(), right, start: lsl(nudge, right) }
+    }
+
+    /// The output for a doubled sum.
+    #[inline(always)]
+    pub(super) fn rescale(self, doubled: i32) -> i8 {
+        let signed = Self { start: self.start.wrapping_add(doubled >> 31), ..self };
+        signed.rescale_unsigned(doubled)
+    }
+
+    /// The same where ties of negative sums do not matter.
+    #[inline(always)]
+    fn rescale_unsigned(self, doubled: i32) -> i8 {
+        let high = smmlar(self.start, doubled, self.multiplier);
+        saturate_half(asr(high, self.right)) as i8
+    }
+}
 
 /// Brings outputs in the range of a byte to an operator's range.
+#[inline(never)]
 pub(super) fn limit(clamp: Clamp, y: &mut [i8]) {
     if clamp.min > i8::MIN || clamp.max < i8::MAX {
         for y in y {

@@ -23,6 +23,11 @@ impl Rescale {
         Some(Self { multiplier, left, right })
     }
 
+    /// Multiplier and shift, as [`new`](Self::new) takes them.
+    pub const fn parts(self) -> (i32, i32) {
+        (self.multiplier, self.left as i32 - self.right as i32)
+    }
+
     /// The real number as multiplier and shift, the multiplier in `[2^30, 2^31)` unless it is zero.
     /// Numbers too small for a shift of -31 become zero. `None` for a number that is negative, not
     /// finite or 2^30 and more.
@@ -56,6 +61,14 @@ impl Rescale {
             -31..=30 => Some((multiplier as i32, exponent)),
             _ => None,
         }
+    }
+
+    /// The real number that it multiplies by.
+    #[cfg(feature = "learn")]
+    pub(crate) fn real(self) -> f32 {
+        // Powers of two are exact.
+        let power = |exponent: u8| (1u64 << (exponent & 63)) as f32;
+        self.multiplier as f32 / 2_147_483_648.0 * power(self.left) / power(self.right)
     }
 
     /// Multiplier and right shift, where the multiplier is normalised, in `[2^30, 2^31)`, and the

@@ -40,21 +40,24 @@
 //!
 //! | bytes | |
 //! |---|---|
-//! | 2 | groups of each output channel, or 65,535 when the counts differ |
+//! | 2 | groups (of blocks of four: blocks) of each output channel, or 65,535 when the counts differ |
 //! | 2 | zero |
-//! | 2 per output channel | number of groups, when the counts differ; zeros up to the alignment |
+//! | 2 per output channel | their number, when the counts differ; zeros up to the alignment |
 //! | | groups of the output channels in order |
+//! | 12 | zero, behind blocks of four; zeros up to the alignment |
 //!
-//! A group holds the distances of some blocks and then their weights. A distance is that from the
-//! previous block (from the first inputs for the first).
+//! A group holds the distances and weights of some blocks. A distance is that from the previous block
+//! (from the first inputs for the first). In groups of single weights each stands behind its distance,
+//! in others all distances stand first.
 //!
 //! | block | blocks of a group | distances | weights (`i8`) |
 //! |---|---|---|---|
-//! | 1 | 4 | four `u8` | four |
+//! | 1 | 2 | two `u8` | two |
 //! | 2 | 4 | four `u8`, in blocks | of two blocks in turn: both first ones, both second ones |
 //! | 4 | 2 | two `u16`, in blocks times eight | block by block |
 //!
-//! Blocks with zero weights fill the last group and bridge distances that are too long.
+//! Blocks with zero weights bridge distances that are too long and fill groups: at the end, or for
+//! blocks of four at the beginning, at distance 0.
 
 use crate::model::layout::ALIGNMENT;
 use crate::model::{Tensor, Window};
@@ -105,7 +108,7 @@ impl Block {
     }
 
     /// Bytes of an entry of a convolution's stream.
-    pub(super) const fn entry(self) -> usize {
+    pub(crate) const fn entry(self) -> usize {
         match self {
             Self::One | Self::Two => 4,
             Self::Four => 6,
@@ -113,16 +116,19 @@ impl Block {
     }
 
     /// Blocks of a group of a linear operator's stream.
-    pub(super) const fn group(self) -> usize {
+    pub(crate) const fn group(self) -> usize {
         match self {
-            Self::One | Self::Two => 4,
-            Self::Four => 2,
+            Self::One | Self::Four => 2,
+            Self::Two => 4,
         }
     }
 
-    /// Bytes of such a group, of which four are distances.
-    pub(super) const fn group_bytes(self) -> usize {
-        4 + self.group() * self.len()
+    /// Bytes of such a group.
+    pub(crate) const fn group_bytes(self) -> usize {
+        match self {
+            Self::One => 4,
+            Self::Two | Self::Four => 12,
+        }
     }
 
     /// Largest distance between blocks of a linear operator's stream.
@@ -136,9 +142,10 @@ impl Block {
 
     /// Distance of the block `index` of a group. `None` when it is not a whole number of blocks.
     #[inline(always)]
-    pub(super) fn distance(self, group: &[u8], index: usize) -> Option<usize> {
+    pub(crate) fn distance(self, group: &[u8], index: usize) -> Option<usize> {
         match self {
-            Self::One | Self::Two => Some((*group.get(index)?).into()),
+            Self::One => Some((*group.get(index.wrapping_mul(2))?).into()),
+            Self::Two => Some((*group.get(index)?).into()),
             Self::Four => {
                 let &bytes = group.as_chunks().0.get(index)?;
                 let distance = usize::from(u16::from_le_bytes(bytes));
@@ -149,12 +156,15 @@ impl Block {
 
     /// Place of a weight in a group.
     #[inline(always)]
-    pub(super) const fn weight(self, index: usize, lane: usize) -> usize {
-        4usize.wrapping_add(match self {
-            Self::One => index,
-            Self::Two => (index & 2).wrapping_mul(2).wrapping_add(lane * 2).wrapping_add(index & 1),
-            Self::Four => index.wrapping_mul(4).wrapping_add(lane),
-        })
+    pub(crate) const fn weight(self, index: usize, lane: usize) -> usize {
+        match self {
+            Self::One => index.wrapping_mul(2).wrapping_add(1),
+            Self::Two => {
+                let pair = (index & 2).wrapping_mul(2).wrapping_add(4);
+                pair.wrapping_add(lane.wrapping_mul(2)).wrapping_add(index & 1)
+            }
+            Self::Four => index.wrapping_mul(4).wrapping_add(lane).wrapping_add(4),
+        }
     }
 }
 
@@ -378,6 +388,15 @@ impl<'m> Counts<'m> {
         Some((Self::Each(counts), bytes.get(len.checked_next_multiple_of(ALIGNMENT)?..)?))
     }
 
+    /// Bytes of the counts in the stream.
+    #[cfg(feature = "learn")]
+    fn len(&self) -> usize {
+        match self {
+            Self::Same(_) => 0,
+            Self::Each(counts) => counts.len().wrapping_mul(2).next_multiple_of(ALIGNMENT),
+        }
+    }
+
     /// The count of output channel `channel`.
     #[inline(always)]
     pub(super) fn get(&self, channel: usize) -> usize {
@@ -452,6 +471,24 @@ impl<'m> ConvStream<'m> {
         rest.iter().all(|&byte| byte == 0).then_some(())
     }
 
+    /// Bytes before the first entry.
+    #[cfg(feature = "learn")]
+    pub(crate) fn header_len(&self) -> usize {
+        8usize.wrapping_add(self.counts.len())
+    }
+
+    /// The number of entries of output channel `channel`.
+    #[cfg(feature = "learn")]
+    pub(crate) fn count(&self, channel: usize) -> usize {
+        self.counts.get(channel)
+    }
+
+    /// The bytes of all entries, and what follows them: the stream's end.
+    #[cfg(feature = "learn")]
+    pub(crate) fn entry_bytes(&self) -> &'m [u8] {
+        self.entries
+    }
+
     /// The layout of the kernel's working memory.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
@@ -469,10 +506,9 @@ impl<'m> ConvStream<'m> {
         })
     }
 
-    /// Number of entries.
-    pub fn entries(&self) -> usize {
-        let count = |channel| self.counts.get(channel);
-        (0..self.geometry.output[2]).map(count).fold(0, usize::wrapping_add)
+    /// Number of entries of each output channel.
+    pub fn counts(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.geometry.output[2]).map(|channel| self.counts.get(channel))
     }
 
     /// Number of weights that are not zero.
@@ -493,7 +529,7 @@ pub struct Entry {
 impl Entry {
     /// Reads the entry that `bytes` begins with. `None` when a weight is not representable.
     #[inline(always)]
-    pub(super) fn read(block: Block, bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn read(block: Block, bytes: &[u8]) -> Option<Self> {
         let (&[a, b, c, d], rest) = bytes.split_first_chunk::<4>()?;
         let (distance, weights) = match block {
             Block::One => {
@@ -572,13 +608,20 @@ impl<'m> LinearStream<'m> {
             return None;
         }
         for channel in 0..self.outputs {
-            let count = self.counts.get(channel);
+            let count = self.groups_of(channel);
             let blocks_kept = count.checked_mul(self.block.group())?;
             if blocks_kept.checked_mul(self.block.len())? >= MAX_WEIGHTS {
                 return None;
             }
             let bytes = count.checked_mul(self.block.group_bytes())?;
             let (groups, behind) = rest.split_at_checked(bytes)?;
+            // The kernels need not read what fills the first group.
+            if self.block == Block::Four && !self.counts.get(channel).is_multiple_of(2) {
+                let weights = groups.get(self.block.weight(0, 0)..self.block.weight(1, 0))?;
+                if self.block.distance(groups, 0)? != 0 || weights != [0; 4] {
+                    return None;
+                }
+            }
             let mut position = 0usize;
             for group in groups.chunks_exact(self.block.group_bytes()) {
                 for index in 0..self.block.group() {
@@ -590,7 +633,31 @@ impl<'m> LinearStream<'m> {
             }
             rest = behind;
         }
-        is_padding(rest)
+        // For blocks of four the kernels load a group ahead.
+        let ahead = if self.block == Block::Four { self.block.group_bytes() } else { 0 };
+        is_padding(rest.get(ahead..)?)?;
+        rest.iter().all(|&byte| byte == 0).then_some(())
+    }
+
+    /// Number of groups of an output channel.
+    pub(crate) fn groups_of(&self, channel: usize) -> usize {
+        let count = self.counts.get(channel);
+        match self.block {
+            Block::One | Block::Two => count,
+            Block::Four => count.div_ceil(2),
+        }
+    }
+
+    /// Bytes before the first group.
+    #[cfg(feature = "learn")]
+    pub(crate) fn header_len(&self) -> usize {
+        4usize.wrapping_add(self.counts.len())
+    }
+
+    /// The bytes of all groups, and what follows them: the stream's end.
+    #[cfg(feature = "learn")]
+    pub(crate) fn group_bytes(&self) -> &'m [u8] {
+        self.groups
     }
 
     /// Neighbouring inputs that are kept or dropped together.
@@ -607,22 +674,26 @@ impl<'m> LinearStream<'m> {
     pub(super) fn channels(&self) -> impl Iterator<Item = &'m [u8]> + '_ {
         let mut rest = self.groups;
         (0..self.outputs).map(move |channel| {
-            let bytes = self.counts.get(channel).wrapping_mul(self.block.group_bytes());
+            let bytes = self.groups_of(channel).wrapping_mul(self.block.group_bytes());
             let (groups, behind) = rest.split_at_checked(bytes).unwrap_or((&[], &[]));
             rest = behind;
             groups
         })
     }
 
-    /// Number of blocks, those included that fill groups.
-    pub fn entries(&self) -> usize {
-        let count = |channel| self.counts.get(channel).wrapping_mul(self.block.group());
-        (0..self.outputs).map(count).fold(0, usize::wrapping_add)
+    /// Number of groups of blocks of each output channel.
+    pub fn counts(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.outputs).map(|channel| self.groups_of(channel))
     }
 
     /// Number of weights that are not zero.
     pub fn nonzeros(&self) -> usize {
-        let of_group = |group: &[u8]| group.iter().skip(4).filter(|&&weight| weight != 0).count();
+        let of_group = |group: &[u8]| {
+            let places = (0..self.block.group())
+                .flat_map(|index| (0..self.block.len()).map(move |lane| (index, lane)));
+            let weight = |(index, lane)| group.get(self.block.weight(index, lane));
+            places.filter_map(weight).filter(|&&weight| weight != 0).count()
+        };
         self.channels()
             .flat_map(|groups| groups.chunks_exact(self.block.group_bytes()).map(of_group))
             .fold(0, usize::wrapping_add)

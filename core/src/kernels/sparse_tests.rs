@@ -5,9 +5,9 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::conv_sparse::{self, Portable};
-use super::pack_sparse::{choose_geometry, conv_stream, linear_stream};
-use super::sparse::{Block, ConvStream, Geometry, LinearStream};
+use super::conv_sparse::{self, Portable, Tiles};
+use super::pack_sparse::{Steps, choose_geometry, conv_stream, linear_stream};
+use super::sparse::{Block, ConvStream, Geometry, LinearStream, TILE};
 use super::{KernelId, conv, conv_sparse_dsp, linear_sparse, linear_sparse_dsp};
 use crate::model::layout::ChannelRecord;
 use crate::model::{Clamp, Conv, Scratch, Tensor, Weights, Window};
@@ -52,6 +52,34 @@ impl Aligned {
             zerocopy::FromBytes::mut_from_bytes(zerocopy::IntoBytes::as_mut_bytes(&mut self.0[..]))
                 .unwrap();
         &mut bytes[..self.1]
+    }
+}
+
+/// Counts the calls of the inner parts of a convolution.
+struct Counter {
+    /// Words of the planes.
+    words: usize,
+    steps: Steps,
+}
+
+impl Tiles for Counter {
+    fn fill(&mut self, _: i8) {
+        self.steps.fills += 1;
+        self.steps.filled += self.words;
+    }
+
+    fn lay_out(&mut self, _: &[i8], _: usize, count: usize, _: usize) {
+        self.steps.stretches += 1;
+        self.steps.pairs += count / 2;
+        self.steps.odd += count % 2;
+    }
+
+    fn add_tile(&mut self, _: usize, _: &[usize; TILE]) {
+        self.steps.tiles += 1;
+    }
+
+    fn compute(&mut self) {
+        self.steps.bands += 1;
     }
 }
 
@@ -321,7 +349,7 @@ fn cases(count: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(cases(5000))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn sparse_convolutions_equal_the_dense(case in conv_case()) {
@@ -387,10 +415,33 @@ proptest! {
         }
     }
 
+    /// The steps that costs are predicted from are those that the kernel takes.
+    #[test]
+    fn steps_are_those_of_the_kernel(case in conv_case()) {
+        let g = case.geometry();
+        let weights = Weights::Dense(&case.weights);
+        let conv = Conv {
+            input: case.input,
+            output: case.output,
+            window: case.window,
+            groups: case.groups,
+            clamp: case.clamp,
+            channels: &case.channels,
+            weights,
+            scratch: Scratch::default(),
+        };
+        let mut counted = Counter { words: g.bytes() / 4, steps: Steps::default() };
+        conv_sparse::run(&conv, &g, &case.x, &mut counted);
+        // The rows are not told to the inner parts.
+        counted.steps.rows = g.steps().rows;
+        prop_assert_eq!(counted.steps, g.steps());
+    }
+
     #[test]
     fn chosen_geometries_keep_to_the_limit(case in conv_case(), limit in 64usize..20_000) {
         let (input, output, window) = (&case.input, &case.output, &case.window);
-        let chosen = choose_geometry(input, output, window, case.block, limit, |g| g.steps().bands);
+        let cost = |g: &Geometry| g.steps().bands as f64;
+        let chosen = choose_geometry(input, output, window, case.block, limit, cost);
         match chosen {
             Some(g) => prop_assert!(g.scratch_len() <= limit),
             None => {

@@ -1,5 +1,8 @@
 use core::fmt;
 
+use super::FrontEndProblem;
+use crate::kernels::{ALL_KERNELS, KernelId};
+
 /// Why a byte string is not a model that this build can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -37,12 +40,24 @@ pub enum ModelError {
     },
     /// The blob does not begin at a multiple of [`ALIGNMENT`](super::layout::ALIGNMENT).
     Misaligned,
+    /// The model needs kernels that this program leaves out, or that this version does not know. Bits as
+    /// in [`Model::kernels`](super::Model::kernels).
+    MissingKernels(u32),
     /// A section of the blob lies outside of it, overlaps a field or has a wrong size.
     Section(Section),
+    /// The parameters of the sound features are impossible.
+    FrontEnd(FrontEndProblem),
     /// A tensor has no elements or leaves the arena.
     Tensor {
         /// Number of the tensor.
         tensor: u16,
+    },
+    /// More operators are marked as tunable than have weights.
+    Tunable {
+        /// Operators marked.
+        marked: usize,
+        /// Operators with weights.
+        weighted: usize,
     },
     /// An operator is impossible.
     Op {
@@ -67,6 +82,8 @@ pub enum Section {
     Strings,
     /// Input normalisation.
     Normalisation,
+    /// Parameters of the sound features.
+    FrontEnd,
 }
 
 /// What makes an operator impossible.
@@ -128,10 +145,25 @@ impl fmt::Display for ModelError {
                 "must begin at a multiple of {} bytes in memory: wrap it in AlignedBytes",
                 super::layout::ALIGNMENT
             ),
+            Self::MissingKernels(kernels) => {
+                f.write_str("needs kernels that are left out:")?;
+                for kernel in KernelId::ALL.iter().filter(|kernel| kernels & kernel.bit() != 0) {
+                    write!(f, " {};", kernel.name())?;
+                }
+                match kernels & !ALL_KERNELS {
+                    0 => Ok(()),
+                    unknown => write!(f, " unknown ones {unknown:#x}"),
+                }
+            }
             Self::Section(section) => {
                 write!(f, "the section {section:?} is out of bounds or of a wrong size")
             }
+            Self::FrontEnd(problem) => write!(f, "features of sound: {problem}"),
             Self::Tensor { tensor } => write!(f, "tensor {tensor} is empty or leaves the arena"),
+            Self::Tunable { marked, weighted } => write!(
+                f,
+                "{marked} operators are marked as tunable, but only {weighted} have weights"
+            ),
             Self::Op { op, problem } => write!(f, "operator {op}: {problem}"),
         }
     }

@@ -36,6 +36,19 @@ impl Span {
     }
 }
 
+/// Sections that a blob need not have: behind the header follow the spans of [`OptionalSections`], as
+/// many as the header's length has room for. A section behind the last span, or of length 0, is not
+/// there.
+pub const OPTIONAL_SECTIONS: usize = size_of::<OptionalSections>() / size_of::<Span>();
+
+/// The spans behind the header, in order.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct OptionalSections {
+    /// One [`FrontEndRecord`]: how sound becomes the model's input.
+    pub front_end: Span,
+}
+
 /// The first bytes of a blob.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -44,7 +57,7 @@ pub struct Header {
     pub magic: [u8; 8],
     /// [`VERSION`].
     pub version: U16,
-    /// Size of this header in bytes.
+    /// Size of this header and the spans of [`OptionalSections`] behind it in bytes.
     pub header_len: U16,
     /// Size of the whole blob in bytes.
     pub total_len: U32,
@@ -62,8 +75,9 @@ pub struct Header {
     pub output: U16,
     /// Number of class labels in `strings`.
     pub label_count: U16,
-    /// Zero.
-    pub reserved: U16,
+    /// Number of weighted operators (convolution, linear, depthwise), the last in the order of
+    /// execution, whose weights may be tuned on the device; 0 where none may.
+    pub tunable: U16,
     /// Array of [`TensorRecord`].
     pub tensors: Span,
     /// Array of [`OpRecord`] in the order of execution.
@@ -71,8 +85,8 @@ pub struct Header {
     /// Strings, each a `u16` length and that many bytes of UTF-8: the model's name, the labels, the
     /// name of each operator's layer. May be empty.
     pub strings: Span,
-    /// Array of [`NormalisationRecord`]: none, one for all elements, one per channel, or one per
-    /// element of the input tensor.
+    /// Array of [`NormalisationRecord`]: none, one for all elements, one per channel, one per column
+    /// and channel, or one per element of the input tensor.
     pub normalisation: Span,
 }
 
@@ -266,4 +280,30 @@ pub struct NormalisationRecord {
     pub scale: F32,
     /// Integer that the raw value 0 becomes.
     pub offset: F32,
+}
+
+/// How sound becomes the model's input; see [`FrontEnd`](super::FrontEnd).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct FrontEndRecord {
+    /// 0 for log-mel spectra, 1 for cepstral coefficients.
+    pub kind: U16,
+    /// Cepstral coefficients; 0 for log-mel spectra.
+    pub coefficients: U16,
+    /// Samples per second.
+    pub sample_rate: U32,
+    /// Samples of a clip.
+    pub samples: U32,
+    /// Samples of a window.
+    pub window: U16,
+    /// Samples from the start of a window to the start of the next.
+    pub hop: U16,
+    /// Length of the Fourier transform.
+    pub fft: U16,
+    /// Mel bands.
+    pub mel_bins: U16,
+    /// Lower edge of the lowest band in Hz.
+    pub low_hz: U16,
+    /// Upper edge of the highest band in Hz.
+    pub high_hz: U16,
 }

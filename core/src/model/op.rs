@@ -10,7 +10,33 @@ use super::layout::{
     OpRecord, OperandRecord, PlaceRecord, SoftmaxRecord, Span, TensorRecord,
 };
 use crate::kernels::sparse::{Block, ConvStream, LinearStream, MAX_BIAS};
-use crate::kernels::{self, KernelId, Rescale};
+use crate::kernels::{self, KernelId, Rescale, has_any};
+
+/// Kernels of convolutions over nonzero weights.
+const SPARSE_CONVOLUTIONS: &[KernelId] =
+    &[KernelId::ConvSparse, KernelId::ConvBlock2, KernelId::ConvBlock4];
+
+/// Kernels of convolutions.
+const CONVOLUTIONS: &[KernelId] = &[
+    KernelId::ConvDense,
+    KernelId::ConvPacked,
+    KernelId::ConvSparse,
+    KernelId::ConvBlock2,
+    KernelId::ConvBlock4,
+];
+
+/// Kernels of linear operators over nonzero weights.
+const SPARSE_LINEAR: &[KernelId] =
+    &[KernelId::LinearSparse, KernelId::LinearBlock2, KernelId::LinearBlock4];
+
+/// Kernels of linear operators.
+const LINEAR: &[KernelId] = &[
+    KernelId::LinearDense,
+    KernelId::LinearPacked,
+    KernelId::LinearSparse,
+    KernelId::LinearBlock2,
+    KernelId::LinearBlock4,
+];
 
 /// A tensor of int8 values in the arena, in the order height, width, channel.
 #[derive(Clone, Copy, Debug)]
@@ -442,8 +468,12 @@ impl<'m> Context<'m> {
 
 impl<'m> Op<'m> {
     /// The operator of a record, with every relation checked that its kernel relies on except the
-    /// contents of constant streams: those are [`Op::verify_streams`]'s.
-    pub(super) fn decode(record: &OpRecord, context: Context<'m>) -> Result<Self, OpProblem> {
+    /// contents of constant streams: those are [`Op::verify_streams`]'s. `KERNELS` holds the kernels that
+    /// there may be.
+    pub(super) fn decode<const KERNELS: u32>(
+        record: &OpRecord,
+        context: Context<'m>,
+    ) -> Result<Self, OpProblem> {
         let kernel =
             KernelId::from_number(record.kernel).ok_or(OpProblem::UnknownKernel(record.kernel))?;
         let input = context.tensor(record.inputs[0].get())?;
@@ -460,23 +490,29 @@ impl<'m> Op<'m> {
             | KernelId::ConvPacked
             | KernelId::ConvSparse
             | KernelId::ConvBlock2
-            | KernelId::ConvBlock4 => {
+            | KernelId::ConvBlock4
+                if const { has_any(KERNELS, CONVOLUTIONS) } =>
+            {
                 let window = window()?;
-                Self::Conv(conv(record, context, kernel, input, output, window, clamp)?)
+                Self::Conv(conv::<KERNELS>(record, context, kernel, input, output, window, clamp)?)
             }
             KernelId::LinearDense
             | KernelId::LinearPacked
             | KernelId::LinearSparse
             | KernelId::LinearBlock2
-            | KernelId::LinearBlock4 => {
+            | KernelId::LinearBlock4
+                if const { has_any(KERNELS, LINEAR) } =>
+            {
                 if output.height != 1 || output.width != 1 {
                     return Err(OpProblem::Shape);
                 }
                 let window =
                     Window { kernel: [input.height, input.width], stride: [1, 1], pad: [0, 0] };
-                Self::Linear(conv(record, context, kernel, input, output, window, clamp)?)
+                Self::Linear(conv::<KERNELS>(
+                    record, context, kernel, input, output, window, clamp,
+                )?)
             }
-            KernelId::Depthwise => {
+            KernelId::Depthwise if const { has_any(KERNELS, &[KernelId::Depthwise]) } => {
                 let window = window()?;
                 if !output.channels.is_multiple_of(input.channels) {
                     return Err(OpProblem::Shape);
@@ -492,7 +528,9 @@ impl<'m> Op<'m> {
                     scratch: Scratch::decode(record, context.arena_len)?,
                 })
             }
-            KernelId::MaxPool | KernelId::AvgPool => {
+            KernelId::MaxPool | KernelId::AvgPool
+                if const { has_any(KERNELS, &[KernelId::MaxPool, KernelId::AvgPool]) } =>
+            {
                 let pool = Pool { input, output, window: window()?, clamp };
                 if input.channels != output.channels {
                     return Err(OpProblem::Shape);
@@ -502,7 +540,7 @@ impl<'m> Op<'m> {
                     _ => Self::AvgPool(pool),
                 }
             }
-            KernelId::Add => {
+            KernelId::Add if const { has_any(KERNELS, &[KernelId::Add]) } => {
                 let second = context.tensor(record.inputs[1].get())?;
                 if !input.same_shape(&second) || !input.same_shape(&output) {
                     return Err(OpProblem::Shape);
@@ -516,7 +554,7 @@ impl<'m> Op<'m> {
                     clamp,
                 })
             }
-            KernelId::Softmax => {
+            KernelId::Softmax if const { has_any(KERNELS, &[KernelId::Softmax]) } => {
                 if !input.same_shape(&output) {
                     return Err(OpProblem::Shape);
                 }
@@ -532,7 +570,7 @@ impl<'m> Op<'m> {
                     diff_min: constants.diff_min.get(),
                 })
             }
-            KernelId::Lookup => {
+            KernelId::Lookup if const { has_any(KERNELS, &[KernelId::Lookup]) } => {
                 if input.len() != output.len() {
                     return Err(OpProblem::Shape);
                 }
@@ -540,7 +578,7 @@ impl<'m> Op<'m> {
                 let table = <[i8; 256]>::ref_from_bytes(table).map_err(|_| OpProblem::Constants)?;
                 Self::Lookup(Lookup { input, output, table })
             }
-            KernelId::Copy => {
+            KernelId::Copy if const { has_any(KERNELS, &[KernelId::Copy]) } => {
                 let constants: &CopyRecord = context.constants(record)?;
                 let counts = constants.counts.map(|count| usize::from(count.get()));
                 // Bounds the work too: an element may be written twice, but not for ever.
@@ -563,7 +601,7 @@ impl<'m> Op<'m> {
                     },
                 })
             }
-            KernelId::Mean => {
+            KernelId::Mean if const { has_any(KERNELS, &[KernelId::Mean]) } => {
                 let dimensions = [
                     (input.height, output.height),
                     (input.width, output.width),
@@ -577,7 +615,9 @@ impl<'m> Op<'m> {
                     .ok_or(OpProblem::Quantisation)?;
                 Self::Mean(Mean { input, output, rescale, clamp })
             }
-            KernelId::Mul | KernelId::AddBroadcast => {
+            KernelId::Mul | KernelId::AddBroadcast
+                if const { has_any(KERNELS, &[KernelId::Mul, KernelId::AddBroadcast]) } =>
+            {
                 if !input.same_shape(&output) {
                     return Err(OpProblem::Shape);
                 }
@@ -594,19 +634,24 @@ impl<'m> Op<'m> {
                 let operand = Operand::decode(record, operand, context, &output)?;
                 Self::Elementwise(Elementwise { input, operand, output, function, clamp })
             }
+            _ => return Err(OpProblem::UndeclaredKernel(record.kernel)),
         };
-        op.check_overlap(row)?;
+        op.check_overlap::<KERNELS>(row)?;
         Ok(op)
     }
 
     /// Walks constant streams whose contents kernels follow as positions, and checks rescales.
-    pub(super) fn verify_streams(&self) -> Result<(), OpProblem> {
+    pub(super) fn verify_streams<const KERNELS: u32>(&self) -> Result<(), OpProblem> {
         let channels = match self {
             Self::Conv(op) | Self::Linear(op) => {
                 let verified = match op.weights {
-                    Weights::Dense(_) | Weights::Packed(_) => None,
-                    Weights::Sparse(stream) => Some(stream.verify()),
-                    Weights::SparseLinear(stream) => Some(stream.verify()),
+                    Weights::Sparse(stream) if const { has_any(KERNELS, SPARSE_CONVOLUTIONS) } => {
+                        Some(stream.verify())
+                    }
+                    Weights::SparseLinear(stream) if const { has_any(KERNELS, SPARSE_LINEAR) } => {
+                        Some(stream.verify())
+                    }
+                    _ => None,
                 };
                 if let Some(verified) = verified {
                     verified.ok_or(OpProblem::Sparse)?;
@@ -664,7 +709,7 @@ impl<'m> Op<'m> {
         }
     }
 
-    fn check_overlap(&self, row: Option<Scratch>) -> Result<(), OpProblem> {
+    fn check_overlap<const KERNELS: u32>(&self, row: Option<Scratch>) -> Result<(), OpProblem> {
         let output = self.output().range();
         let scratch = self.scratch().range();
         let [first, second] = self.inputs();
@@ -688,7 +733,9 @@ impl<'m> Op<'m> {
                     let end = input.end == scratch.end && scratch.len().is_multiple_of(ALIGNMENT);
                     (false, end && scratch.start <= input.start)
                 }
-                Self::Depthwise(Depthwise { input: x, output: y, window, scratch, .. }) => {
+                Self::Depthwise(Depthwise { input: x, output: y, window, scratch, .. })
+                    if const { has_any(KERNELS, &[KernelId::Depthwise]) } =>
+                {
                     let needed = kernels::depthwise::in_place_scratch_len(x, y, window);
                     let served = needed.is_some_and(|needed| scratch.len >= needed);
                     (served && input == output, false)
@@ -709,7 +756,7 @@ impl<'m> Op<'m> {
 
 impl Conv<'_> {
     /// The part of the convolution that computes one row of its output from the input rows under it.
-    pub(crate) fn row(&self, index: usize) -> Self {
+    pub fn row(&self, index: usize) -> Self {
         let [pad, left] = self.window.pad;
         let start = index.wrapping_mul(self.window.stride[0]);
         let first = start.saturating_sub(pad);
@@ -790,7 +837,7 @@ fn rows_make_way(conv: &Conv<'_>) -> bool {
     })
 }
 
-fn conv<'m>(
+fn conv<'m, const KERNELS: u32>(
     record: &OpRecord,
     context: Context<'m>,
     kernel: KernelId,
@@ -838,15 +885,17 @@ fn conv<'m>(
         }
         Some(block) => {
             let bytes = context.slice(record.weights).ok_or(OpProblem::Weights)?;
-            if linear {
+            if linear && const { has_any(KERNELS, SPARSE_LINEAR) } {
                 let stream = LinearStream::parse(bytes, input.len(), output.channels, block)
                     .filter(|_| groups == 1)
                     .ok_or(OpProblem::Sparse)?;
                 (Weights::SparseLinear(stream), stream.scratch_len())
-            } else {
+            } else if !linear && const { has_any(KERNELS, SPARSE_CONVOLUTIONS) } {
                 let stream = ConvStream::parse(bytes, &input, &output, &window, block)
                     .ok_or(OpProblem::Sparse)?;
                 (Weights::Sparse(stream), stream.geometry().scratch_len())
+            } else {
+                return Err(OpProblem::UndeclaredKernel(record.kernel));
             }
         }
     };

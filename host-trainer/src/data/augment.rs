@@ -1,27 +1,36 @@
-//! Light augmentation: random shift, crop and mirroring of images.
+//! Light augmentation: random shift, crop and mirroring of images, shift and noise of sound.
 
 use std::fmt;
 use std::str::FromStr;
 
 use rand::{Rng, RngExt, SeedableRng};
+use rand_distr::{Distribution, StandardNormal};
 use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
 
-use super::DataError;
+use super::{DataError, Dataset};
 
-/// Random changes of training images that keep their class.
+/// Random changes of training samples that keep their class.
 ///
-/// Written as a list such as `shift=2,flip`:
+/// Written as a list such as `shift=2,flip`, or `none`. Of images:
 ///
 /// - `shift=N`: moves the image by up to N pixels in each direction; what is uncovered becomes black
 ///   (the mean, where the data are not bytes),
 /// - `crop=N`: pads every side by N pixels, mirrored at the border, and cuts out the original size,
 /// - `flip`: mirrors left and right, every other time.
+///
+/// Of sound, whose features are then computed anew from the changed samples:
+///
+/// - `shift=Nms`: moves the clip by up to N milliseconds either way; what leaves at one end comes in at the
+///   other, so that the background stays what it is,
+/// - `noise=NdB`: adds white noise that is N to N + 30 dB below the mean level of the clip.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Augment {
     translation: Option<Translation>,
     flip: bool,
+    shift_ms: Option<u16>,
+    noise_db: Option<u16>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,11 +58,32 @@ pub struct AugmentKey {
 type Axis = Vec<Option<usize>>;
 
 impl Augment {
-    /// Tells whether the augmentation makes sense for samples of this shape (height, width, channels).
-    pub fn check(&self, shape: [usize; 3]) -> Result<(), DataError> {
-        let [height, width, _] = shape;
+    const NONE: Self = Self { translation: None, flip: false, shift_ms: None, noise_db: None };
+
+    /// What suits sound: `shift=100ms,noise=20dB`.
+    pub const SOUND: Self = Self { shift_ms: Some(100), noise_db: Some(20), ..Self::NONE };
+
+    /// Tells whether the augmentation makes sense for the data.
+    ///
+    /// # Errors
+    ///
+    /// Says why it does not.
+    pub fn check(&self, data: &Dataset) -> Result<(), DataError> {
+        let [height, width, _] = data.shape;
         let refuse = |reason: String| Err(DataError::option("--augment", reason));
-        if height.max(width) == 1 {
+        let changes_images = self.translation.is_some() || self.flip;
+        if data.sound.is_none() && self.changes_sound() {
+            return refuse(
+                "shift=Nms and noise=NdB change sound, but these samples are not sound".to_owned(),
+            );
+        }
+        if data.sound.is_some() && changes_images {
+            return refuse(
+                "it moves pixels, but these samples are sound; use shift=Nms and noise=NdB"
+                    .to_owned(),
+            );
+        }
+        if height.max(width) == 1 && changes_images {
             return refuse("it moves pixels, but these samples are feature vectors".to_owned());
         }
         match self.translation {
@@ -65,7 +95,12 @@ impl Augment {
         }
     }
 
-    /// Draws the change of one sample.
+    /// Whether clips are changed.
+    pub(super) fn changes_sound(&self) -> bool {
+        self.shift_ms.is_some() || self.noise_db.is_some()
+    }
+
+    /// Draws the change of one image.
     pub(super) fn draw(
         &self,
         key: AugmentKey,
@@ -73,12 +108,7 @@ impl Augment {
         height: usize,
         width: usize,
     ) -> (Axis, Axis) {
-        // Each number passes through the generator before it meets the next one, so that neither
-        // neighbouring samples nor neighbouring epochs share a sequence.
-        let seed = Pcg64::seed_from_u64(key.seed).next_u64() ^ key.epoch;
-        let seed = Pcg64::seed_from_u64(seed).next_u64() ^ index as u64;
-        let mut rng = Pcg64::seed_from_u64(seed);
-
+        let mut rng = key.random(index);
         let flip = self.flip && rng.random::<bool>();
         let (down, right, border) = match self.translation {
             Some(Translation { pixels, border }) => {
@@ -93,6 +123,46 @@ impl Augment {
             columns.reverse();
         }
         (axis(height, down, border), columns)
+    }
+
+    /// Changes the samples of one clip.
+    pub(super) fn change_clip(
+        &self,
+        key: AugmentKey,
+        index: usize,
+        sample_rate: u32,
+        clip: &mut [i16],
+    ) {
+        /// Difference of the loudest and the faintest noise in dB.
+        const NOISE_RANGE: f32 = 30.0;
+        let mut rng = key.random(index);
+        if let Some(ms) = self.shift_ms {
+            let reach = i64::from(ms) * i64::from(sample_rate) / 1000;
+            let shift = rng.random_range(-reach..=reach);
+            clip.rotate_right(shift.rem_euclid(clip.len().max(1) as i64) as usize);
+        }
+        if let Some(db) = self.noise_db {
+            let power = clip.iter().map(|&sample| f64::from(sample).powi(2)).sum::<f64>();
+            let level = (power / clip.len().max(1) as f64).sqrt() as f32;
+            let below = f32::from(db) + rng.random_range(0.0..NOISE_RANGE);
+            let deviation = level * 10f32.powf(-below / 20.0);
+            for sample in clip {
+                let noise: f32 = StandardNormal.sample(&mut rng);
+                // `as` saturates.
+                *sample = (f32::from(*sample) + deviation * noise).round() as i16;
+            }
+        }
+    }
+}
+
+impl AugmentKey {
+    /// Random numbers for one sample.
+    fn random(self, index: usize) -> Pcg64 {
+        // Each number passes through the generator before it meets the next one, so that neither
+        // neighbouring samples nor neighbouring epochs share a sequence.
+        let seed = Pcg64::seed_from_u64(self.seed).next_u64() ^ self.epoch;
+        let seed = Pcg64::seed_from_u64(seed).next_u64() ^ index as u64;
+        Pcg64::seed_from_u64(seed)
     }
 }
 
@@ -118,9 +188,29 @@ impl FromStr for Augment {
     type Err = DataError;
 
     fn from_str(text: &str) -> Result<Self, DataError> {
-        let mut augment = Self { translation: None, flip: false };
+        let mut augment = Self::NONE;
+        if text == "none" {
+            return Ok(augment);
+        }
         for item in text.split(',').map(str::trim) {
             let (name, pixels) = item.split_once('=').unwrap_or((item, ""));
+            let of_sound = match name {
+                "shift" => pixels.strip_suffix("ms").map(|n| (&mut augment.shift_ms, n)),
+                "noise" => Some((&mut augment.noise_db, pixels.strip_suffix("dB").unwrap_or(""))),
+                _ => None,
+            };
+            if let Some((slot, number)) = of_sound {
+                match number.parse() {
+                    Ok(number @ 1..=1000) if slot.is_none() => *slot = Some(number),
+                    _ => {
+                        return Err(DataError::Syntax(format!(
+                            "expected shift=Nms or noise=NdB once each, with a number from 1 to 1000, \
+                             found {item:?}"
+                        )));
+                    }
+                }
+                continue;
+            }
             let border = match name {
                 "flip" if item == "flip" => {
                     augment.flip = true;
@@ -130,7 +220,8 @@ impl FromStr for Augment {
                 "crop" => Border::Mirrored,
                 _ => {
                     return Err(DataError::Syntax(format!(
-                        "expected shift=PIXELS, crop=PIXELS or flip, separated by commas, found {item:?}"
+                        "expected shift=PIXELS, crop=PIXELS or flip for images, shift=Nms or noise=NdB for \
+                         sound, separated by commas, or none, found {item:?}"
                     )));
                 }
             };
@@ -156,16 +247,19 @@ impl FromStr for Augment {
 
 impl fmt::Display for Augment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(Translation { pixels, border }) = self.translation {
-            match border {
-                Border::Blank => write!(f, "shift={pixels}")?,
-                Border::Mirrored => write!(f, "crop={pixels}")?,
-            }
-            if self.flip {
-                f.write_str(",")?;
-            }
-        }
-        f.write_str(if self.flip { "flip" } else { "" })
+        let translation = self.translation.map(|Translation { pixels, border }| match border {
+            Border::Blank => format!("shift={pixels}"),
+            Border::Mirrored => format!("crop={pixels}"),
+        });
+        let items = [
+            translation,
+            self.flip.then(|| "flip".to_owned()),
+            self.shift_ms.map(|ms| format!("shift={ms}ms")),
+            self.noise_db.map(|db| format!("noise={db}dB")),
+        ];
+        let items: Vec<String> = items.into_iter().flatten().collect();
+        f.write_str(if items.is_empty() { "none" } else { "" })?;
+        f.write_str(&items.join(","))
     }
 }
 

@@ -40,6 +40,7 @@ pub(super) fn read(folder: &Path) -> Result<Parsed, DataError> {
         groups: None,
         splits: Some(splits),
         scaling: Scaling::WholeNumbers,
+        sound: None,
         source: Source {
             format: "CIFAR-10 binary batches".to_owned(),
             location: Some(folder.to_owned()),

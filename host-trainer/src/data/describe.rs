@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use niwaki_core::model::FrontEnd;
+
 use super::{Dataset, Groups, Normalisation, Source, Split};
 
 /// Summary of a data set.
@@ -25,8 +27,21 @@ pub struct Description {
     pub groups: Option<GroupCounts>,
     /// How raw values become network input.
     pub normalisation: Normalisation,
+    /// Clips, where the data are sound.
+    pub sound: Option<SoundCounts>,
     /// Where the data come from.
     pub source: Source,
+}
+
+/// What the clips of a data set of sound are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SoundCounts {
+    /// Parameters of the features.
+    pub front_end: FrontEnd,
+    /// Shorter clips, filled up with silence.
+    pub padded: usize,
+    /// Longer clips, cut.
+    pub cut: usize,
 }
 
 /// A number per split.
@@ -119,6 +134,11 @@ pub fn describe(dataset: &Dataset, source: Source) -> Description {
             .collect(),
         groups: dataset.groups.as_ref().map(|groups| GroupCounts::of(groups, &dataset.splits)),
         normalisation: dataset.normalisation.clone(),
+        sound: dataset.sound.as_ref().map(|sound| SoundCounts {
+            front_end: sound.front_end,
+            padded: sound.padded,
+            cut: sound.cut,
+        }),
         source,
     }
 }

@@ -31,6 +31,7 @@ pub(super) fn read() -> Result<Parsed, DataError> {
         groups: None,
         splits: None,
         scaling: Scaling::WholeNumbers,
+        sound: None,
         source: Source {
             format: "embedded".to_owned(),
             location: None,

@@ -10,6 +10,7 @@ const SUPPORTED: &str = "supported are
   - a folder of IDX files: train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz], t10k-...
   - a folder of CIFAR-10 batches: data_batch_*.bin, test_batch.bin, batches.meta.txt
   - an image folder: one folder of PNG, JPEG or BMP files per class, optionally split.csv
+  - a folder of WAV files: with clips.csv (path,label and optionally speaker,split), or one folder per class
   - a .csv or .csv.gz file with a header line
   - NumPy arrays: a folder with features.npy and labels.npy, or FEATURES.npy,LABELS.npy";
 

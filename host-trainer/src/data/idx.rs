@@ -156,6 +156,7 @@ pub(super) fn read(folder: &Path, known: Option<Known>) -> Result<Parsed, DataEr
         groups: None,
         splits: Some(splits),
         scaling: Scaling::WholeNumbers,
+        sound: None,
         source: Source {
             format: "IDX files".to_owned(),
             location: Some(folder.to_owned()),

@@ -64,6 +64,7 @@ pub(super) fn read(folder: &Path, resize: Option<ImageSize>) -> Result<Parsed, D
         groups: None,
         splits,
         scaling: Scaling::WholeNumbers,
+        sound: None,
         source: Source {
             format: "image folder".to_owned(),
             location: Some(folder.to_owned()),

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::normalise::Scaling;
 use super::{
-    CLASSES_MAX, DataError, Dataset, Features, Groups, LoadOptions, Normalisation, Split, cifar,
-    digits, idx, images, npy, split, table,
+    CLASSES_MAX, DataError, Dataset, Features, Groups, LoadOptions, Normalisation, Sound, Split,
+    cifar, digits, idx, images, npy, sound, split, table,
 };
 
 /// Where a data set comes from, and under which terms.
@@ -50,6 +50,7 @@ pub(super) struct Parsed {
     /// The source's own split.
     pub(super) splits: Option<Vec<Split>>,
     pub(super) scaling: Scaling,
+    pub(super) sound: Option<Sound>,
     pub(super) source: Source,
 }
 
@@ -70,6 +71,7 @@ pub fn load_with_source(spec: &str, options: &LoadOptions) -> Result<(Dataset, S
         Format::Idx { folder, known } => idx::read(&folder, known),
         Format::Cifar10(folder) => cifar::read(&folder),
         Format::Images(folder) => images::read(&folder, options.resize),
+        Format::Sound(folder) => sound::read(&folder, options.features),
         Format::Csv(path) => table::read(&path, options.label.as_deref(), options.group.as_deref()),
         Format::Npy { features, labels } => npy::read(&features, &labels),
     }?;
@@ -82,15 +84,25 @@ fn finish(parsed: Parsed, options: &LoadOptions) -> Result<(Dataset, Source), Da
         shape,
         unit,
         mut features,
-        labels,
+        mut labels,
         label_names,
-        groups,
+        mut groups,
         splits,
         scaling,
+        sound,
         source,
     } = parsed;
-    let splits = split::assign(splits, &labels, groups.as_ref(), options)?;
-    let sample_len = shape.iter().product();
+    let mut splits = split::assign(splits, &labels, groups.as_ref(), options)?;
+    let sample_len: usize = shape.iter().product();
+    if let Some(limit) = options.train_limit {
+        let chosen = split::limit_training(&splits, &labels, limit, options.seed)?;
+        features = features.select(&chosen, sample_len);
+        labels = chosen.iter().map(|&sample| labels[sample]).collect();
+        splits = chosen.iter().map(|&sample| splits[sample]).collect();
+        if let Some(groups) = &mut groups {
+            groups.ids = chosen.iter().map(|&sample| groups.ids[sample]).collect();
+        }
+    }
     let training: Vec<usize> = (0..splits.len()).filter(|&i| splits[i] == Split::Train).collect();
     let normalisation = Normalisation::fit(&features, sample_len, &training, scaling);
     if let Features::F32(values) = &mut features {
@@ -98,8 +110,18 @@ fn finish(parsed: Parsed, options: &LoadOptions) -> Result<(Dataset, Source), Da
             *value = normalisation.mean[i % normalisation.mean.len()];
         }
     }
-    let dataset =
-        Dataset { name, shape, unit, features, labels, label_names, groups, splits, normalisation };
+    let dataset = Dataset {
+        name,
+        shape,
+        unit,
+        features,
+        labels,
+        label_names,
+        groups,
+        splits,
+        normalisation,
+        sound,
+    };
     Ok((dataset, source))
 }
 
@@ -110,6 +132,7 @@ enum Format {
     Idx { folder: PathBuf, known: Option<idx::Known> },
     Cifar10(PathBuf),
     Images(PathBuf),
+    Sound(PathBuf),
     Csv(PathBuf),
     Npy { features: PathBuf, labels: PathBuf },
 }
@@ -120,6 +143,9 @@ fn refuse_unsuitable(format: &Format, options: &LoadOptions) -> Result<(), DataE
     let csv = matches!(format, Format::Csv(_));
     if options.resize.is_some() && !image_folder {
         return Err(DataError::option("--resize", "only image folders are resized"));
+    }
+    if options.features.is_some() && !matches!(format, Format::Sound(_)) {
+        return Err(DataError::option("--features", "only sound has features to choose"));
     }
     if options.label.is_some() && !csv {
         return Err(DataError::option("--label", "only CSV files have a label column"));
@@ -192,6 +218,9 @@ fn recognise(path: PathBuf) -> Result<Format, DataError> {
         let (features, labels) = (path.join("features.npy"), path.join("labels.npy"));
         if features.is_file() {
             return Ok(Format::Npy { features, labels });
+        }
+        if sound::holds(&path)? {
+            return Ok(Format::Sound(path));
         }
         if images::holds(&path)? {
             return Ok(Format::Images(path));

@@ -9,6 +9,7 @@
 //! | IDX files | a folder with `train-images-idx3-ubyte[.gz]` and its three companions |
 //! | CIFAR-10, binary version | a folder with `data_batch_*.bin`, `test_batch.bin`, `batches.meta.txt` |
 //! | image folder | one folder of PNG, JPEG or BMP files per class, optionally `split.csv` |
+//! | folder of WAV files | a folder with `clips.csv`, or one folder of WAV files per class |
 //! | CSV | a file `*.csv` or `*.csv.gz` with a header line |
 //! | NumPy arrays | a folder with `features.npy` and `labels.npy`, or `FEATURES.npy,LABELS.npy` |
 //!
@@ -39,6 +40,7 @@ mod normalise;
 mod npy;
 mod options;
 mod preview;
+mod sound;
 mod split;
 mod table;
 #[cfg(test)]
@@ -50,12 +52,13 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use augment::{Augment, AugmentKey};
-pub use describe::{ClassCounts, Description, GroupCounts, SplitCounts, describe};
+pub use describe::{ClassCounts, Description, GroupCounts, SoundCounts, SplitCounts, describe};
 pub use error::{DataError, Place};
 pub use load::{MissingValues, Source, load, load_with_source};
 pub use normalise::Normalisation;
 pub use options::{ImageSize, LoadOptions, SplitBy};
 pub use preview::write_contact_sheet;
+pub use sound::{Sound, SoundFeatures, features};
 
 /// Most classes a data set may have: more is a mistaken label column, not a classification task.
 const CLASSES_MAX: usize = 10_000;
@@ -81,6 +84,8 @@ pub struct Dataset {
     pub splits: Vec<Split>,
     /// From raw values to network input, computed on the training split.
     pub normalisation: Normalisation,
+    /// The clips that the features were computed from, where they are of sound.
+    pub sound: Option<Sound>,
 }
 
 /// Raw values, in the type that holds them exactly.
@@ -104,6 +109,17 @@ impl Features {
     /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The values of some samples, each of this length.
+    fn select(&self, samples: &[usize], len: usize) -> Self {
+        fn pick<T: Copy>(values: &[T], samples: &[usize], len: usize) -> Vec<T> {
+            samples.iter().flat_map(|&sample| values[sample * len..][..len].to_vec()).collect()
+        }
+        match self {
+            Self::U8(values) => Self::U8(pick(values, samples, len)),
+            Self::F32(values) => Self::F32(pick(values, samples, len)),
+        }
     }
 
     fn get(&self, index: usize) -> f32 {
@@ -203,9 +219,10 @@ impl Dataset {
 
     /// Normalised samples in sample x channel x height x width order, as network input.
     ///
-    /// An augmentation draws its random numbers from the key and the sample's index in the data
-    /// set alone: batch size, order and thread count change nothing. Whether it suits the shape of
-    /// the data is told by [`Augment::check`].
+    /// An augmentation of sound changes the clip, of which features are computed anew. An augmentation
+    /// draws its random numbers from the key and the sample's index in the data
+    /// set alone: batch size, order and thread count change nothing. Whether it suits the data is
+    /// told by [`Augment::check`].
     ///
     /// # Panics
     ///
@@ -227,6 +244,12 @@ impl Dataset {
             None => ((0..height).map(Some).collect(), (0..width).map(Some).collect()),
         };
         let start = index * self.sample_len();
+        let changed = augment.and_then(|(augment, key)| {
+            let sound = self.sound.as_ref().filter(|_| augment.changes_sound())?;
+            let mut clip = sound.clip(index).to_vec();
+            augment.change_clip(key, index, sound.front_end.sample_rate, &mut clip);
+            features(&sound.front_end, &clip).ok()
+        });
         let mut sample = sample.iter_mut();
         for channel in 0..channels {
             for &row in &rows {
@@ -235,7 +258,10 @@ impl Dataset {
                     *value = match (row, column) {
                         (Some(row), Some(column)) => {
                             let element = (row * width + column) * channels + channel;
-                            let raw = self.features.get(start + element);
+                            let raw = match &changed {
+                                Some(features) => features[element],
+                                None => self.features.get(start + element),
+                            };
                             self.normalisation.apply(element, raw)
                         }
                         // Uncovered by a shift: black for pixels, else the mean.

@@ -6,7 +6,8 @@ use super::Features;
 
 /// Maps raw values to network input: `(x - mean) / std`.
 ///
-/// Both lists have either one entry, which holds for every value, or one per element of a vector sample.
+/// Both lists have either one entry, which holds for every value, one per element of a vector sample, or
+/// one per column of a sample of sound.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Normalisation {
     /// Mean of the training split, in the unit of the data.
@@ -25,12 +26,17 @@ pub(super) enum Scaling {
     Scalar,
     /// One mean and deviation per feature.
     PerFeature,
+    /// One mean and deviation per column of a sample of one channel.
+    PerColumn {
+        /// Number of columns.
+        columns: usize,
+    },
 }
 
 impl Normalisation {
     /// Normalises one raw value that stands at `element` of its sample.
     pub fn apply(&self, element: usize, raw: f32) -> f32 {
-        let i = if self.mean.len() == 1 { 0 } else { element };
+        let i = element % self.mean.len();
         (raw - self.mean[i]) / self.std[i]
     }
 
@@ -43,6 +49,7 @@ impl Normalisation {
     ) -> Self {
         let count = match scaling {
             Scaling::PerFeature => sample_len,
+            Scaling::PerColumn { columns } => columns,
             Scaling::WholeNumbers | Scaling::Scalar => 1,
         };
         let mut moments = vec![Moments::default(); count];
@@ -59,7 +66,7 @@ impl Normalisation {
                 .iter()
                 .map(|m| match scaling {
                     Scaling::WholeNumbers => m.mean.round() as f32,
-                    Scaling::Scalar | Scaling::PerFeature => m.mean as f32,
+                    _ => m.mean as f32,
                 })
                 .collect(),
             std: moments.iter().map(|m| m.std() as f32).collect(),

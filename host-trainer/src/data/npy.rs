@@ -82,6 +82,7 @@ pub(super) fn read(features_path: &Path, labels_path: &Path) -> Result<Parsed, D
         groups: None,
         splits: None,
         scaling,
+        sound: None,
         source: Source {
             format: "NumPy arrays".to_owned(),
             location: Some(features_path.to_owned()),

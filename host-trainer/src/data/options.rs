@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::DataError;
+use niwaki_core::Model;
+
+use super::{DataError, SoundFeatures};
 
 const TEST_FRACTION: f64 = 0.2;
 
@@ -20,6 +22,9 @@ pub struct LoadOptions {
     /// Image folder: resize every image to this height and width
     #[arg(long, value_name = "HxW")]
     pub resize: Option<ImageSize>,
+    /// Sound: features, such as mfcc, log-mel or log-mel:mel=32,window=640 [default: log-mel]
+    #[arg(long, value_name = "KIND[:SETTINGS]")]
+    pub features: Option<SoundFeatures>,
     /// CSV: the column with the class [default: label]
     #[arg(long, value_name = "COLUMN")]
     pub label: Option<String>,
@@ -35,6 +40,10 @@ pub struct LoadOptions {
     /// Share of the training samples (or groups) to set aside for validation
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = parse_fraction)]
     pub val_fraction: f64,
+    /// Learn from N samples of the training split only: every class keeps its share, and the same
+    /// samples are taken every time
+    #[arg(long, value_name = "N")]
+    pub train_limit: Option<usize>,
 }
 
 impl Default for LoadOptions {
@@ -42,12 +51,22 @@ impl Default for LoadOptions {
         Self {
             seed: 0,
             resize: None,
+            features: None,
             label: None,
             group: None,
             split_by: SplitBy::Sample,
             test_fraction: TEST_FRACTION,
             val_fraction: 0.0,
+            train_limit: None,
         }
+    }
+}
+
+impl LoadOptions {
+    /// These options, with the features of sound that `model` takes where none are named.
+    #[must_use]
+    pub fn for_model(&self, model: &Model<'_>) -> Self {
+        Self { features: self.features.or_else(|| SoundFeatures::of_model(model)), ..self.clone() }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Seeded splits for sources that have none.
 
+use std::collections::BTreeSet;
+
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64;
@@ -64,6 +66,28 @@ pub(super) fn assign(
         let reason = "no sample is left to train on";
         Err(DataError::option("--test-fraction, --val-fraction", reason))
     }
+}
+
+/// Chooses the samples that are loaded: all, but of the training split `limit` only, with the share
+/// of every class as it is.
+pub(super) fn limit_training(
+    splits: &[Split],
+    labels: &[u32],
+    limit: usize,
+    seed: u64,
+) -> Result<Vec<usize>, DataError> {
+    let mut training: Vec<usize> =
+        (0..splits.len()).filter(|&i| splits[i] == Split::Train).collect();
+    if limit == 0 || limit > training.len() {
+        let reason = format!("expected 1 to {}, found {limit}", training.len());
+        return Err(DataError::option("--train-limit", reason));
+    }
+    // Sorted by class, every n-th of them has all classes in proportion.
+    training.shuffle(&mut Pcg64::seed_from_u64(seed));
+    training.sort_by_key(|&i| labels[i]);
+    let count = training.len();
+    let chosen: BTreeSet<usize> = (0..limit).map(|i| training[i * count / limit]).collect();
+    Ok((0..splits.len()).filter(|i| splits[*i] != Split::Train || chosen.contains(i)).collect())
 }
 
 /// Moves the same share of every class from the training split.

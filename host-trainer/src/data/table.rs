@@ -91,6 +91,7 @@ pub(super) fn read(
         groups,
         splits: None,
         scaling: Scaling::PerFeature,
+        sound: None,
         source: Source {
             format: "CSV".to_owned(),
             location: Some(path.to_owned()),
@@ -107,7 +108,7 @@ pub(super) fn read(
 }
 
 /// Replaces texts by their position in the list of distinct texts.
-fn numbered(texts: Vec<String>) -> (Vec<u32>, Vec<String>) {
+pub(super) fn numbered(texts: Vec<String>) -> (Vec<u32>, Vec<String>) {
     let names = in_order(texts.clone());
     let ids: HashMap<&str, u32> = names.iter().map(String::as_str).zip(0..).collect();
     let numbers = texts.iter().map(|text| ids[text.as_str()]).collect();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use niwaki_core::model::{FeatureKind, FrontEnd};
 use proptest::prelude::*;
 
 use super::testing::{Folder, assert_refused, real_data, spec};
@@ -75,6 +76,7 @@ fn tiny(features: Features) -> Dataset {
         groups: None,
         splits: vec![Split::Train; 2],
         normalisation: Normalisation { mean: vec![4.0], std: vec![2.0] },
+        sound: None,
     }
 }
 
@@ -134,7 +136,7 @@ fn augmentation_moves_and_mirrors_and_nothing_else() {
         [("shift=2", 2, false, false), ("crop=3,flip", 3, true, true), ("flip", 0, true, false)]
     {
         let augment: Augment = text.parse().unwrap();
-        augment.check(digits.shape).unwrap();
+        augment.check(&digits).unwrap();
         assert_eq!(augment.to_string(), text);
         let mut seen = HashSet::new();
         let original = digits.batch(&[3], None);
@@ -170,6 +172,77 @@ fn augmentation_depends_on_seed_epoch_and_sample_alone() {
     }
 }
 
+/// One clip of 250 ms with a short tone in its middle.
+fn tone() -> Sound {
+    let front_end = FrontEnd {
+        kind: FeatureKind::Mfcc { coefficients: 10 },
+        sample_rate: 16_000,
+        samples: 4_000,
+        window: 480,
+        hop: 320,
+        fft: 512,
+        mel_bins: 40,
+        low_hz: 20,
+        high_hz: 4_000,
+    };
+    let sample = |n: usize| match n {
+        1_000..3_000 => (8_000.0 * (n as f32 * 0.2).sin()) as i16,
+        _ => 0,
+    };
+    Sound { front_end, samples: (0..4_000).map(sample).collect(), padded: 0, cut: 0 }
+}
+
+#[test]
+fn augmentation_of_sound_shifts_and_adds_noise() {
+    assert_eq!(Augment::SOUND.to_string(), "shift=100ms,noise=20dB");
+    assert_eq!("shift=100ms,noise=20dB".parse::<Augment>().unwrap(), Augment::SOUND);
+    let sound = tone();
+    let original = sound.clip(0).to_vec();
+    let change = |text: &str, epoch| {
+        let mut clip = original.clone();
+        let augment: Augment = text.parse().unwrap();
+        augment.change_clip(AugmentKey { seed: 1, epoch }, 0, 16_000, &mut clip);
+        clip
+    };
+    let mut shifts = HashSet::new();
+    let level = |clip: &mut dyn Iterator<Item = f64>| {
+        let powers: Vec<f64> = clip.map(|sample| sample * sample).collect();
+        10.0 * (powers.iter().sum::<f64>() / powers.len() as f64).log10()
+    };
+    for epoch in 0..50 {
+        let shifted = change("shift=10ms", epoch);
+        let shift = (-160..=160).find(|&shift: &i32| {
+            let mut rotated = original.clone();
+            rotated.rotate_right(shift.rem_euclid(4_000) as usize);
+            rotated == shifted
+        });
+        shifts.insert(shift.expect("a shift by at most 10 ms"));
+
+        let noisy = change("noise=20dB", epoch);
+        let pairs = noisy.iter().zip(&original);
+        let noise = level(&mut pairs.map(|(a, b)| f64::from(*a) - f64::from(*b)));
+        let below = level(&mut original.iter().map(|&sample| sample.into())) - noise;
+        assert!((19.5..50.5).contains(&below), "{below} dB");
+    }
+    assert!(shifts.len() > 30 && shifts.iter().any(|s| *s < 0) && shifts.iter().any(|s| *s > 0));
+
+    let features = features(&sound.front_end, sound.clip(0)).unwrap();
+    let data = Dataset {
+        shape: [sound.front_end.rows(), 10, 1],
+        labels: vec![0],
+        splits: vec![Split::Train],
+        sound: Some(sound),
+        ..tiny(Features::F32(features))
+    };
+    let key = AugmentKey { seed: 2, epoch: 7 };
+    let none: Augment = "none".parse().unwrap();
+    assert_eq!(none.to_string(), "none");
+    assert_eq!(data.batch(&[0], Some((&none, key))), data.batch(&[0], None));
+    let batch = data.batch(&[0], Some((&Augment::SOUND, key)));
+    assert_ne!(batch, data.batch(&[0], None));
+    assert_eq!(batch, data.batch(&[0], Some((&Augment::SOUND, key))));
+}
+
 #[test]
 fn augmentations_that_make_no_sense_are_refused() {
     for (text, part) in [
@@ -180,14 +253,25 @@ fn augmentations_that_make_no_sense_are_refused() {
         ("flip=2", "found \"flip=2\""),
         ("rotate=3", "found \"rotate=3\""),
         ("shift=1,crop=2", "moves the image twice"),
+        ("shift=2s", "found \"2s\""),
+        ("shift=0ms", "from 1 to 1000"),
+        ("noise=3", "noise=NdB"),
+        ("noise=3dB,noise=4dB", "once each"),
     ] {
         let error = text.parse::<Augment>().unwrap_err().to_string();
         assert!(error.contains(part), "{text}: {error}");
     }
     let augment: Augment = "crop=8".parse().unwrap();
-    assert!(augment.check([8, 8, 1]).is_err());
-    assert!(augment.check([1, 1, 43]).is_err());
-    assert!(augment.check([9, 9, 3]).is_ok());
+    let shaped = |shape| Dataset { shape, ..tiny(Features::U8(Vec::new())) };
+    assert!(augment.check(&shaped([8, 8, 1])).is_err());
+    assert!(augment.check(&shaped([1, 1, 43])).is_err());
+    assert!(augment.check(&shaped([9, 9, 3])).is_ok());
+    // Images are not sound, and sound is no image.
+    let images = shaped([9, 9, 3]);
+    assert!(Augment::SOUND.check(&images).is_err());
+    let sound = Dataset { sound: Some(tone()), ..images };
+    assert!(augment.check(&sound).is_err());
+    Augment::SOUND.check(&sound).unwrap();
 }
 
 proptest! {
@@ -265,9 +349,9 @@ fn what_is_no_data_set_is_named() {
     let folder = Folder::new();
     let path = spec(folder.path());
     assert_refused(path, &options, &[path, "an empty folder", "supported are"]);
-    folder.write("zero/1.wav", "RIFF");
-    folder.write("one/1.wav", "RIFF");
-    assert_refused(path, &options, &[path, "2 subfolders", "2 .wav"]);
+    folder.write("zero/1.mp3", "ID3");
+    folder.write("one/1.mp3", "ID3");
+    assert_refused(path, &options, &[path, "2 subfolders", "2 .mp3"]);
     let file = folder.write("model.tflite", "TFL3");
     assert_refused(spec(&file), &options, &["model.tflite", "no known kind"]);
     let file = folder.write("x.npy", "");
@@ -343,5 +427,26 @@ fn real_data_sets_load_as_their_papers_say() {
             println!("skipped: no fashion-mnist");
             assert!(error.to_string().contains("apt install dataset-fashion-mnist"), "{error}");
         }
+    }
+}
+
+#[test]
+fn a_limit_keeps_the_classes_in_proportion() {
+    let all = load("digits", &LoadOptions::default()).unwrap();
+    let options = LoadOptions { train_limit: Some(200), ..LoadOptions::default() };
+    let some = load("digits", &options).unwrap();
+    assert_eq!(some, load("digits", &options).unwrap());
+    assert_eq!(some.indices(Split::Train).len(), 200);
+    let test = |data: &Dataset| -> Vec<Vec<f32>> {
+        data.indices(Split::Test).into_iter().map(|sample| data.raw(sample)).collect()
+    };
+    assert_eq!(test(&some), test(&all));
+    let count = |class: u32| {
+        some.indices(Split::Train).iter().filter(|&&sample| some.labels[sample] == class).count()
+    };
+    assert!((0..10).all(|class| (18..=22).contains(&count(class))));
+    for limit in [0, 5000] {
+        let options = LoadOptions { train_limit: Some(limit), ..LoadOptions::default() };
+        assert!(load("digits", &options).unwrap_err().to_string().contains("--train-limit"));
     }
 }

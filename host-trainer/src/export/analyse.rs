@@ -2,6 +2,7 @@
 
 use niwaki_core::Model;
 use niwaki_core::kernels::packed;
+use niwaki_core::learn::Plan;
 use niwaki_core::model::{Op, Tensor, Weights};
 use serde::Serialize;
 
@@ -21,6 +22,11 @@ pub struct Analysis {
     pub model_bytes: usize,
     /// Size of the arena in bytes.
     pub arena_bytes: usize,
+    /// Bytes of memory in which features of sound are computed; none for other models.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub front_end_bytes: Option<usize>,
+    /// Bytes of RAM that learning needs beside the arena; absent where no layer is tunable.
+    pub learner_bytes: Option<usize>,
     /// Most bytes of tensors that any operator reads and writes: no arena can be smaller.
     pub largest_operator_bytes: usize,
     /// Multiply-accumulates of one inference when zero weights are executed too.
@@ -33,8 +39,10 @@ pub struct Analysis {
     pub nonzeros: usize,
     /// `nonzeros / weights`.
     pub density: f64,
-    /// Estimated instructions of one inference.
+    /// Predicted instructions of one inference.
     pub instructions: f64,
+    /// Predicted clock cycles of one inference, where memory does not make the core wait.
+    pub cycles: f64,
     /// The layers in order of execution.
     pub layers: Vec<LayerAnalysis>,
 }
@@ -70,8 +78,10 @@ pub struct LayerAnalysis {
     pub scratch: [usize; 2],
     /// Bytes of working memory.
     pub scratch_bytes: usize,
-    /// Estimated instructions.
+    /// Predicted instructions.
     pub instructions: f64,
+    /// Predicted clock cycles, where memory does not make the core wait.
+    pub cycles: f64,
 }
 
 /// Analyses a model for a core.
@@ -83,6 +93,7 @@ pub fn analyse(model: &Model<'_>, core: Core) -> Analysis {
         .enumerate()
         .map(|(index, op)| {
             let (weights, nonzeros) = count(op);
+            let predicted = costs.predict_operator(model, index, core);
             let output = op.output();
             // Each weight of a channel is used once per output position.
             let positions = (output.height * output.width) as u64;
@@ -111,9 +122,8 @@ pub fn analyse(model: &Model<'_>, core: Core) -> Analysis {
                 live: [index, last],
                 scratch: [op.scratch().range().start, op.scratch().range().end],
                 scratch_bytes: op.scratch().len,
-                instructions: model
-                    .kernel(index)
-                    .map_or(0.0, |kernel| costs.instructions(op, kernel)),
+                instructions: predicted.instructions,
+                cycles: predicted.cycles,
             }
         })
         .collect();
@@ -140,6 +150,8 @@ pub fn analyse(model: &Model<'_>, core: Core) -> Analysis {
         target: core,
         model_bytes: model.len(),
         arena_bytes: model.arena_len(),
+        front_end_bytes: model.front_end().map(|front_end| front_end.memory_len()),
+        learner_bytes: Plan::new(model).ok().map(|plan| plan.learner_len()),
         largest_operator_bytes,
         macs: sum(|layer| layer.macs),
         macs_nonzero: sum(|layer| layer.macs_nonzero),
@@ -147,6 +159,7 @@ pub fn analyse(model: &Model<'_>, core: Core) -> Analysis {
         nonzeros,
         density: nonzeros as f64 / weights.max(1) as f64,
         instructions: layers.iter().map(|layer| layer.instructions).sum(),
+        cycles: layers.iter().map(|layer| layer.cycles).sum(),
         layers,
     }
 }

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, bail, ensure};
 use niwaki_core::kernels::{KernelId, depthwise, packed};
 use niwaki_core::model::layout::{
     ALIGNMENT, AddBroadcastRecord, AddRecord, ChannelRecord, CopyRecord, Header, MAGIC, MeanRecord,
-    MulRecord, NormalisationRecord, OpRecord, OperandRecord, PlaceRecord, SoftmaxRecord, Span,
-    TensorRecord, VERSION, WindowRecord,
+    MulRecord, NormalisationRecord, OpRecord, OperandRecord, OptionalSections, PlaceRecord,
+    SoftmaxRecord, Span, TensorRecord, VERSION, WindowRecord,
 };
 use niwaki_core::model::{Clamp, Place, Tensor, Window, checksum};
 use sha2::{Digest, Sha256};
@@ -387,7 +387,10 @@ fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
         })
         .collect::<Result<_>>()?;
 
-    let mut bytes = vec![0; size_of::<Header>()];
+    // A model without optional sections has no spans for them.
+    let header_len = size_of::<Header>()
+        + if graph.front_end.is_some() { size_of::<OptionalSections>() } else { 0 };
+    let mut bytes = vec![0; header_len];
     let tensors = append(&mut bytes, tensors.as_bytes())?;
     // The table of operators points behind itself: constants first, then the table is filled in.
     let ops_start = bytes.len();
@@ -423,11 +426,16 @@ fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
         strings.extend(text.as_bytes());
     }
     let strings = append(&mut bytes, &strings)?;
+    if let Some(front_end) = &graph.front_end {
+        let front_end = append(&mut bytes, front_end.encode().as_bytes())?;
+        let sections = OptionalSections { front_end };
+        bytes[size_of::<Header>()..header_len].copy_from_slice(sections.as_bytes());
+    }
 
-    let mut header = Header {
+    let header = Header {
         magic: MAGIC,
         version: VERSION.into(),
-        header_len: (size_of::<Header>() as u16).into(),
+        header_len: (header_len as u16).into(),
         total_len: u32::try_from(bytes.len()).context("a model of more than 4 GiB")?.into(),
         checksum: 0.into(),
         model_id: [0; 8],
@@ -436,23 +444,28 @@ fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
         input: id(graph.input)?.into(),
         output: id(graph.output)?.into(),
         label_count: u16::try_from(graph.labels.len())?.into(),
-        reserved: 0.into(),
+        tunable: 0.into(),
         tensors,
         ops: Span::new(u32::try_from(ops_start)?, u32::try_from(ops_len)?),
         strings,
         normalisation,
     };
-    let set_header = |bytes: &mut Vec<u8>, header: &Header| {
-        bytes[..size_of::<Header>()].copy_from_slice(header.as_bytes());
-    };
-    set_header(&mut bytes, &header);
-    let behind_id = std::mem::offset_of!(Header, arena_len);
-    let digest = Sha256::digest(&bytes[behind_id..]);
-    header.model_id.copy_from_slice(&digest[..8]);
-    set_header(&mut bytes, &header);
-    header.checksum = checksum(&bytes).into();
-    set_header(&mut bytes, &header);
+    seal(&mut bytes, header);
     Ok(bytes)
+}
+
+/// Writes the header with the id and the checksum of the bytes behind it.
+pub(super) fn seal(bytes: &mut [u8], mut header: Header) {
+    let mut set = |header: &Header| {
+        bytes[..size_of::<Header>()].copy_from_slice(header.as_bytes());
+        let behind_id = std::mem::offset_of!(Header, arena_len);
+        (Sha256::digest(&bytes[behind_id..]), checksum(bytes))
+    };
+    let (digest, _) = set(&header);
+    header.model_id.copy_from_slice(&digest[..8]);
+    let (_, checksum) = set(&header);
+    header.checksum = checksum.into();
+    set(&header);
 }
 
 fn append(bytes: &mut Vec<u8>, data: &[u8]) -> Result<Span> {

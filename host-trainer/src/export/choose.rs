@@ -11,7 +11,7 @@ use zerocopy::IntoBytes;
 
 use super::AlignedVec;
 use super::graph::Weighted;
-use crate::target::cost::{Core, CostModel, sparse_conv_terms};
+use crate::target::cost::{ChannelCounts, Core, CostModel, Terms};
 
 /// How a layer's kernel is chosen among those that can execute it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,12 +41,20 @@ pub(super) struct Shape {
     pub(super) groups: usize,
 }
 
+impl Shape {
+    /// The window; that of a linear layer covers the input.
+    fn whole_window(&self) -> Window {
+        let kernel = [self.input.height, self.input.width];
+        self.window.unwrap_or(Window { kernel, stride: [1, 1], pad: [0, 0] })
+    }
+}
+
 /// A kernel with its weights in the order it reads them.
 pub(super) struct Bid {
     pub(super) kernel: KernelId,
     pub(super) weights: Vec<u8>,
     pub(super) scratch_len: usize,
-    /// Predicted instructions.
+    /// Predicted clock cycles.
     pub(super) cost: f64,
 }
 
@@ -92,9 +100,13 @@ pub(super) fn choose(
     if bids.len() > 1 {
         bids.retain(|bid| !matches!(bid.kernel, ConvDense | LinearDense));
     }
-    // Memory beyond the limit must buy a fifth of the time.
-    let free = |bid: &Bid| bid.scratch_len <= scratch_limit;
-    let price = |bid: &Bid| if free(bid) { bid.cost } else { bid.cost * 1.25 };
+    // Memory beyond the limit must buy a fifth of the time, and a sparse kernel, which is more code to link
+    // beside the dense one, a twentieth.
+    let price = |bid: &Bid| {
+        let memory = if bid.scratch_len <= scratch_limit { 1.0 } else { 1.25 };
+        let code = if matches!(bid.kernel, ConvPacked | LinearPacked) { 1.0 } else { 1.05 };
+        bid.cost * memory * code
+    };
     bids.into_iter()
         .min_by(|a, b| price(a).total_cmp(&price(b)))
         .context("no kernel can execute this layer")
@@ -133,11 +145,13 @@ fn bid(
         }
         KernelId::ConvSparse | KernelId::ConvBlock2 | KernelId::ConvBlock4 => {
             let window = shape.window?;
-            let entries = blocks(&weighted.weights, shape.input.channels / shape.groups, block);
+            let depth = shape.input.channels / shape.groups;
+            let channels = weighted.weights.chunks(per_channel);
+            let counts = ChannelCounts::new(channels.map(|weights| blocks(weights, depth, block)));
+            let conv = conv(shape, weighted, Weights::Dense(&[]), 0);
             let choose = |limit| {
                 let cost = |geometry: &_| {
-                    let terms = sparse_conv_terms(geometry, outputs as f64, entries as f64);
-                    costs.sum(kernel, &terms)
+                    costs.predict(kernel, &Terms::sparse_conv(&conv, geometry, &counts)).cycles
                 };
                 let (input, output) = (&shape.input, &shape.output);
                 pack_sparse::choose_geometry(input, output, &window, block, limit, cost)
@@ -163,7 +177,8 @@ fn bid(
     };
     let aligned = AlignedVec::new(&weights);
     let op = operator(kernel, shape, weighted, &aligned, block, scratch_len)?;
-    Some(Bid { kernel, cost: costs.instructions(&op, kernel), weights, scratch_len })
+    let cost = costs.predict(kernel, &Terms::of(&op, core.has_dsp())).cycles;
+    Some(Bid { kernel, cost, weights, scratch_len })
 }
 
 /// Blocks of neighbouring input channels with a weight that is not zero.
@@ -185,8 +200,7 @@ fn operator<'a>(
 ) -> Option<Op<'a>> {
     let bytes = bytes.as_bytes();
     let (input, output) = (&shape.input, &shape.output);
-    let whole = Window { kernel: [input.height, input.width], stride: [1, 1], pad: [0, 0] };
-    let window = shape.window.unwrap_or(whole);
+    let window = shape.whole_window();
     let weights = match kernel {
         KernelId::ConvDense | KernelId::LinearDense => Weights::Dense(&weighted.weights),
         KernelId::ConvPacked | KernelId::LinearPacked => {
@@ -197,15 +211,24 @@ fn operator<'a>(
         }
         _ => Weights::Sparse(ConvStream::new(bytes, input, output, &window, block)?),
     };
-    let conv = Conv {
-        input: *input,
-        output: *output,
-        window,
+    let conv = conv(shape, weighted, weights, scratch_len);
+    Some(if shape.window.is_some() { Op::Conv(conv) } else { Op::Linear(conv) })
+}
+
+fn conv<'a>(
+    shape: &Shape,
+    weighted: &Weighted,
+    weights: Weights<'a>,
+    scratch_len: usize,
+) -> Conv<'a> {
+    Conv {
+        input: shape.input,
+        output: shape.output,
+        window: shape.whole_window(),
         groups: shape.groups,
         clamp: weighted.clamp,
         channels: &[],
         weights,
         scratch: Scratch { offset: 0, len: scratch_len },
-    };
-    Some(if shape.window.is_some() { Op::Conv(conv) } else { Op::Linear(conv) })
+    }
 }

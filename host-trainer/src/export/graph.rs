@@ -1,7 +1,7 @@
 //! A network in integers, before memory is planned and kernels are chosen.
 
 use niwaki_core::kernels::Rescale;
-use niwaki_core::model::{Clamp, Place, Window};
+use niwaki_core::model::{Clamp, FrontEnd, Place, Window};
 
 /// Position of a tensor in [`Graph::tensors`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -275,8 +275,10 @@ pub struct Graph {
     /// Class labels; may be empty.
     pub labels: Vec<String>,
     /// Scale and offset from raw features to stored inputs: none, one for all elements, one per
-    /// channel or one per element.
+    /// channel, one per column and channel, or one per element.
     pub normalisation: Vec<(f32, f32)>,
+    /// How sound becomes the raw features.
+    pub front_end: Option<FrontEnd>,
 }
 
 impl Graph {

@@ -15,6 +15,7 @@ mod quantise;
 mod run;
 mod rust_module;
 mod simplify;
+mod tunable;
 
 pub use analyse::{Analysis, LayerAnalysis, analyse};
 pub use blob::{Exported, Layer, write, write_with};
@@ -23,8 +24,9 @@ pub use estimate::{Estimate, estimate};
 pub use graph::{
     Constant, Function, Graph, Node, Operator, Quantisation, TensorId, TensorInfo, Weighted,
 };
-pub use package::{Card, card_path, hexadecimal, read_model, write_model};
+pub use package::{Card, card_path, export_run, hexadecimal, read_model, write_model};
 pub use plan::{Needs, Plan, Rows, Sharing, plan};
 pub use quantise::quantise;
-pub use run::{AlignedVec, mean_squared_error, quantised_inputs, run_all, top1};
+pub use run::{AlignedVec, Merit, evaluate, mean_squared_error, quantised_inputs, run_all, top1};
 pub use rust_module::write_rust_module;
+pub use tunable::mark_tunable;

@@ -92,6 +92,12 @@ impl Sets {
                 }
             }
         }
+        // What nothing reads is a result of its own.
+        let read = |tensor: TensorId| {
+            graph.nodes.iter().any(|node| node.inputs.contains(&tensor))
+                || graph.tensors.iter().any(|other| other.view_of == Some(tensor))
+        };
+        fixed_tensors.extend(graph.nodes.iter().map(|node| node.output).filter(|t| !read(*t)));
         for (index, tensor) in graph.tensors.iter().enumerate() {
             if let Some(viewed) = tensor.view_of {
                 join(&mut of, TensorId(index), viewed);

@@ -9,9 +9,10 @@ use anyhow::{Context, Result};
 use niwaki_core::Model;
 use serde::{Deserialize, Serialize};
 
-use super::AlignedVec;
+use super::{AlignedVec, KernelChoice, mark_tunable, quantise, write_with};
 use crate::net::trained::write_atomically;
-use crate::net::{Accuracy, DataInfo};
+use crate::net::{Accuracy, DataInfo, Trained};
+use crate::target::cost::Core;
 
 /// Where a model comes from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,6 +56,33 @@ impl Card {
 /// Bytes in hexadecimal.
 pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Exports the network of a complete run for a core, with its card beside it. The last `tunable` weighted
+/// layers are marked to be tuned on the device.
+///
+/// # Errors
+///
+/// When the run is not complete, its network cannot be exported, its layers cannot be tuned, or a file
+/// cannot be written.
+pub fn export_run(run: &Path, path: &Path, core: Core, tunable: Option<usize>) -> Result<()> {
+    let trained = Trained::load(run)?;
+    let graph = quantise(&trained)
+        .with_context(|| format!("quantising the network of {}", run.display()))?;
+    let mut bytes = write_with(&graph, KernelChoice::Cheapest(core))?.bytes;
+    if let Some(layers) = tunable {
+        bytes = mark_tunable(&bytes, layers)?;
+    }
+    let blob = AlignedVec::new(&bytes);
+    let model = Model::new(blob.as_bytes()).context("the written model is refused")?;
+    write_model(path, &bytes)?;
+    let card = Card {
+        model_id: hexadecimal(&model.id()),
+        run: run.canonicalize().unwrap_or_else(|_| run.to_path_buf()),
+        data: trained.data,
+        accuracy_float: trained.summary.accuracy_float,
+    };
+    card.save(path)
 }
 
 /// Reads the bytes of a model at the alignment that [`Model::new`] needs.

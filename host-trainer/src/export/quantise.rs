@@ -27,7 +27,9 @@ use crate::net::{NetSpec, Params, Trained};
 /// something that the integer operators do not offer, naming the layer.
 pub fn quantise(trained: &Trained) -> Result<Graph> {
     let data = &trained.data;
-    quantise_network(&trained.spec, &trained.params, &data.normalisation, &data.label_names)
+    let graph =
+        quantise_network(&trained.spec, &trained.params, &data.normalisation, &data.label_names)?;
+    Ok(Graph { front_end: data.front_end, ..graph })
 }
 
 /// Quantises a network whose parts are given.
@@ -65,6 +67,7 @@ pub(super) fn quantise_network(
             Task::Reconstruct => Vec::new(),
         },
         normalisation: normalisation.mean.iter().zip(&normalisation.std).map(to_stored).collect(),
+        front_end: None,
         tensors: builder.tensors,
     })
 }

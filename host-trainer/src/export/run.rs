@@ -34,6 +34,11 @@ impl AlignedVec {
         &zerocopy::IntoBytes::as_bytes(&self.words[..])[..self.len]
     }
 
+    /// The bytes, to be written.
+    pub fn as_bytes_mut(&mut self) -> &mut [u8] {
+        &mut zerocopy::IntoBytes::as_mut_bytes(&mut self.words[..])[..self.len]
+    }
+
     /// The bytes as an arena.
     pub fn as_arena(&mut self) -> &mut [i8] {
         let bytes = zerocopy::IntoBytes::as_mut_bytes(&mut self.words[..]);
@@ -88,12 +93,71 @@ pub fn quantised_inputs(model: &Model<'_>, data: &Dataset, samples: &[usize]) ->
         "the model does not say how raw features become inputs (an imported model?): \
          give quantised inputs with --inputs"
     );
+    let of_data = data.sound.as_ref().map(|sound| &sound.front_end);
+    if let Some(expected) = model.front_end() {
+        let found = of_data.with_context(|| {
+            format!(
+                "the model takes features of sound ({expected}), the data `{}` are not sound",
+                data.name
+            )
+        })?;
+        ensure!(
+            expected == found,
+            "the model takes features of sound that differ from those of the data `{}`: \
+             expected {expected}, found {found}",
+            data.name
+        );
+    }
     let mut inputs = vec![0; samples.len() * input.len()];
     inputs
         .par_chunks_mut(input.len())
         .zip(samples)
         .for_each(|(input, &sample)| model.quantise_input(&data.raw(sample), input));
     Ok(inputs)
+}
+
+/// How good a model is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Merit {
+    /// Share of correct classifications.
+    Accuracy(f64),
+    /// For models that reconstruct their input: mean squared error in normalised units.
+    MeanSquaredError(f64),
+}
+
+impl Merit {
+    /// The figure itself.
+    pub fn value(self) -> f64 {
+        match self {
+            Self::Accuracy(value) | Self::MeanSquaredError(value) => value,
+        }
+    }
+}
+
+/// How good a model is on samples of a data set. One without labels is taken to reconstruct its
+/// input.
+///
+/// # Errors
+///
+/// When the data's shape is not the model's, or its output is neither scores nor a reconstruction.
+pub fn evaluate(
+    model: &Model<'_>,
+    blob: &AlignedVec,
+    data: &Dataset,
+    samples: &[usize],
+) -> Result<Merit> {
+    let inputs = quantised_inputs(model, data, samples)?;
+    let outputs = run_all(blob.as_bytes(), &inputs)?;
+    if model.label_count() > 0 {
+        let rows = outputs.chunks(model.output().len()).zip(samples);
+        let right = rows.filter(|(scores, sample)| top1(scores) == data.labels[**sample] as usize);
+        return Ok(Merit::Accuracy(right.count() as f64 / samples.len().max(1) as f64));
+    }
+    ensure!(
+        model.output().len() == model.input().len(),
+        "the model has no labels and does not reconstruct its input: nothing to compare with"
+    );
+    Ok(Merit::MeanSquaredError(mean_squared_error(model, &inputs, &outputs)))
 }
 
 /// How well `outputs` reconstruct `inputs`: the mean squared error in real units.

@@ -159,6 +159,7 @@ impl<'a> Importer<'a> {
             output,
             labels: vec![],
             normalisation: vec![(scale, quantisation.zero_point.into())],
+            front_end: None,
         };
         if graph.nodes.is_empty() {
             let what = "it computes nothing".to_owned();

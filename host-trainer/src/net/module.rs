@@ -53,6 +53,21 @@ struct Norm {
     alone: bool,
 }
 
+/// A batch norm behind a layer with weights: indices of parameters and statistics.
+#[derive(Debug, Clone, Copy)]
+pub struct FusedNorm {
+    /// Weights of the layer.
+    pub weight: usize,
+    /// Bias of the layer.
+    pub bias: Option<usize>,
+    /// Scale of the batch norm.
+    pub gamma: usize,
+    /// Statistics of the batch norm.
+    pub stats: usize,
+    /// Added to the variance.
+    pub epsilon: f32,
+}
+
 /// Mean and variance of every channel.
 #[derive(Debug, Clone)]
 pub struct Stats {
@@ -160,6 +175,20 @@ impl Network {
             0 => super::spec::INPUT,
             _ => &self.graph.layers[self.units[slot - 1].output()].name,
         }
+    }
+
+    /// The batch norms that are fused into a layer with weights.
+    pub fn fused_norms(&self) -> impl Iterator<Item = FusedNorm> {
+        self.steps.iter().filter_map(|step| {
+            let norm = step.norm.as_ref().filter(|norm| !norm.alone)?;
+            Some(FusedNorm {
+                weight: step.weight?,
+                bias: step.bias,
+                gamma: norm.gamma,
+                stats: norm.stats,
+                epsilon: norm.epsilon,
+            })
+        })
     }
 
     /// Number of slots.
@@ -390,4 +419,59 @@ fn fake_quantise_weight(weight: Tensor<2>) -> Tensor<2> {
     let scale = plain.clone().abs().max_dim(1).clamp_min(1e-30).div_scalar(127.0);
     let rounded = (plain.clone() / scale.clone()).round() * scale;
     weight + (rounded - plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::preset;
+
+    /// Paths next to each other compute what each computes alone, but for statistics in common.
+    #[test]
+    fn paths_have_their_own_weights() {
+        let device = Device::flex();
+        let spec = preset("resnet8:width=4").unwrap().for_data([8, 8, 1], 3).unwrap();
+        let net = Network::new(Graph::new(&spec).unwrap());
+        let wave = |len: usize, step: f32| -> Vec<f32> {
+            (0..len).map(|index| (step * index as f32).sin()).collect()
+        };
+        let params = |step: f32| -> Vec<Tensor<1>> {
+            let values = |param: &ParamSpec| match param.role {
+                Role::Weight => wave(param.len(), step),
+                Role::Gamma => vec![1.0; param.len()],
+                Role::Bias | Role::Beta => vec![0.1; param.len()],
+            };
+            net.params.iter().map(|param| tensor(&values(param), &device)).collect()
+        };
+        let (a, b) = (params(0.7), params(1.3));
+        let batch =
+            |step: f32| Tensor::from_data(TensorData::new(wave(128, step), [2, 1, 8, 8]), &device);
+        let (x, y) = (batch(0.3), batch(0.5));
+        let both = Tensor::cat(vec![x.clone(), y.clone()], 0);
+        let stats: Vec<Stats> = net
+            .norms()
+            .iter()
+            .map(|&layer| {
+                let channels = net.graph.layers[layer].output[2];
+                Stats {
+                    mean: Tensor::zeros([channels], &device),
+                    var: Tensor::ones([channels], &device),
+                }
+            })
+            .collect();
+        let running = Pass { norms: Norms::Running(&stats), quantise: None, observe: false };
+        let together = values(&net.forward_paths(&[&a, &b], both.clone(), &running).logits);
+        let apart = [
+            values(&net.forward(&a, x, &running).logits),
+            values(&net.forward(&b, y, &running).logits),
+        ];
+        assert_eq!(together, apart.concat());
+
+        let pass = Pass { norms: Norms::Batch, ..running };
+        let same = values(&net.forward_paths(&[&a, &a], both.clone(), &pass).logits);
+        let alone = values(&net.forward(&a, both.clone(), &pass).logits);
+        assert!(same.iter().zip(&alone).all(|(a, b)| (a - b).abs() < 1e-4));
+        let other = values(&net.forward_paths(&[&a, &b], both, &pass).logits);
+        assert!(other.iter().zip(&alone).any(|(a, b)| (a - b).abs() > 1e-2));
+    }
 }

@@ -1,6 +1,8 @@
 //! Well-known networks, each with one width to turn.
 
-use super::spec::{DataFeatures, Features, Kind, Layer, NetError, NetSpec, Padding, Pair, Task};
+use super::spec::{
+    DataFeatures, EPSILON, Features, Kind, Layer, NetError, NetSpec, Padding, Pair, Task,
+};
 
 /// A network known by name.
 pub struct Preset {
@@ -107,7 +109,7 @@ impl Builder {
 
     /// Batch norm and ReLU, called `bn<suffix>` and `relu<suffix>`.
     fn norm_relu(&mut self, suffix: &str) -> &mut Self {
-        self.layer(format!("bn{suffix}"), Kind::BatchNorm { epsilon: 1e-5 })
+        self.layer(format!("bn{suffix}"), Kind::BatchNorm { epsilon: EPSILON })
             .layer(format!("relu{suffix}"), Kind::Relu {})
     }
 
@@ -201,7 +203,7 @@ fn resnet8(width: f64) -> NetSpec {
         net.reading(name("conv1-"), conv(out, 3, stride), &[&below])
             .norm_relu(&format!("1-{stage}"))
             .layer(name("conv2-"), conv(out, 3, 1))
-            .layer(name("bn2-"), Kind::BatchNorm { epsilon: 1e-5 });
+            .layer(name("bn2-"), Kind::BatchNorm { epsilon: EPSILON });
         // As in the reference model, the shortcut of a stage that changes the shape is a bare
         // 1x1 convolution.
         let shortcut = if stride == 1 {

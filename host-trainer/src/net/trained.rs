@@ -9,6 +9,7 @@
 use std::{io::Write, path::Path};
 
 use anyhow::{Context, bail};
+use niwaki_core::model::FrontEnd;
 use serde::{Deserialize, Serialize};
 
 use super::{Graph, NetSpec, Params};
@@ -49,6 +50,9 @@ pub struct DataInfo {
     pub label_names: Vec<String>,
     /// From raw values to network input.
     pub normalisation: Normalisation,
+    /// From sound to raw values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub front_end: Option<FrontEnd>,
 }
 
 impl DataInfo {
@@ -60,6 +64,7 @@ impl DataInfo {
             name: data.name.clone(),
             label_names: data.label_names.clone(),
             normalisation: data.normalisation.clone(),
+            front_end: data.sound.as_ref().map(|sound| sound.front_end),
         }
     }
 }

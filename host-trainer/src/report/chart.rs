@@ -5,10 +5,14 @@ use plotters::prelude::*;
 
 use crate::export::Analysis;
 use crate::sparse::EpochRow;
+use crate::sparse::layerwise::Choice;
+use crate::target::sweep::{Curves, Format, Sweep};
 
 const GREEN: RGBColor = RGBColor(74, 124, 89);
 const BROWN: RGBColor = RGBColor(166, 108, 60);
 const GREY: RGBColor = RGBColor(160, 160, 155);
+const BLUE: RGBColor = RGBColor(58, 98, 160);
+const INK: RGBColor = RGBColor(60, 60, 60);
 
 /// Figure of merit in training and testing over the epochs.
 pub(super) fn training(epochs: &[EpochRow]) -> Result<String> {
@@ -56,6 +60,67 @@ fn draw_training(
     Ok(())
 }
 
+/// Lines that a chart of strategies names; the others are thin and grey.
+const NAMED: usize = 6;
+
+/// Weights of a layer's strategies over the search.
+pub(super) fn strategies(choice: &Choice, layer: usize) -> Result<String> {
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (800, 300)).into_drawing_area();
+        draw_strategies(&area, choice, layer)
+            .map_err(|error| anyhow!("drawing the strategies: {error}"))?;
+    }
+    Ok(svg)
+}
+
+fn draw_strategies(
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    choice: &Choice,
+    layer: usize,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let line = |candidate: usize| {
+        choice.records.iter().map(move |record| {
+            let weight = record.weights.get(layer).and_then(|weights| weights.get(candidate));
+            (record.at, f64::from(*weight.unwrap_or(&0.0)))
+        })
+    };
+    let candidates = &choice.layers[layer].candidates;
+    let last = |candidate: usize| line(candidate).next_back().map_or(0.0, |(_, weight)| weight);
+    let mut order: Vec<usize> = (0..candidates.len()).collect();
+    order.sort_by(|&a, &b| last(b).total_cmp(&last(a)));
+    let most = order.iter().flat_map(|&c| line(c)).map(|(_, w)| w).fold(0.0, f64::max);
+    let end = choice.records.last().map_or(1.0, |record| record.at);
+    let mut chart = ChartBuilder::on(area)
+        .margin(8)
+        .x_label_area_size(32)
+        .y_label_area_size(48)
+        .build_cartesian_2d(0.0..end, 0.0..1.05 * most.max(1e-3))?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_desc("epoch of the search")
+        .y_desc("weight")
+        .draw()?;
+    for &candidate in order.iter().skip(NAMED) {
+        chart.draw_series(LineSeries::new(line(candidate), GREY.mix(0.5)))?;
+    }
+    for (place, &candidate) in order.iter().take(NAMED).enumerate().rev() {
+        let style = Palette99::pick(place).stroke_width(if place == 0 { 3 } else { 2 });
+        chart
+            .draw_series(LineSeries::new(line(candidate), style))?
+            .label(candidates[candidate].to_string())
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .draw()?;
+    area.present()?;
+    Ok(())
+}
+
 /// The arena's bytes over the layers: outputs while they are needed, and working memory.
 pub(super) fn arena(analysis: &Analysis) -> Result<String> {
     let mut svg = String::new();
@@ -96,5 +161,91 @@ fn draw_arena(
         }
     }
     area.present()?;
+    Ok(())
+}
+
+/// Instructions over density: a panel for each layer, a curve for each format, break-even marked.
+///
+/// # Errors
+///
+/// When the chart cannot be drawn.
+pub fn break_even(sweep: &Sweep) -> Result<String> {
+    const COLUMNS: usize = 2;
+    let rows = sweep.layers.len().div_ceil(COLUMNS).max(1);
+    let mut svg = String::new();
+    {
+        let size = (960, 320 * rows as u32);
+        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        let drawn = area.fill(&WHITE).map_err(Into::into).and_then(|()| {
+            let panels = area.split_evenly((rows, COLUMNS));
+            for (panel, layer) in panels.iter().zip(&sweep.layers) {
+                draw_break_even(panel, layer)?;
+            }
+            Ok(area.present()?)
+        });
+        drawn.map_err(|error: Box<dyn std::error::Error>| {
+            anyhow!("drawing the break-even curves: {error}")
+        })?;
+    }
+    Ok(svg)
+}
+
+fn draw_break_even(
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    layer: &Curves,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let costs = layer.points.iter().map(|point| point.instructions_per_mac);
+    let (least, most) = costs.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), cost| {
+        (least.min(cost), most.max(cost))
+    });
+    let mut chart = ChartBuilder::on(area)
+        .margin(8)
+        .caption(&layer.layer, ("sans-serif", 15))
+        .x_label_area_size(36)
+        .y_label_area_size(52)
+        .build_cartesian_2d((1.0..100.0).log_scale(), (least * 0.8..most * 1.25).log_scale())?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_desc("density in percent")
+        .y_desc("instructions per dense MAC")
+        .x_label_formatter(&|density| format!("{density:.0}"))
+        .y_label_formatter(&|cost| format!("{cost}"))
+        .draw()?;
+    let dense = layer.of(Format::Dense).next().map(|point| point.instructions_per_mac);
+    for (format, colour) in Format::ALL.into_iter().zip([INK, GREEN, BROWN, BLUE]) {
+        let curve: Vec<(f64, f64)> = match (format, dense) {
+            (Format::Dense, Some(dense)) => vec![(1.0, dense), (100.0, dense)],
+            _ => layer
+                .of(format)
+                .map(|point| (point.density_percent.into(), point.instructions_per_mac))
+                .collect(),
+        };
+        chart
+            .draw_series(LineSeries::new(curve.iter().copied(), colour.stroke_width(2)))?
+            .label(format.name())
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        if format != Format::Dense {
+            let measured = curve.iter().map(|&at| Circle::new(at, 2, colour.filled()));
+            chart.draw_series(measured)?;
+        }
+        let crossing = layer.break_even.iter().find(|at| at.format == format);
+        if let (Some(density), Some(dense)) = (crossing.and_then(|at| at.instructions), dense)
+            && density < 100.0
+        {
+            chart.draw_series([Circle::new((density, dense), 6, colour.stroke_width(2))])?;
+            let text = format!("{density:.0} %");
+            // One below the other: the densities of formats are often close.
+            let line = 14 * (format as i32);
+            let label = EmptyElement::at((density, dense))
+                + Text::new(text, (10, line - 6), ("sans-serif", 12).into_font().color(&colour));
+            chart.draw_series([label])?;
+        }
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .draw()?;
     Ok(())
 }

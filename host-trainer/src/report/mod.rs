@@ -1,6 +1,9 @@
-//! A training run and its model as one self-contained HTML page.
+//! A training run and its model as one self-contained HTML page; break-even curves as a table and a chart.
 
+mod break_even;
 mod chart;
+
+pub use break_even::{break_even_csv, break_even_markdown, break_even_svg};
 
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -9,6 +12,7 @@ use serde::Serialize;
 use crate::export::Analysis;
 use crate::net::{RunFile, Summary};
 use crate::sparse::EpochRow;
+use crate::sparse::layerwise::Choice;
 use crate::target::Validation;
 
 /// All that a report shows.
@@ -24,6 +28,8 @@ pub struct Report {
     pub analysis: Analysis,
     /// The comparison of a device with the host.
     pub validation: Validation,
+    /// Strategies of the layers, where they were searched for.
+    pub choice: Option<Choice>,
 }
 
 /// The figures that matter most, from data to device.
@@ -39,6 +45,8 @@ pub struct Outcome {
     pub accuracy_target: Option<f64>,
     /// Output bytes that differ between host and device.
     pub mismatched_bytes: usize,
+    /// Bytes of features of sound that differ between host and device; none for other models.
+    pub mismatched_feature_bytes: Option<usize>,
     /// Nonzero weights / weights.
     pub density: f64,
     /// Nonzero weights.
@@ -53,6 +61,10 @@ pub struct Outcome {
     pub stack_bytes: Option<u32>,
     /// Mean executed instructions of an inference.
     pub instructions_per_inference: Option<u64>,
+    /// Memory in which features of sound are computed.
+    pub front_end_bytes: Option<usize>,
+    /// Mean executed instructions of the features of a clip.
+    pub instructions_per_clip: Option<u64>,
 }
 
 impl Outcome {
@@ -64,6 +76,7 @@ impl Outcome {
             accuracy_host: validation.accuracy_host,
             accuracy_target: validation.accuracy_target,
             mismatched_bytes: validation.mismatched_bytes,
+            mismatched_feature_bytes: validation.mismatched_feature_bytes,
             density: analysis.density,
             nonzeros: analysis.nonzeros,
             macs: analysis.macs_nonzero,
@@ -71,6 +84,8 @@ impl Outcome {
             arena_bytes: analysis.arena_bytes,
             stack_bytes: validation.stack_bytes,
             instructions_per_inference: validation.instructions_per_inference,
+            front_end_bytes: analysis.front_end_bytes,
+            instructions_per_clip: validation.instructions_per_clip,
         }
     }
 
@@ -81,7 +96,7 @@ impl Outcome {
         };
         let bytes = |count: u64| format!("{} bytes", grouped(count));
         let optional = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), grouped);
-        vec![
+        let mut rows = vec![
             ("accuracy, float", percent(self.accuracy_float)),
             ("accuracy, int8 on the host", percent(self.accuracy_host)),
             ("accuracy, int8 on the device", percent(self.accuracy_target)),
@@ -96,7 +111,17 @@ impl Outcome {
             ("arena", bytes(self.arena_bytes as u64)),
             ("stack", self.stack_bytes.map_or_else(|| "-".to_owned(), |n| bytes(n.into()))),
             ("instructions per inference", optional(self.instructions_per_inference)),
-        ]
+        ];
+        if let (Some(differing), Some(memory)) =
+            (self.mismatched_feature_bytes, self.front_end_bytes)
+        {
+            rows.extend([
+                ("feature bytes that differ", differing.to_string()),
+                ("memory for features", bytes(memory as u64)),
+                ("instructions per clip's features", optional(self.instructions_per_clip)),
+            ]);
+        }
+        rows
     }
 }
 
@@ -140,6 +165,10 @@ pub fn html(report: &Report) -> Result<String> {
                 (table(&report.result))
                 h2 { "Training" }
                 figure { (PreEscaped(training)) }
+                @if let Some(choice) = &report.choice {
+                    h2 { "Strategies" }
+                    (strategies(choice)?)
+                }
                 h2 { "Layers" }
                 (layers(report))
                 h2 { "Arena" }
@@ -194,6 +223,44 @@ fn layers(report: &Report) -> Markup {
             }
         }
     }
+}
+
+/// What was chosen for each layer, and how the weights of its strategies moved.
+fn strategies(choice: &Choice) -> Result<Markup> {
+    let charts: Vec<Option<String>> = (0..choice.layers.len())
+        .map(|layer| match choice.records.is_empty() {
+            true => Ok(None),
+            false => chart::strategies(choice, layer).map(Some),
+        })
+        .collect::<Result<_>>()?;
+    let cost = grouped(choice.cost.round() as u64);
+    let asked = grouped(choice.cost_target.round() as u64);
+    let dense = grouped(choice.cost_dense.round() as u64);
+    Ok(html! {
+        p {
+            "Predicted instructions: " (cost) "; asked for were " (asked) ", and the dense network takes "
+            (dense) ". A strategy is a criterion, a structure and the share of weights that is kept."
+        }
+        table {
+            tr { th { "layer" } th { "strategy" } th { "kept" } th { "weights" } }
+            @for layer in &choice.layers {
+                tr {
+                    td { (layer.name) }
+                    td { (layer.strategy) }
+                    td.number { (grouped(layer.kept as u64)) }
+                    td.number { (grouped(layer.weights as u64)) }
+                }
+            }
+        }
+        @for (layer, chart) in choice.layers.iter().zip(&charts) {
+            @if let Some(chart) = chart {
+                figure {
+                    figcaption { "Weights of the strategies of " code { (layer.name) } }
+                    (PreEscaped(chart))
+                }
+            }
+        }
+    })
 }
 
 const STYLE: &str = "

@@ -1,6 +1,6 @@
 //! Settings of a training run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,11 +8,11 @@ use super::{
     Method,
     criteria::Criterion,
     decoupled::Decoupled,
-    mask::{Distribution, Structure},
-    method::share,
+    mask::{Budget, Distribution, Structure},
+    method::{MaskKind, share},
     optimiser::Rule,
 };
-use crate::data::Augment;
+use crate::{data::Augment, net::Graph};
 
 /// Everything that decides the result of a training run, beside network and data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,10 +30,14 @@ pub struct Config {
     /// What weights are scored by, where a method keeps those with the highest scores.
     #[serde(default)]
     pub criterion: Criterion,
-    /// File of values and masks to begin with, relative to the folder of the run: the checkpoint of
-    /// another run of the same network.
+    /// Folder of another run of the same network whose values training begins with, relative to the folder
+    /// of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<PathBuf>,
+    /// Folder of a run whose masks are taken where the method would draw random ones, relative to the folder
+    /// of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_from: Option<PathBuf>,
     /// Passes over the training split.
     pub epochs: usize,
     /// Epochs at the end that simulate int8 arithmetic.
@@ -69,6 +73,7 @@ impl Default for Config {
             structure: Structure::default(),
             criterion: Criterion::default(),
             start: None,
+            mask_from: None,
             epochs: 12,
             qat_epochs: 2,
             batch: 128,
@@ -107,6 +112,14 @@ impl Config {
         self
     }
 
+    /// The same settings for a run in a folder: paths no longer depend on it.
+    pub(super) fn in_folder(mut self, run: &Path) -> Self {
+        for path in [&mut self.start, &mut self.mask_from].into_iter().flatten() {
+            *path = run.join(&path);
+        }
+        self
+    }
+
     /// Checks what types cannot.
     ///
     /// # Errors
@@ -140,9 +153,14 @@ impl Config {
             self.method.name(),
             self.criterion.name()
         );
+        let random = match &self.method {
+            Method::Static | Method::Set(_) | Method::Rigl(_) => true,
+            Method::Decoupled(decoupled) => decoupled.mask == MaskKind::Random,
+            _ => false,
+        };
         anyhow::ensure!(
-            self.start.is_some() || !self.method.needs_masks(),
-            "the method {} keeps the masks that it begins with; say where they are (--start)",
+            self.mask_from.is_none() || random,
+            "masks of another run take the place of random ones, which {} does not have",
             self.method.name()
         );
         share("density", self.density)?;
@@ -176,6 +194,25 @@ impl Config {
             self.method.name(),
             100.0 * needed,
             100.0 * float
+        );
+        Ok(())
+    }
+
+    /// Checks that a network can have the density with the structure of its masks.
+    ///
+    /// # Errors
+    /// When layers that stay dense or the least size of a structure exceed it.
+    pub fn check_density(&self, graph: &Graph) -> anyhow::Result<()> {
+        if self.method == Method::Dense {
+            return Ok(());
+        }
+        let budget =
+            Budget::new(graph, &graph.params(), self.density, self.distribution, self.structure)?;
+        let real = budget.kept() as f64 / budget.weights as f64;
+        anyhow::ensure!(
+            real <= 1.1 * self.density,
+            "a density of {} is not possible with the structure of the masks: the nearest one is {real:.3}",
+            self.density
         );
         Ok(())
     }

@@ -95,7 +95,7 @@ impl Decoupled {
     /// The step before which the first masks are drawn.
     pub fn mask_step(&self, clock: Clock) -> usize {
         match self.mask {
-            MaskKind::Random | MaskKind::Given => 0,
+            MaskKind::Random => 0,
             MaskKind::Magnitude | MaskKind::Gmp => clock.at(self.dense_until),
         }
     }
@@ -103,7 +103,6 @@ impl Decoupled {
     /// The masks that are due before the step that comes next, if any.
     pub(super) fn renewal(&self, clock: Clock, density: f64) -> Option<Renewal> {
         let choice = match self.mask {
-            MaskKind::Given => return None,
             MaskKind::Random => Choice::Random,
             MaskKind::Magnitude => Choice::Scores,
             MaskKind::Gmp => {

@@ -13,16 +13,17 @@ use serde::{Deserialize, Serialize};
 
 use super::method::{Clock, share};
 
-/// Steps between two updates at least: a grown weight starts at zero and needs a few steps to become
-/// larger than those that are dropped.
-const INTERVAL_LEAST: usize = 8;
+/// Steps between two updates at least: a grown weight starts at zero and needs time to become larger
+/// than those that are dropped (Liu et al., "Do we actually need dense over-parameterization?",
+/// ICML 2021). On the digits, RigL with updates every 10 steps is worse than a static mask.
+const INTERVAL_LEAST: usize = 40;
 
 /// Settings of methods with dynamic masks.
 ///
-/// RigL updates every 100 of about 98,000 steps on CIFAR-10 and every 100 of 32,000 on ImageNet,
-/// drops 0.3 with cosine decay and stops after three quarters (Evci et al., section 4). In a
-/// training of some thousand steps that interval would leave a handful of updates; as a share of
-/// the training it leaves 75.
+/// RigL updates every 100 steps, drops 0.3 with cosine decay and stops after three quarters of a
+/// training of 98,000 steps on CIFAR-10 and 32,000 on ImageNet (Evci et al., section 4). As a share
+/// of the training, that interval would be a few steps of a short one; the default of 1/50 is 100
+/// steps of a training of 5,000.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dynamic {
@@ -38,7 +39,7 @@ pub struct Dynamic {
 
 impl Default for Dynamic {
     fn default() -> Self {
-        Self { drop: 0.3, anneal: true, interval: 0.01, until: 0.75 }
+        Self { drop: 0.3, anneal: true, interval: 0.02, until: 0.75 }
     }
 }
 
@@ -140,7 +141,8 @@ pub fn set(values: &[f32], mask: &[bool], drop: f64, rng: &mut impl Rng) -> Vec<
     let mut keep = mask.to_vec();
     let mut grow = 0;
     for positive in [true, false] {
-        let side = (0..mask.len()).filter(|&i| mask[i] && (values[i] > 0.0) == positive).collect();
+        let side: Vec<usize> =
+            (0..mask.len()).filter(|&i| mask[i] && (values[i] > 0.0) == positive).collect();
         let count = share_of(drop, &side);
         for index in smallest(side, values, count) {
             keep[index] = false;
@@ -188,7 +190,7 @@ pub fn rigl(values: &[f32], gradients: &[f32], mask: &[bool], drop: f64) -> Vec<
 ///    stays so: behind a batch norm without variance its gradients would mean nothing. As many
 ///    neurons stay as are needed to hold all weights, and all of them if not `ablate`.
 /// 3. The K smallest weights are dropped, and every neuron grows those with the largest gradients
-///    until it has its share of the total, rounded down.
+///    until it has its share of the total, rounded to a whole number.
 pub fn srigl(
     values: &[f32],
     gradients: &[f32],
@@ -231,10 +233,17 @@ pub fn srigl(
         keep[row * len..][..len].fill(false);
     }
 
-    let fan_in = (total / active.len().max(1)).min(len);
+    let neurons = active.len().max(1);
+    let fan_in = ((2 * total + neurons) / (2 * neurons)).clamp(1, len);
     for row in active {
-        let missing = fan_in.saturating_sub(count(&keep, row));
-        let candidates = (row * len..(row + 1) * len).filter(|&index| !keep[index]).collect();
+        let (kept, others): (Vec<usize>, Vec<usize>) =
+            (row * len..(row + 1) * len).partition(|&index| keep[index]);
+        // Rounding may have made the fan-in smaller than it was.
+        let excess = kept.len().saturating_sub(fan_in);
+        let (missing, candidates) = (fan_in.saturating_sub(kept.len()), others);
+        for index in smallest(kept, values, excess) {
+            keep[index] = false;
+        }
         for index in largest(candidates, gradients, missing) {
             keep[index] = true;
         }
@@ -253,7 +262,7 @@ pub struct Layer {
     pub ablate: bool,
 }
 
-fn share_of(share: f64, of: &Vec<usize>) -> usize {
+fn share_of(share: f64, of: &[usize]) -> usize {
     (of.len() as f64 * share) as usize
 }
 
@@ -351,8 +360,8 @@ mod tests {
             let new = srigl(&values, &gradients, &mask, shape, drop, 0.3);
             let fan_ins: Vec<usize> = new.chunks(len).map(count).filter(|&n| n > 0).collect();
             prop_assert!(fan_ins.iter().all(|&n| n == fan_ins[0]), "{fan_ins:?}");
-            prop_assert!(fan_ins[0] >= fan_in && fan_ins.len() * fan_ins[0] <= total);
-            prop_assert!(total - fan_ins.len() * fan_ins[0] < fan_ins.len());
+            prop_assert!(fan_ins[0] >= fan_in);
+            prop_assert!(2 * total.abs_diff(fan_ins.len() * fan_ins[0]) <= fan_ins.len());
             for row in (0..rows).filter(|&row| count(&new[row * len..][..len]) > 0) {
                 let here = |i: usize| i / len == row;
                 let grown = least(&gradients, |i| here(i) && new[i] && !mask[i]);
@@ -387,11 +396,11 @@ mod tests {
     #[test]
     fn updates_end_and_shrink() {
         let dynamic = Dynamic::default();
-        let due: Vec<(usize, f64)> = (0..1000)
-            .filter_map(|step| Some((step, dynamic.due(Clock { step, steps: 1000 })?)))
+        let due: Vec<(usize, f64)> = (0..5000)
+            .filter_map(|step| Some((step, dynamic.due(Clock { step, steps: 5000 })?)))
             .collect();
-        assert_eq!((due[0].0, due.len()), (10, 74));
+        assert_eq!((due[0].0, due.len()), (100, 37));
         assert!(due[0].1 <= 0.3 && due.is_sorted_by(|a, b| a.1 > b.1));
-        assert!(due.last().unwrap().0 < 750);
+        assert!(due.last().unwrap().0 < 3750);
     }
 }

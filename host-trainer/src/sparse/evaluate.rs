@@ -1,14 +1,15 @@
 //! Evaluation without autodiff, and calibration of activation ranges.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
-use super::state::State;
+use super::state::{Purpose, State, rng};
 use crate::{
     data::{Augment, AugmentKey, Dataset, Split},
     net::{
         Accuracy,
-        module::{Norms, Pass, Ranges, values},
+        module::{Norms, Pass, Ranges, Stats, values},
         spec::Task,
     },
 };
@@ -18,6 +19,10 @@ const BATCH: usize = 64;
 
 /// Samples that ranges are calibrated on: the first ones of the training split.
 const CALIBRATION: usize = 1024;
+
+/// Samples that statistics of batch norms are measured on, and how many of them together.
+const NORM_SAMPLES: usize = 4096;
+const NORM_BATCH: usize = 128;
 
 /// Loads samples as network input.
 pub(super) fn input(
@@ -72,12 +77,23 @@ pub(super) fn merit(
     if indices.is_empty() {
         return None;
     }
-    let logits = logits(state, &state.backbone_values(), quantise, data, &indices);
+    Some(merit_of(state, &state.backbone_values(), quantise, data, &indices))
+}
+
+/// Figure of merit of a network with these values on these samples.
+pub(super) fn merit_of(
+    state: &State,
+    params: &[Tensor<1>],
+    quantise: Option<&Ranges>,
+    data: &Dataset,
+    indices: &[usize],
+) -> f64 {
+    let logits = logits(state, params, quantise, data, indices);
     let sum = match state.net.graph.task {
-        Task::Classify => correct(&logits, &data.labels, &indices) as f64,
+        Task::Classify => correct(&logits, &data.labels, indices) as f64,
         Task::Reconstruct => {
             let width = logits.len() / indices.len();
-            let rows = logits.par_chunks_exact(width).zip(&indices);
+            let rows = logits.par_chunks_exact(width).zip(indices);
             let errors: Vec<f64> = rows
                 .map(|(row, &index)| {
                     let target = data.batch(&[index], None);
@@ -88,7 +104,7 @@ pub(super) fn merit(
             errors.iter().sum()
         }
     };
-    Some(sum / indices.len() as f64)
+    sum / indices.len() as f64
 }
 
 /// Figures of merit of the backbone on the splits that are not trained on.
@@ -96,6 +112,38 @@ pub(super) fn accuracy(state: &State, quantise: Option<&Ranges>, data: &Dataset)
     Accuracy {
         val: merit(state, quantise, data, Split::Val),
         test: merit(state, quantise, data, Split::Test),
+    }
+}
+
+/// Takes the statistics of all batch norms of the backbone from training samples with the weights
+/// as they are. Running averages lag behind moving weights, and channels with few weights, which
+/// vary little, do not forgive that (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021).
+pub(super) fn measure_norms(state: &mut State, data: &Dataset, seed: u64) {
+    let mut indices = data.indices(Split::Train);
+    // Splits may be sorted by class; a batch must not be.
+    indices.shuffle(&mut rng(seed, Purpose::Norms, 0));
+    indices.truncate(NORM_SAMPLES);
+    let params = state.backbone_values();
+    let pass = Pass { norms: Norms::Batch, quantise: None, observe: false };
+    let batches: Vec<Vec<Stats>> = indices
+        .par_chunks(NORM_BATCH.min(indices.len()))
+        .filter(|chunk| chunk.len() == NORM_BATCH.min(indices.len()))
+        .map(|chunk| {
+            let batch = input(data, chunk, None, &state.device);
+            state.net.forward(&params, batch, &pass).stats
+        })
+        .collect();
+    let share = 1.0 / batches.len() as f32;
+    for (norm, stats) in state.backbone.iter_mut().enumerate() {
+        let sum = |of: fn(&Stats) -> Tensor<1>| {
+            let values = batches.iter().map(|batch| of(&batch[norm]) * share);
+            values.reduce(|a, b| a + b)
+        };
+        let square = sum(|stats| stats.var.clone() + stats.mean.clone() * stats.mean.clone());
+        if let (Some(mean), Some(square)) = (sum(|stats| stats.mean.clone()), square) {
+            let var = (square - mean.clone() * mean.clone()).clamp_min(0.0);
+            *stats = Stats { mean, var };
+        }
     }
 }
 

@@ -42,8 +42,6 @@ pub enum Method {
     Srigl(Srigl),
     /// Self-decoupled training.
     Decoupled(Decoupled),
-    /// The masks that the run begins with, from the first step to the last.
-    FineTune,
 }
 
 /// Names of methods and what they do, in the order of `--help`.
@@ -64,12 +62,6 @@ pub const METHODS: &[(&str, &str)] = &[
     ("decoupled", "self-decoupled: redundant weights help to train a random backbone and fade out"),
     ("decoupled-magnitude", "the same with the largest weights as backbone"),
     ("decoupled-gmp", "the same with a backbone that is pruned gradually"),
-];
-
-/// Methods that continue another run (`start`), as [`METHODS`].
-pub const CONTINUATIONS: &[(&str, &str)] = &[
-    ("decoupled-given", "decoupled with the masks of the run that --start names"),
-    ("fine-tune", "trains under the masks of the run that --start names"),
 ];
 
 /// Settings of one-shot magnitude pruning (Han et al., "Learning both weights and connections",
@@ -119,8 +111,6 @@ pub enum MaskKind {
     Magnitude,
     /// The largest weights, fewer and fewer by the schedule of gradual magnitude pruning
     Gmp,
-    /// The masks that the run begins with
-    Given,
 }
 
 /// What the network trains in a step.
@@ -188,8 +178,6 @@ impl Method {
             "decoupled" => decoupled(MaskKind::Random),
             "decoupled-magnitude" => decoupled(MaskKind::Magnitude),
             "decoupled-gmp" => decoupled(MaskKind::Gmp),
-            "decoupled-given" => decoupled(MaskKind::Given),
-            "fine-tune" => Self::FineTune,
             _ => return None,
         })
     }
@@ -208,18 +196,7 @@ impl Method {
                 MaskKind::Random => "decoupled",
                 MaskKind::Magnitude => "decoupled-magnitude",
                 MaskKind::Gmp => "decoupled-gmp",
-                MaskKind::Given => "decoupled-given",
             },
-            Self::FineTune => "fine-tune",
-        }
-    }
-
-    /// Whether it keeps the masks that the run begins with.
-    pub fn needs_masks(&self) -> bool {
-        match self {
-            Self::FineTune => true,
-            Self::Decoupled(decoupled) => decoupled.mask == MaskKind::Given,
-            _ => false,
         }
     }
 
@@ -248,7 +225,6 @@ impl Method {
             Self::OneShot(one_shot) if clock.step < clock.at(one_shot.at) => Phase::Dense,
             Self::Gmp(gmp) if clock.step < clock.at(gmp.start) => Phase::Dense,
             Self::Static
-            | Self::FineTune
             | Self::OneShot(_)
             | Self::Gmp(_)
             | Self::Set(_)
@@ -264,7 +240,7 @@ impl Method {
             (clock.step == step).then_some(Renewal { choice, density })
         };
         match self {
-            Self::Dense | Self::FineTune => None,
+            Self::Dense => None,
             Self::Static | Self::Set(_) | Self::Rigl(_) | Self::Srigl(_) => once(0, Choice::Random),
             Self::OneShot(one_shot) => once(clock.at(one_shot.at), Choice::Scores),
             Self::Gmp(gmp) => gmp.renewal(clock, density),
@@ -287,7 +263,7 @@ impl Method {
     /// Share of the training after which the float network is as it will be, but for its values.
     pub fn settled(&self) -> f64 {
         match self {
-            Self::Dense | Self::Static | Self::FineTune => 0.0,
+            Self::Dense | Self::Static => 0.0,
             Self::OneShot(one_shot) => one_shot.at,
             Self::Gmp(gmp) => gmp.end,
             Self::Set(dynamic) | Self::Rigl(dynamic) => dynamic.until,
@@ -299,7 +275,7 @@ impl Method {
     /// The same method, settled after this share of the training or before.
     pub(super) fn settle_by(&mut self, share: f64) {
         match self {
-            Self::Dense | Self::Static | Self::FineTune => {}
+            Self::Dense | Self::Static => {}
             Self::OneShot(one_shot) => one_shot.at = one_shot.at.min(share),
             Self::Gmp(gmp) => gmp.end = gmp.end.min(share),
             Self::Set(dynamic) | Self::Rigl(dynamic) => dynamic.until = dynamic.until.min(share),
@@ -311,7 +287,7 @@ impl Method {
     /// Checks what types cannot.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         let check = || match self {
-            Self::Dense | Self::Static | Self::FineTune => Ok(()),
+            Self::Dense | Self::Static => Ok(()),
             Self::OneShot(one_shot) => share("at", one_shot.at),
             Self::Gmp(gmp) => {
                 share("start", gmp.start)?;
@@ -340,8 +316,7 @@ impl FromStr for Method {
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let (name, settings) = text.split_once(':').unwrap_or((text, ""));
         let method = Self::named(name).with_context(|| {
-            let all = METHODS.iter().chain(CONTINUATIONS);
-            let names: Vec<&str> = all.map(|(name, _)| *name).collect();
+            let names: Vec<&str> = METHODS.iter().map(|(name, _)| *name).collect();
             format!("no method is called `{name}`; expected one of {}", names.join(", "))
         })?;
         let mut json = serde_json::to_value(&method)?;
@@ -423,7 +398,7 @@ mod tests {
 
     #[test]
     fn methods_are_written_as_they_are_read() {
-        for (name, _) in METHODS.iter().chain(CONTINUATIONS) {
+        for (name, _) in METHODS {
             assert_eq!(name.parse::<Method>().unwrap().to_string(), *name);
         }
         for text in

@@ -11,6 +11,7 @@ pub mod criteria;
 pub mod decoupled;
 pub mod dynamic;
 mod evaluate;
+pub mod layerwise;
 pub mod mask;
 pub mod method;
 pub mod optimiser;

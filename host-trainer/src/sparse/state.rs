@@ -20,7 +20,7 @@ use super::{
 use crate::data::Dataset;
 use crate::net::{
     Dropped, Params,
-    module::{Network, Ranges, Stats, tensor, values},
+    module::{FusedNorm, Network, Ranges, Stats, tensor, values},
     shape::{Op, ParamSpec, Role},
     trained::CHECKPOINT_FILE,
 };
@@ -31,8 +31,9 @@ pub(super) enum Purpose {
     Weights = 1,
     Masks = 2,
     Order = 3,
-    Scores = 4,
-    Search = 5,
+    Norms = 4,
+    Scores = 5,
+    Search = 6,
 }
 
 /// Random numbers that depend on nothing but seed, purpose and a count such as the epoch.
@@ -156,6 +157,11 @@ impl State {
         data: &Dataset,
         step: usize,
     ) -> anyhow::Result<()> {
+        if let (Choice::Random, Some(run)) = (renewal.choice, &config.mask_from) {
+            return self
+                .take_masks(run)
+                .with_context(|| format!("taking the masks of the run in {}", run.display()));
+        }
         let (graph, params) = (&self.net.graph, &self.net.params);
         let structure = config.structure;
         let budget = Budget::new(graph, params, renewal.density, config.distribution, structure)?;
@@ -169,6 +175,23 @@ impl State {
             }
         };
         self.set_masks(&budget.layer_masks(masks));
+        Ok(())
+    }
+
+    /// Takes the masks of another run of the same network.
+    fn take_masks(&mut self, run: &Path) -> anyhow::Result<()> {
+        let (params, _) = Params::load(&run.join(CHECKPOINT_FILE))?;
+        for (index, spec) in self.net.params.iter().enumerate() {
+            let name = mask_name(spec);
+            self.masks[index] = match params.find(&name) {
+                Some(_) => Some(tensor(params.get(&name, &spec.shape)?, &self.device)),
+                None => None,
+            };
+        }
+        anyhow::ensure!(
+            self.masks.iter().any(Option::is_some),
+            "it has none: all weights are kept"
+        );
         Ok(())
     }
 
@@ -213,6 +236,8 @@ impl State {
             Budget::new(graph, params, config.density, config.distribution, config.structure)?;
         let mut random = rng(config.seed, Purpose::Masks, step);
         let last = budget.layers.last().map(|layer| layer.param);
+        // Weights that rounding to a whole fan-in took from the layers so far.
+        let mut rest = 0;
         for LayerBudget { param, keep, .. } in budget.layers {
             let Some(old) = &self.masks[param] else { continue };
             let mask = Mask::from_values(&values(old));
@@ -224,8 +249,12 @@ impl State {
                 Update::Rigl { drop } => dynamic::rigl(&weights, &gradient(), flags, drop),
                 Update::Srigl { drop, salient } => {
                     let rows = self.net.params[param].shape[0];
-                    let layer = Layer { rows, total: keep, ablate: Some(param) != last };
-                    dynamic::srigl(&weights, &gradient(), flags, layer, drop, salient)
+                    let total = keep.saturating_add_signed(rest).clamp(1, mask.len());
+                    let layer = Layer { rows, total, ablate: Some(param) != last };
+                    let new = dynamic::srigl(&weights, &gradient(), flags, layer, drop, salient);
+                    let kept = new.iter().filter(|&&keep| keep).count();
+                    rest += keep as isize - kept as isize;
+                    new
                 }
             };
             let new = tensor(&Mask::from_flags(new).to_values(), &self.device);
@@ -237,6 +266,38 @@ impl State {
             self.masks[param] = Some(new);
         }
         Ok(())
+    }
+
+    /// Moves the scale of every batch norm into the weights before it, which changes no output.
+    ///
+    /// From here on statistics are fixed, and a batch norm is a factor of the weights. Where a
+    /// channel varies little, as those with few weights do, that factor is in the hundreds, and so
+    /// would be the steps of its weights as the network sees them.
+    pub(super) fn fold_norms(&mut self) {
+        let norms: Vec<FusedNorm> = self.net.fused_norms().collect();
+        for FusedNorm { weight, bias, gamma, stats, epsilon } in norms {
+            let Stats { mean, var } = self.backbone[stats].clone();
+            let scale = self.values[gamma].clone() / (var.clone() + epsilon).sqrt();
+            let channels = scale.dims()[0] as i32;
+            let by_channel = |values: &Tensor<1>, factor: &Tensor<1>| {
+                let rows = values.clone().reshape([channels, -1]);
+                (rows * factor.clone().unsqueeze_dim::<2>(1)).reshape([-1])
+            };
+            // Moments of the gradient, which is that much smaller now; none where nothing passes.
+            let dead = scale.clone().equal_elem(0.0);
+            let inverse = scale.clone().mask_fill(dead.clone(), 1.0).recip().mask_fill(dead, 0.0);
+            for param in std::iter::once(weight).chain(bias) {
+                self.values[param] = by_channel(&self.values[param], &scale);
+                let mut factor = inverse.clone();
+                for slot in &mut self.slots[param] {
+                    *slot = by_channel(slot, &factor);
+                    factor = factor * inverse.clone();
+                }
+            }
+            self.backbone[stats] = Stats { mean: mean * scale, var: var.ones_like() };
+            self.values[gamma] = var.ones_like() * f64::from(1.0 + epsilon).sqrt();
+            self.slots[gamma].iter_mut().for_each(|slot| *slot = slot.zeros_like());
+        }
     }
 
     /// Sets redundant weights and their optimiser state to zero.
@@ -322,9 +383,10 @@ impl State {
         })
     }
 
-    /// Begins with the values, masks and statistics of another training of the same network.
-    pub(super) fn begin(&mut self, path: &Path) -> anyhow::Result<()> {
-        let (mut params, _) = Params::load(path)?;
+    /// Begins with the values and statistics of another training of the same network.
+    pub(super) fn begin(&mut self, run: &Path) -> anyhow::Result<()> {
+        let path = run.join(CHECKPOINT_FILE);
+        let (mut params, _) = Params::load(&path)?;
         for (index, spec) in self.net.params.iter().enumerate() {
             for number in 0..self.slots[index].len() {
                 params.insert(slot_name(&spec.name, number), &spec.shape, vec![0.0; spec.len()]);
@@ -333,7 +395,8 @@ impl State {
         let note = serde_json::to_string(&self.progress)?;
         self.read(&params, &note)
             .with_context(|| format!("{} does not belong to this network", path.display()))?;
-        // Ranges are those of the other network.
+        // The method decides about masks; ranges are those of the other network.
+        self.masks = vec![None; self.values.len()];
         self.ranges = vec![None; self.net.slots()];
         Ok(())
     }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{
     Config, Method,
-    decoupled::{Decoupled, PathNorms},
+    decoupled::PathNorms,
     evaluate::{correct, input},
     method::Phase,
     state::{State, blend},
@@ -55,16 +55,34 @@ pub(super) fn learn(
         Phase::Both { gamma, .. } => Some(state.whole_values(gamma)),
         Phase::Dense | Phase::Masked => None,
     };
-    let part = indices.len().div_ceil(config.shards);
-    let parts: Vec<Lesson> = indices
-        .par_chunks(part)
-        .map(|chunk| {
-            let share = chunk.len() as f64 / indices.len() as f64;
-            let part = Part { state, data, config, quantise, epoch, share };
-            part.learn(&backbone, whole.as_deref(), chunk)
-        })
-        .collect();
-    parts.into_iter().reduce(Lesson::add).expect("a batch has samples")
+    let all = Part { state, data, config, quantise, epoch, share: 1.0, teacher: None };
+    all.learn_in_parts(&backbone, whole.as_deref(), indices)
+}
+
+/// A network of the same shape that teaches another, and is not taught.
+pub(super) struct Teacher {
+    /// Its values.
+    pub(super) values: Vec<Tensor<1>>,
+    /// Its batch norm statistics.
+    pub(super) stats: Vec<Stats>,
+    /// Weight of the distillation.
+    pub(super) weight: f64,
+    /// Temperature of the distillation.
+    pub(super) temperature: f64,
+}
+
+/// Computes loss and gradients of the samples with these indices for a network with these values.
+pub(super) fn learn_values(
+    state: &State,
+    data: &Dataset,
+    config: &Config,
+    values: &[Tensor<1>],
+    teacher: Option<&Teacher>,
+    indices: &[usize],
+    epoch: usize,
+) -> Lesson {
+    let all = Part { state, data, config, quantise: false, epoch, share: 1.0, teacher };
+    all.learn_in_parts(values, None, indices)
 }
 
 impl Lesson {
@@ -96,6 +114,7 @@ impl Lesson {
 }
 
 /// What all samples of a part have in common.
+#[derive(Clone, Copy)]
 struct Part<'a> {
     state: &'a State,
     data: &'a Dataset,
@@ -104,9 +123,28 @@ struct Part<'a> {
     epoch: usize,
     /// Share of the part in the batch.
     share: f64,
+    /// A network that teaches this one.
+    teacher: Option<&'a Teacher>,
 }
 
 impl Part<'_> {
+    fn learn_in_parts(
+        &self,
+        backbone: &[Tensor<1>],
+        whole: Option<&[Tensor<1>]>,
+        indices: &[usize],
+    ) -> Lesson {
+        let part = indices.len().div_ceil(self.config.shards);
+        let parts: Vec<Lesson> = indices
+            .par_chunks(part)
+            .map(|chunk| {
+                let share = chunk.len() as f64 / indices.len() as f64;
+                Part { share, ..*self }.learn(backbone, whole, chunk)
+            })
+            .collect();
+        parts.into_iter().reduce(Lesson::add).expect("a batch has samples")
+    }
+
     fn learn(
         &self,
         backbone: &[Tensor<1>],
@@ -118,6 +156,11 @@ impl Part<'_> {
         let augment = self.config.augment.as_ref().map(|augment| (augment, key));
         let batch = input(self.data, indices, augment, &state.device);
         let target = self.target(indices, &batch);
+        let taught = self.teacher.filter(|teacher| teacher.weight > 0.0).map(|teacher| {
+            let norms = Norms::Running(&teacher.stats);
+            let pass = Pass { norms, quantise: None, observe: false };
+            (teacher, state.net.forward(&teacher.values, batch.clone(), &pass).logits)
+        });
 
         let leaf = |value: &Tensor<1>| value.clone().autodiff().require_grad();
         let leaves: Vec<Tensor<1>> = backbone.iter().map(leaf).collect();
@@ -150,9 +193,16 @@ impl Part<'_> {
             if let Method::Decoupled(settings) = &self.config.method
                 && settings.distil > 0.0
             {
-                loss = loss + self.distil(teacher.logits, output.logits.clone(), settings);
+                let (student, weight) = (output.logits.clone(), settings.distil);
+                loss = loss
+                    + self.distil(teacher.logits.inner(), student, settings.temperature, weight);
             }
             stats[1] = teacher.stats;
+        }
+
+        if let Some((teacher, logits)) = taught {
+            let student = output.logits.clone();
+            loss = loss + self.distil(logits, student, teacher.temperature, teacher.weight);
         }
 
         let mut gradients = (loss.clone() * self.share).backward();
@@ -197,12 +247,12 @@ impl Part<'_> {
         if !shared {
             return (net.forward(backbone, batch.clone(), pass), net.forward(whole, batch, pass));
         }
-        let samples = batch.dims()[0];
         let twice = Tensor::cat(vec![batch.clone(), batch], 0);
         let Output { logits, stats, observed } = net.forward_paths(&[backbone, whole], twice, pass);
-        let part = |start: usize| logits.clone().slice([start..start + samples]);
-        let student = Output { logits: part(0), stats: stats.clone(), observed };
-        (student, Output { logits: part(samples), stats, observed: Vec::new() })
+        let mut parts = logits.chunk(2, 0).into_iter();
+        let mut part = || parts.next().expect("a path has half of the samples");
+        let student = Output { logits: part(), stats: stats.clone(), observed };
+        (student, Output { logits: part(), stats, observed: Vec::new() })
     }
 
     /// Class probabilities to reach, or for reconstruction the input.
@@ -230,18 +280,22 @@ impl Part<'_> {
         }
     }
 
-    /// Distance of the backbone from the whole network, which gets no gradient from it
-    /// (Hinton et al., 2015).
-    fn distil(&self, teacher: Tensor<2>, student: Tensor<2>, settings: &Decoupled) -> Tensor<1> {
-        let teacher = teacher.inner();
+    /// Distance of a network from its teacher, which gets no gradient from it (Hinton et al., 2015).
+    fn distil(
+        &self,
+        teacher: Tensor<2>,
+        student: Tensor<2>,
+        temperature: f64,
+        weight: f64,
+    ) -> Tensor<1> {
         match self.state.net.graph.task {
             Task::Classify => {
-                let (t, samples) = (settings.temperature, student.dims()[0] as f64);
+                let (t, samples) = (temperature, student.dims()[0] as f64);
                 let goal = activation::log_softmax(teacher / t, 1);
                 let log = activation::log_softmax(student / t, 1);
-                ((goal.clone() - log) * goal.exp()).sum() * (settings.distil * t * t / samples)
+                ((goal.clone() - log) * goal.exp()).sum() * (weight * t * t / samples)
             }
-            Task::Reconstruct => (student - teacher).square().mean() * settings.distil,
+            Task::Reconstruct => (student - teacher).square().mean() * weight,
         }
     }
 
@@ -308,6 +362,20 @@ pub(super) fn apply(
 pub(super) fn follow_stats(state: &mut State, [backbone, whole]: [Vec<Stats>; 2]) {
     follow(&mut state.backbone, backbone);
     follow(&mut state.whole, whole);
+}
+
+/// Statistics over several batches, from those of each.
+pub(super) fn mean_stats(batches: Vec<Vec<Stats>>) -> Option<Vec<Stats>> {
+    let share = 1.0 / batches.len() as f32;
+    let sum = batches.into_iter().reduce(|a, b| {
+        let pairs = a.into_iter().zip(b);
+        pairs.map(|(a, b)| Stats { mean: a.mean + b.mean, var: a.var + b.var }).collect()
+    })?;
+    let of = |Stats { mean, var: square }: Stats| {
+        let (mean, square) = (mean * share, square * share);
+        Stats { var: (square - mean.clone() * mean.clone()).clamp_min(0.0), mean }
+    };
+    Some(sum.into_iter().map(of).collect())
 }
 
 /// Moves running statistics a tenth of the way towards those of a batch.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Config,
-    evaluate::{accuracy, argmax, calibrate, follow_ranges, logits, merit},
+    evaluate::{accuracy, argmax, calibrate, follow_ranges, logits, measure_norms, merit},
     method::{Clock, Phase},
     optimiser::cosine,
     state::{Purpose, State, rng},
@@ -23,6 +23,10 @@ use crate::{
         trained::{CHECKPOINT_FILE, METRICS_FILE, write_atomically},
     },
 };
+
+/// Share of the learning rate while int8 is simulated: batch norm no longer follows the weights then,
+/// and large steps do more harm than rounding.
+const QAT_RATE: f64 = 0.1;
 
 /// One line of `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,7 +104,7 @@ pub enum Outcome {
 /// When the settings are impossible or the folder cannot be written.
 pub fn create(run: &Path, file: &RunFile, config: &Config) -> anyhow::Result<()> {
     config.check()?;
-    Graph::new(&file.net)?;
+    config.check_density(&Graph::new(&file.net)?)?;
     std::fs::create_dir_all(run)
         .with_context(|| format!("creating the folder {}", run.display()))?;
     for old in [CHECKPOINT_FILE, METRICS_FILE] {
@@ -131,6 +135,7 @@ pub fn train(
     let config: Config = serde_json::from_value(file.config.clone())
         .with_context(|| format!("in the settings of the run in {}", run.display()))?;
     config.check()?;
+    let config = config.in_folder(run);
     if let Some(summary) = file.summary {
         return Ok(Outcome::Complete(Box::new(summary)));
     }
@@ -145,13 +150,7 @@ pub fn train(
     if run.join(CHECKPOINT_FILE).exists() {
         state.restore(run)?;
     } else if let Some(start) = &config.start {
-        state.begin(&run.join(start))?;
-        ensure!(
-            !config.method.needs_masks() || state.masks.iter().any(Option::is_some),
-            "the method {} needs masks, but {} has none",
-            config.method.name(),
-            run.join(start).display()
-        );
+        state.begin(start)?;
     }
     trim_metrics(run, state.progress.epochs)?;
 
@@ -168,6 +167,7 @@ pub fn train(
         state.progress.seconds += started.elapsed().as_secs_f64();
         row.seconds = state.progress.seconds;
         if state.progress.epochs == config.epochs && config.qat_epochs == 0 {
+            measure_norms(state, data, config.seed);
             calibrate(state, data);
         }
         // In this order, a crash in between leaves a line too many, which resuming removes.
@@ -225,12 +225,17 @@ impl<'a> Session<'a> {
             let phase = self.prepare(step, observe)?;
             let clock = self.clock(step);
             if quantised && step == (config.epochs - config.qat_epochs) * self.steps_per_epoch {
+                measure_norms(&mut self.state, self.data, config.seed);
+                self.state.fold_norms();
                 calibrate(&mut self.state, self.data);
             }
             let state = &mut self.state;
             let warmup = (config.warmup * self.steps_per_epoch as f64) as usize;
             rate =
                 config.learning_rate * cosine(step, warmup, self.steps_per_epoch * config.epochs);
+            if quantised {
+                rate *= QAT_RATE;
+            }
             let update = config.method.update(clock);
             let (now, later) = match update {
                 Some(update) if update.needs_gradients() => (None, Some(update)),
@@ -331,8 +336,6 @@ impl<'a> Session<'a> {
                 self.state.progress.dropped = Some(dropped);
                 self.state.drop_redundant();
             }
-            // The masks that the run begins with.
-            (None, Phase::Masked) if method.needs_masks() => self.state.drop_redundant(),
             (_, Phase::Masked)
                 if method.renewal(self.clock(step), self.config.density).is_some() =>
             {

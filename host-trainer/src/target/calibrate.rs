@@ -1,108 +1,230 @@
-//! Fits a [`CostModel`] to measurements on an emulated board.
+//! Fits a [`CostModel`] to traces of random layers on an emulated board.
 
-use std::collections::BTreeMap;
+mod random_layer;
 
-use anyhow::{Context, Result};
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, bail, ensure};
 use niwaki_core::Model;
 use niwaki_core::kernels::KernelId;
-use niwaki_core::model::{Clamp, Window};
+use niwaki_core::model::{Op, Softmax};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use super::cost::{Coefficients, CostModel, terms};
-use super::{Board, Device, Firmware};
-use crate::export::{
-    AlignedVec, Graph, KernelChoice, Node, Operator, Quantisation, TensorId, TensorInfo, Weighted,
-    write_with,
-};
+use super::cost::{CostModel, Fit, Terms};
+use super::{Board, Firmware, LayerMix, Timing, trace};
+use crate::export::{AlignedVec, Graph, KernelChoice, write_with};
 
-/// A measured operator.
-#[derive(Clone, Debug)]
+pub use random_layer::random_layer;
+
+/// A traced layer.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {
-    /// Kernel that was executed.
-    pub kernel: KernelId,
-    /// Terms of its cost and how often each counts.
-    pub terms: Vec<(&'static str, f64)>,
-    /// Instructions that it took.
-    pub instructions: f64,
+    /// Which of the random layers it is.
+    pub layer: u64,
+    /// Instructions that it executed.
+    pub mix: LayerMix,
 }
 
-/// Shapes measured per kernel.
-const SHAPES_PER_KERNEL: usize = 48;
+/// Layers measured per kernel.
+const LAYERS_PER_KERNEL: u64 = 120;
+/// Layers of one model: starting an emulator takes longer than executing a small layer.
+const LAYERS_PER_MODEL: usize = 20;
+/// Layers of which the first that fits the board is taken.
+const ATTEMPTS: u64 = 200;
 
 /// Number of measurements that [`measure`] makes.
 pub fn measurement_count() -> usize {
-    measured_kernels().count() * SHAPES_PER_KERNEL
+    KernelId::ALL.len() * LAYERS_PER_KERNEL as usize
 }
 
-/// The kernels of trained models. Those that only imported models need (copies, means, products)
-/// are not measured.
-fn measured_kernels() -> impl Iterator<Item = KernelId> {
-    use KernelId::{AddBroadcast, Copy, Mean, Mul};
-    let others = [AddBroadcast, Copy, Mean, Mul];
-    KernelId::ALL.iter().copied().filter(move |kernel| !others.contains(kernel))
-}
-
-/// Measures random layers of every kernel on an emulated board. `done` is called after each.
+/// Traces random layers of every kernel on an emulated board, several models at once. `done` is called
+/// after each with its number of layers. The layers are the same every time.
 ///
 /// # Errors
 ///
-/// When the board cannot be started or refuses a layer.
-pub fn measure(board: &Board, firmware: &Firmware, done: &dyn Fn()) -> Result<Vec<Measurement>> {
-    let mut random = Pcg64::seed_from_u64(1);
-    let mut measurements = Vec::with_capacity(measurement_count());
-    for kernel in measured_kernels() {
-        for _ in 0..SHAPES_PER_KERNEL {
-            let graph = random_layer(kernel, &mut random);
-            let exported = write_with(&graph, KernelChoice::Only(kernel))
-                .with_context(|| format!("a random layer of kernel `{}`", kernel.name()))?;
-            let blob = AlignedVec::new(&exported.bytes);
-            let model = Model::new(blob.as_bytes())?;
-            let op = model.op(model.op_count() - 1).context("the model has an operator")?;
-            let input: Vec<i8> = (0..model.input().len()).map(|_| random.random()).collect();
-            let mut device = Device::start(board, firmware, &model)?;
-            let counts = device.profile(&input)?;
-            let instructions = *counts.last().context("the profile is empty")? as f64;
-            measurements.push(Measurement { kernel, terms: terms(&op), instructions });
-            done();
-        }
-    }
-    Ok(measurements)
+/// When the board cannot be started or refuses a model.
+pub fn measure(
+    board: &Board,
+    firmware: &Firmware,
+    done: &(dyn Fn(usize) + Sync),
+) -> Result<Vec<Measurement>> {
+    let batches = batches(firmware)?;
+    let measure = |batch: &Batch| -> Result<Vec<Measurement>> {
+        let model = Model::new(batch.blob.as_bytes())?;
+        let mixes = trace(board, firmware, &model, &batch.input(&model))
+            .with_context(|| format!("random layers of kernel `{}`", batch.kernel.name()))?;
+        done(batch.layers.len());
+        let layers = batch.layers.iter();
+        Ok(layers.map(|&(layer, op)| Measurement { layer, mix: mixes[op] }).collect())
+    };
+    let measured = batches.par_iter().map(measure).collect::<Result<Vec<_>>>()?;
+    Ok(measured.into_iter().flatten().collect())
 }
 
-/// Coefficients that minimise the squared relative error, none of them negative, and the largest
-/// relative error by kernel.
-pub fn fit(
-    measurements: &[Measurement],
-) -> (BTreeMap<String, Coefficients>, BTreeMap<String, f64>) {
-    let mut kernels = BTreeMap::new();
-    let mut worst = BTreeMap::new();
-    for &kernel in KernelId::ALL {
-        let own: Vec<&Measurement> =
-            measurements.iter().filter(|measurement| measurement.kernel == kernel).collect();
-        // Operators of one kernel may have different terms: a fast path and a slow one.
-        let names: std::collections::BTreeSet<&str> =
-            own.iter().flat_map(|m| m.terms.iter().map(|(name, _)| *name)).collect();
-        // Each row is divided by its measurement: the fit then minimises relative errors.
-        let row = |m: &&Measurement| {
-            let count = |name: &&str| {
-                let term = m.terms.iter().find(|(other, _)| other == name);
-                term.map_or(0.0, |(_, count)| count / m.instructions)
-            };
-            names.iter().map(count).collect()
-        };
-        let rows: Vec<Vec<f64>> = own.iter().map(row).collect();
-        if rows.is_empty() {
-            continue;
-        }
-        let solution = non_negative_least_squares(&rows);
-        let predicted = |row: &Vec<f64>| row.iter().zip(&solution).map(|(a, x)| a * x).sum::<f64>();
-        let error = rows.iter().map(|row| (predicted(row) - 1.0).abs()).fold(0.0, f64::max);
-        worst.insert(kernel.name().to_owned(), round(error));
-        let named = names.iter().zip(&solution).map(|(name, x)| ((*name).to_owned(), round(*x)));
-        kernels.insert(kernel.name().to_owned(), named.collect());
+/// A model of several layers of one kernel, each of which works on the beginning of the input.
+struct Batch {
+    kernel: KernelId,
+    blob: AlignedVec,
+    /// Number of each layer and of its operator.
+    layers: Vec<(u64, usize)>,
+}
+
+impl Batch {
+    /// `None` where the model does not fit the board.
+    fn new(firmware: &Firmware, kernel: KernelId, layers: &[(u64, Graph)]) -> Result<Option<Self>> {
+        let (graph, operators) = random_layer::together(layers.iter().map(|(_, graph)| graph));
+        let exported = write_with(&graph, KernelChoice::Only(kernel))?;
+        let blob = AlignedVec::new(&exported.bytes);
+        let model = Model::new(blob.as_bytes())?;
+        let fits = firmware.has_room(&model)
+            && operators.iter().all(|&operator| model.kernel(operator) == Some(kernel));
+        let numbers = layers.iter().map(|(number, _)| *number);
+        let layers = numbers.zip(operators).collect();
+        Ok(fits.then_some(Self { kernel, blob, layers }))
     }
-    (kernels, worst)
+
+    /// The input that it is measured on.
+    fn input(&self, model: &Model<'_>) -> Vec<i8> {
+        let mut random = Pcg64::seed_from_u64(self.layers.first().map_or(0, |(number, _)| *number));
+        (0..model.input().len()).map(|_| random.random()).collect()
+    }
+
+    /// As few as the board has room for.
+    fn of(firmware: &Firmware, kernel: KernelId, layers: &[(u64, Graph)]) -> Result<Vec<Self>> {
+        if let Some(batch) = Self::new(firmware, kernel, layers)? {
+            return Ok(vec![batch]);
+        }
+        let (first, second) = layers.split_at(layers.len() / 2);
+        ensure!(!first.is_empty(), "a layer of kernel `{}` does not fit the board", kernel.name());
+        let mut batches = Self::of(firmware, kernel, first)?;
+        batches.extend(Self::of(firmware, kernel, second)?);
+        Ok(batches)
+    }
+}
+
+/// The random layers of all kernels.
+fn batches(firmware: &Firmware) -> Result<Vec<Batch>> {
+    let of_kernel = |(&kernel, first): (&KernelId, u64)| -> Result<Vec<Batch>> {
+        let layers = (first..first + LAYERS_PER_KERNEL).map(|layer| -> Result<(u64, Graph)> {
+            for attempt in 0..ATTEMPTS {
+                let mut random = Pcg64::seed_from_u64(layer * ATTEMPTS + attempt);
+                let alone = [(layer, random_layer(kernel, &mut random))];
+                if Batch::new(firmware, kernel, &alone)?.is_some() {
+                    let [layer] = alone;
+                    return Ok(layer);
+                }
+            }
+            bail!("none of {ATTEMPTS} random layers of kernel `{}` fits", kernel.name())
+        });
+        let layers = layers.collect::<Result<Vec<_>>>()?;
+        let batches = layers.chunks(LAYERS_PER_MODEL).map(|l| Batch::of(firmware, kernel, l));
+        Ok(batches.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    };
+    let kernels = KernelId::ALL.iter().zip((0..).step_by(LAYERS_PER_KERNEL as usize));
+    let kernels: Vec<_> = kernels.collect();
+    let batches = kernels.into_par_iter().map(of_kernel).collect::<Result<Vec<_>>>()?;
+    Ok(batches.into_iter().flatten().collect())
+}
+
+/// The model of a board's core, fitted to measurements on the board, with what it was measured with.
+///
+/// # Errors
+///
+/// When the measurements are not those of [`measure`], or the emulator's version cannot be found out.
+pub fn model(
+    board: &Board,
+    firmware: &Firmware,
+    measurements: &[Measurement],
+    command: String,
+) -> Result<CostModel> {
+    let timing = Timing::of(&board.about.core);
+    let dsp = timing.is_some_and(Timing::has_dsp);
+    let mixes: BTreeMap<u64, LayerMix> =
+        measurements.iter().map(|measurement| (measurement.layer, measurement.mix)).collect();
+    let mut counted = Vec::new();
+    for batch in batches(firmware)? {
+        let model = Model::new(batch.blob.as_bytes())?;
+        for &(layer, operator) in &batch.layers {
+            let mut terms = Terms::of_model(&model, operator, dsp).context("no such operator")?;
+            if let Some(Op::Softmax(softmax)) = model.op(operator) {
+                terms = terms.with_exponentials(exponentials(&softmax, &batch.input(&model)));
+            }
+            let mix = *mixes.get(&layer).with_context(|| format!("no measurement {layer}"))?;
+            counted.push(Counted { kernel: batch.kernel, terms, mix });
+        }
+    }
+    let cycles = timing.map(|timing| fit(&counted, |mix| timing.cycles(mix)));
+    Ok(CostModel {
+        command,
+        measured_with: measured_with(board)?,
+        instructions: fit(&counted, |mix| mix.instructions as f64),
+        cycles: cycles.unwrap_or_default(),
+    })
+}
+
+/// Exponentials that a softmax of one row computes for the beginning of `input`.
+fn exponentials(softmax: &Softmax, input: &[i8]) -> usize {
+    let row = &input[..softmax.input.channels.min(input.len())];
+    let largest = row.iter().copied().max().map_or(0, i32::from);
+    row.iter().filter(|&&x| i32::from(x) - largest >= softmax.diff_min).count()
+}
+
+/// A measurement with the terms of its layer.
+struct Counted {
+    kernel: KernelId,
+    terms: Terms,
+    mix: LayerMix,
+}
+
+/// Coefficients, none of them negative, that make the relative errors small, above all the largest.
+fn fit(counted: &[Counted], count: impl Fn(&LayerMix) -> f64) -> Fit {
+    let mut fitted = Fit::default();
+    for &kernel in KernelId::ALL {
+        let own: Vec<&Counted> = counted.iter().filter(|one| one.kernel == kernel).collect();
+        let mut coefficients = BTreeMap::new();
+        let mut worst: f64 = 0.0;
+        // A kernel may have several ways, each with terms of its own: they are fitted apart.
+        for names in ways(&own) {
+            let of_way =
+                own.iter().filter(|one| names.iter().any(|name| one.terms.get(name) > 0.0));
+            // Each row is divided by its measurement: the fit then minimises relative errors.
+            let row = |one: &&Counted| {
+                let all = count(&one.mix);
+                names.iter().map(|name| one.terms.get(name) / all).collect()
+            };
+            let rows: Vec<Vec<f64>> = of_way.map(row).collect();
+            let (solution, error) = smallest_errors(&rows);
+            worst = worst.max(error);
+            let named = names.iter().zip(&solution).filter(|(_, x)| **x > 0.0);
+            coefficients.extend(named.map(|(name, x)| ((*name).to_owned(), round(*x))));
+        }
+        if !own.is_empty() {
+            fitted.worst_error.insert(kernel.name().to_owned(), round(worst));
+            fitted.kernels.insert(kernel.name().to_owned(), coefficients);
+        }
+    }
+    fitted
+}
+
+/// Terms of each way of a kernel: those that count together in some layer, directly or by way of others.
+fn ways(counted: &[&Counted]) -> Vec<BTreeSet<&'static str>> {
+    let mut ways: Vec<BTreeSet<&str>> = Vec::new();
+    for one in counted {
+        let counting = one.terms.iter().filter(|(_, count)| *count > 0.0);
+        let mut way: BTreeSet<&str> = counting.map(|(name, _)| name).collect();
+        ways.retain(|other| {
+            let apart = other.is_disjoint(&way);
+            if !apart {
+                way.extend(other);
+            }
+            apart
+        });
+        ways.push(way);
+    }
+    ways
 }
 
 /// Four significant digits: what the measurements can bear.
@@ -110,168 +232,67 @@ fn round(x: f64) -> f64 {
     format!("{x:.3e}").parse().unwrap_or(x)
 }
 
-/// `x >= 0` that minimises the sum over rows of `(row . x - 1)^2`, by coordinate descent: the
-/// problem is convex and small.
-fn non_negative_least_squares(rows: &[Vec<f64>]) -> Vec<f64> {
+/// `x >= 0` with small `row . x - 1`, and the largest of them. Beginning with least squares, rows of large
+/// errors get more and more weight, as in Lawson's iteration towards the smallest maximum. The others keep
+/// theirs: rows that share no term with the worst are not given up for them.
+fn smallest_errors(rows: &[Vec<f64>]) -> (Vec<f64>, f64) {
+    const ITERATIONS: usize = 12;
+    let mut weights = vec![1.0; rows.len()];
+    let mut best = (Vec::new(), f64::INFINITY);
+    for _ in 0..ITERATIONS {
+        let x = non_negative_least_squares(rows, &weights);
+        let error =
+            |row: &Vec<f64>| (row.iter().zip(&x).map(|(a, x)| a * x).sum::<f64>() - 1.0).abs();
+        let errors: Vec<f64> = rows.iter().map(error).collect();
+        let largest = errors.iter().copied().fold(0.0, f64::max);
+        if largest < best.1 {
+            best = (x, largest);
+        }
+        if largest == 0.0 {
+            break;
+        }
+        for (weight, error) in weights.iter_mut().zip(&errors) {
+            *weight *= 1.0 + (error / largest).powi(2);
+        }
+    }
+    best
+}
+
+/// `x >= 0` that minimises the weighted sum over rows of `(row . x - 1)^2`, by coordinate descent on the
+/// normal equations: the problem is convex and small.
+fn non_negative_least_squares(rows: &[Vec<f64>], weights: &[f64]) -> Vec<f64> {
     const SWEEPS: usize = 20_000;
     let columns = rows.first().map_or(0, Vec::len);
+    let product = |a: usize, b: usize| -> f64 {
+        rows.iter().zip(weights).map(|(row, weight)| weight * row[a] * row[b]).sum()
+    };
+    let squares: Vec<Vec<f64>> =
+        (0..columns).map(|a| (0..columns).map(|b| product(a, b)).collect()).collect();
+    let target: Vec<f64> = (0..columns)
+        .map(|column| rows.iter().zip(weights).map(|(row, weight)| weight * row[column]).sum())
+        .collect();
     let mut x = vec![0.0; columns];
-    let mut residual = vec![-1.0; rows.len()];
     for _ in 0..SWEEPS {
+        let mut change: f64 = 0.0;
         for column in 0..columns {
-            let square: f64 = rows.iter().map(|row| row[column] * row[column]).sum();
+            let square = squares[column][column];
             if square == 0.0 {
                 continue;
             }
-            let slope: f64 = rows.iter().zip(&residual).map(|(row, r)| row[column] * r).sum();
-            let step = (-slope / square).max(-x[column]);
+            let sum: f64 = squares[column].iter().zip(&x).map(|(a, x)| a * x).sum();
+            let step = ((target[column] - sum) / square).max(-x[column]);
             x[column] += step;
-            for (row, r) in rows.iter().zip(&mut residual) {
-                *r += step * row[column];
-            }
+            change = change.max(step.abs() * square.sqrt());
+        }
+        if change < 1e-12 {
+            break;
         }
     }
     x
 }
 
-/// A network that ends in a random layer which `kernel` can execute.
-pub fn random_layer(kernel: KernelId, random: &mut Pcg64) -> Graph {
-    use KernelId::{
-        Add, AddBroadcast, AvgPool, ConvBlock2, ConvBlock4, ConvDense, ConvPacked, ConvSparse,
-        Copy, Depthwise, LinearBlock2, LinearBlock4, LinearDense, LinearPacked, LinearSparse,
-        Lookup, MaxPool, Mean, Mul, Softmax,
-    };
-    let pick =
-        |choices: &[usize], random: &mut Pcg64| choices[random.random_range(0..choices.len())];
-    let quantisation = Quantisation { scale: 0.05, zero_point: random.random_range(-20..20) };
-    let quantisation_between = Quantisation { scale: 0.031, zero_point: -7 };
-    let quantisation_output = Quantisation { scale: 0.083, zero_point: -128 };
-    let clamp = Clamp { min: -128, max: 127 };
-    let size = [random.random_range(3..=20usize), random.random_range(3..=20usize)];
-    let window_size = match kernel {
-        MaxPool | AvgPool => pick(&[2, 2, 3, 4], random),
-        _ => pick(&[1, 3, 3, 3, 5], random),
-    };
-    let stride = pick(&[1, 1, 2], random);
-    let pad = if random.random_bool(0.8) { window_size / 2 } else { 0 };
-    let window_size = window_size.min(size[0].min(size[1]));
-    // A global pool now and then.
-    let global = kernel == AvgPool && random.random_bool(0.3);
-    let window = match global {
-        true => Window { kernel: size, stride: [1, 1], pad: [0, 0] },
-        false => Window { kernel: [window_size; 2], stride: [stride; 2], pad: [pad; 2] },
-    };
-    let after = |axis: usize| {
-        (size[axis] + 2 * window.pad[axis] - window.kernel[axis]) / window.stride[axis] + 1
-    };
-    let output_size = [after(0), after(1)];
-    let depth = match kernel {
-        ConvPacked | ConvDense => pick(&[1, 3, 4, 8, 16, 24, 32, 64], random),
-        Depthwise | MaxPool | AvgPool => pick(&[4, 8, 16, 16, 32, 64, 7], random),
-        ConvSparse | ConvBlock2 | ConvBlock4 => pick(&[1, 3, 4, 8, 16, 24, 32, 64], random),
-        _ => pick(&[4, 8, 16, 24, 32, 64], random),
-    };
-    let outputs = match kernel {
-        Softmax => pick(&[2, 8, 10, 12, 16, 64], random),
-        _ => pick(&[8, 10, 16, 24, 32, 64, 128], random),
-    };
-    let image = [size[0], size[1], depth];
-    let (input, output) = match kernel {
-        ConvDense | ConvPacked | ConvSparse | ConvBlock2 | ConvBlock4 => {
-            (image, [output_size[0], output_size[1], outputs])
-        }
-        LinearDense | LinearPacked | LinearSparse | LinearBlock2 | LinearBlock4 => {
-            ([1, 1, depth * pick(&[4, 8, 16], random)], [1, 1, outputs * pick(&[1, 2, 4], random)])
-        }
-        Depthwise | MaxPool | AvgPool => (image, [output_size[0], output_size[1], depth]),
-        Softmax => ([1, 1, outputs], [1, 1, outputs]),
-        Add | Lookup | Copy | Mean | Mul | AddBroadcast => (image, image),
-    };
-    let density = match kernel {
-        ConvDense | ConvPacked | LinearDense | LinearPacked | Depthwise => 1.0,
-        // Evenly over the orders of magnitude.
-        _ => random.random_range(0.003f64.ln()..0.4f64.ln()).exp(),
-    };
-    let block = match kernel {
-        ConvBlock2 | LinearBlock2 => 2,
-        ConvBlock4 | LinearBlock4 => 4,
-        _ => 1,
-    };
-    let weighted = |per_channel: usize, random: &mut Pcg64| {
-        let mut weights = vec![0i8; per_channel * output[2]];
-        for kept in weights.chunks_mut(block) {
-            if random.random_bool(density) {
-                kept.fill(random.random_range(1..=127));
-            }
-        }
-        Weighted {
-            weights,
-            bias: vec![100; output[2]],
-            rescale: vec![(1 << 30, -9); output[2]],
-            clamp,
-        }
-    };
-    let area = window_size * window_size;
-    let operator = match kernel {
-        ConvDense | ConvPacked | ConvSparse | ConvBlock2 | ConvBlock4 => {
-            Operator::Conv { weighted: weighted(area * depth, random), window, groups: 1 }
-        }
-        LinearDense | LinearPacked | LinearSparse | LinearBlock2 | LinearBlock4 => {
-            Operator::Linear { weighted: weighted(input[2], random) }
-        }
-        Depthwise => Operator::Depthwise { weighted: weighted(area, random), window },
-        MaxPool => Operator::MaxPool { window, clamp },
-        AvgPool => Operator::AvgPool { window, clamp },
-        Softmax => Operator::softmax(0.1, 1.0).expect("the scale is positive"),
-        Lookup => Operator::lookup(quantisation, quantisation, f64::tanh),
-        // Operators that only imported models have are not measured.
-        Add | Copy | Mean | Mul | AddBroadcast => {
-            let scales = [quantisation_between, quantisation];
-            Operator::add(scales, quantisation_output, clamp).expect("the scales are positive")
-        }
-    };
-    let tensor = |name: &str, shape: [usize; 3]| TensorInfo {
-        name: name.to_owned(),
-        shape,
-        quantisation,
-        view_of: None,
-    };
-    let node = |name: &str, inputs: Vec<TensorId>, output: TensorId, operator: Operator| Node {
-        name: name.to_owned(),
-        inputs,
-        output,
-        operator,
-    };
-    let (input_id, output_id, between) = (TensorId(0), TensorId(1), TensorId(2));
-    let nodes = match &operator {
-        // Half of the sums work in place: those whose first input nothing else reads.
-        Operator::Add { .. } => {
-            let table = Operator::lookup(quantisation, quantisation, f64::tanh);
-            let first = if random.random_bool(0.5) { between } else { input_id };
-            vec![
-                node("before", vec![input_id], between, table),
-                node("layer", vec![first, input_id], output_id, operator),
-            ]
-        }
-        _ => vec![node("layer", vec![input_id], output_id, operator)],
-    };
-    Graph {
-        name: kernel.name().to_owned(),
-        tensors: vec![tensor("input", input), tensor("output", output), tensor("between", input)],
-        nodes,
-        input: input_id,
-        output: output_id,
-        labels: Vec::new(),
-        normalisation: Vec::new(),
-    }
-}
-
 /// The emulator and the compiler that measurements on a board come from.
-///
-/// # Errors
-///
-/// When the emulator cannot be asked for its version or there is no compiler.
-pub fn measured_with(board: &Board) -> Result<String> {
+pub(super) fn measured_with(board: &Board) -> Result<String> {
     let emulator = board.about.emulator.as_ref().and_then(|command| command.first());
     let emulator = emulator.with_context(|| format!("{} is no emulated board", board.name))?;
     let version = std::process::Command::new(emulator)
@@ -282,10 +303,4 @@ pub fn measured_with(board: &Board) -> Result<String> {
     let toolchain = niwaki_toolchain::Toolchain::find(&board.about.triple)?;
     let first_line = version.lines().next().unwrap_or_default();
     Ok(format!("{first_line}; compiler from {}", toolchain.way.name()))
-}
-
-/// The fitted model of a core with what it was measured with.
-pub fn model(measurements: &[Measurement], command: String, measured_with: String) -> CostModel {
-    let (kernels, worst_error) = fit(measurements);
-    CostModel { command, measured_with, worst_error, kernels }
 }

@@ -14,7 +14,17 @@ pub struct Device {
     about: About,
     firmware: Firmware,
     link: Link<Emulator>,
+    input_len: usize,
     output_len: usize,
+}
+
+/// Features of a clip, computed on a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Features {
+    /// The quantised input of the model.
+    pub input: Vec<i8>,
+    /// Units of the device's counter that they took.
+    pub count: u64,
 }
 
 /// One inference on a device.
@@ -39,15 +49,18 @@ impl Device {
         model: &Model<'_>,
     ) -> Result<Self, TargetError> {
         let bytes = model.as_bytes();
-        let region = firmware.model_region.end.saturating_sub(firmware.model_region.start);
-        if bytes.len() as u64 > region {
-            return Err(TargetError::ModelTooLarge {
-                board: board.name.clone(),
-                model: bytes.len(),
-                region,
-            });
-        }
+        firmware.check_fits(board, model)?;
         let emulator = Emulator::start(board, &firmware.elf, bytes, firmware.model_region.start)?;
+        Self::attach(board, firmware, model, emulator)
+    }
+
+    /// Waits until a started `emulator` has accepted the model that it was given.
+    pub(super) fn attach(
+        board: &Board,
+        firmware: &Firmware,
+        model: &Model<'_>,
+        emulator: Emulator,
+    ) -> Result<Self, TargetError> {
         let board = board.name.clone();
         let mut link = Link::new(emulator).map_err(|source| TargetError::Device {
             board: board.clone(),
@@ -65,8 +78,8 @@ impl Device {
                 expected: hexadecimal(&model.id()),
             });
         }
-        let output_len = held.output_len as usize;
-        Ok(Self { board, about, firmware: firmware.clone(), link, output_len })
+        let (input_len, output_len) = (held.input_len as usize, held.output_len as usize);
+        Ok(Self { board, about, firmware: firmware.clone(), link, input_len, output_len })
     }
 
     /// What the device tells about itself.
@@ -86,6 +99,21 @@ impl Device {
         Ok(Ran { output, count })
     }
 
+    /// Runs the model once on a clip of raw samples, whose features the device computes.
+    ///
+    /// # Errors
+    ///
+    /// When the clip has a wrong length, the device cannot compute the features, or it fails.
+    pub fn run_clip(&mut self, samples: &[i16]) -> Result<(Features, Ran), TargetError> {
+        let mut input = vec![0; self.input_len];
+        let count = self.link.load_clip(samples, &mut input);
+        let features = Features { input, count: self.explain(count)? };
+        let mut output = vec![0; self.output_len];
+        let count = self.link.run_loaded(&mut output);
+        let count = self.explain(count)?;
+        Ok((features, Ran { output, count }))
+    }
+
     /// Runs the model once, operator by operator, and returns the counter's units of each.
     ///
     /// # Errors
@@ -93,6 +121,15 @@ impl Device {
     /// As [`run`](Self::run).
     pub fn profile(&mut self, input: &[i8]) -> Result<Vec<u64>, TargetError> {
         let counts = self.link.profile(input);
+        self.explain(counts)
+    }
+
+    /// As [`profile`](Self::profile) on the input that is in the arena, with the executed blocks in the
+    /// emulator's log.
+    pub(super) fn profile_logged(&mut self) -> Result<Vec<u64>, TargetError> {
+        let logs = self.link.line_mut().log_blocks();
+        logs.map_err(TargetError::io("asking the emulator for a log of executed blocks"))?;
+        let counts = self.link.profile_loaded();
         self.explain(counts)
     }
 

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -20,6 +20,9 @@ const LINE_FULL: Duration = Duration::from_secs(10);
 /// for it later.
 const LOG_FILES: [&str; 2] = ["stdout.defmt", "log.defmt"];
 const OUTPUT_FILE: &str = "output.txt";
+/// Socket of the emulator's monitor, which takes commands.
+const MONITOR: &str = "monitor";
+const MONITOR_LIMIT: Duration = Duration::from_secs(30);
 
 /// A running emulator. It is the line to the board's serial port, and ends when dropped.
 #[derive(Debug)]
@@ -37,15 +40,36 @@ impl Emulator {
         model: &[u8],
         model_address: u64,
     ) -> Result<Self, TargetError> {
+        Self::spawn(board, elf, &[(model, model_address)], false, Stdio::from)
+    }
+
+    /// Starts `board`, with bytes at some addresses, so that it can
+    /// [log every executed block](Self::log_blocks). What the emulator itself says goes there too, and it
+    /// stands still while nobody reads.
+    pub(crate) fn start_traced(
+        board: &Board,
+        elf: &Path,
+        memory: &[(&[u8], u64)],
+    ) -> Result<(Self, ChildStderr), TargetError> {
+        let mut emulator = Self::spawn(board, elf, memory, true, |_| Stdio::piped())?;
+        let log = emulator.child.stderr.take();
+        let log = log.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
+        Ok((emulator, log.map_err(TargetError::io("opening the emulator's log"))?))
+    }
+
+    fn spawn(
+        board: &Board,
+        elf: &Path,
+        memory: &[(&[u8], u64)],
+        monitored: bool,
+        output_to: impl FnOnce(File) -> Stdio,
+    ) -> Result<Self, TargetError> {
         let Some((program, machine)) =
             board.about.emulator.as_ref().and_then(|command| command.split_first())
         else {
             return Err(TargetError::NotEmulated { board: board.name.clone() });
         };
         let folder = tempfile::tempdir().map_err(TargetError::io("making a temporary folder"))?;
-        let model_file = folder.path().join("model.niwaki");
-        std::fs::write(&model_file, model)
-            .map_err(TargetError::io(format!("writing {}", model_file.display())))?;
         let create = |name: &str| {
             File::create(folder.path().join(name))
                 .map_err(TargetError::io("making a file for the emulator's output"))
@@ -69,14 +93,21 @@ impl Emulator {
             .args(["-semihosting-config", "enable=on,target=native,chardev=log"])
             .arg("-kernel")
             .arg(elf)
-            .arg("-device")
-            .arg(format!(
-                "loader,file={},addr={model_address:#x},force-raw=on",
-                quoted(&model_file)
-            ))
             .stdin(Stdio::from(OwnedFd::from(end)))
             .stdout(Stdio::from(log))
-            .stderr(Stdio::from(output));
+            .stderr(output_to(output));
+        for (index, (bytes, address)) in memory.iter().enumerate() {
+            let file = folder.path().join(format!("memory-{index}"));
+            std::fs::write(&file, bytes)
+                .map_err(TargetError::io(format!("writing {}", file.display())))?;
+            let loader = format!("loader,file={},addr={address:#x},force-raw=on", quoted(&file));
+            command.args(["-device", &loader]);
+        }
+        if monitored {
+            let path = quoted(&folder.path().join(MONITOR));
+            let socket = format!("socket,id=monitor,path={path},server=on,wait=off");
+            command.args(["-chardev", &socket, "-mon", "chardev=monitor,mode=readline"]);
+        }
         let child = command.spawn().map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => TargetError::NoEmulator {
                 program: program.clone(),
@@ -85,6 +116,25 @@ impl Emulator {
             _ => TargetError::Io { what: format!("starting {program}"), source },
         })?;
         Ok(Self { child, serial, folder })
+    }
+
+    /// From now on, an emulator that was started for it logs every executed block. Before that it runs at
+    /// full speed.
+    pub(crate) fn log_blocks(&mut self) -> io::Result<()> {
+        // The monitor shows this before it reads a command.
+        const PROMPT: &[u8] = b"(qemu) ";
+        let mut monitor = UnixStream::connect(self.folder.path().join(MONITOR))?;
+        monitor.set_read_timeout(Some(MONITOR_LIMIT))?;
+        monitor.write_all(b"log exec,nochain,in_asm\n")?;
+        // One prompt came with the connection; the next says that the command was carried out.
+        let (mut heard, mut buffer) = (Vec::new(), [0; 256]);
+        while heard.windows(PROMPT.len()).filter(|window| *window == PROMPT).count() < 2 {
+            match monitor.read(&mut buffer)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => heard.extend_from_slice(&buffer[..read]),
+            }
+        }
+        Ok(())
     }
 
     /// What the board wrote to its log, in defmt's encoding.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use niwaki_core::Model;
 use niwaki_toolchain::firmware::{Build, build, target_folder};
 use niwaki_toolchain::{Toolchain, checkout};
 use object::{Object, ObjectSection, ObjectSymbol, SectionFlags, elf};
@@ -62,6 +63,23 @@ impl Firmware {
         let arena = symbol("_arena_start")?..symbol("_arena_end")?;
         let code_bytes = file.sections().filter(in_flash).map(|s| s.size()).sum();
         Ok(Self { elf: path.to_path_buf(), code_bytes, model_region, arena })
+    }
+
+    /// Whether the board's memory holds the model and its arena.
+    pub fn has_room(&self, model: &Model<'_>) -> bool {
+        let len = |region: &Range<u64>| region.end.saturating_sub(region.start);
+        model.as_bytes().len() as u64 <= len(&self.model_region)
+            && model.arena_len() as u64 <= len(&self.arena)
+    }
+
+    /// Refuses a model that is larger than the region for it.
+    pub(super) fn check_fits(&self, board: &Board, model: &Model<'_>) -> Result<(), TargetError> {
+        let region = self.model_region.end.saturating_sub(self.model_region.start);
+        let model = model.as_bytes().len();
+        if model as u64 > region {
+            return Err(TargetError::ModelTooLarge { board: board.name.clone(), model, region });
+        }
+        Ok(())
     }
 
     /// Lines of a log that the firmware wrote in defmt's encoding, which `defmt-print` reads.

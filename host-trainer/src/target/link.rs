@@ -8,8 +8,9 @@ use niwaki_core::link::{
     Request, Response, encode,
 };
 
-/// How long a device may take to answer what it answers at once.
-const PROMPT: Duration = Duration::from_secs(10);
+/// How long a device may take to answer what it answers at once. On a machine that is busy with other work
+/// an emulator needs seconds for it.
+const PROMPT: Duration = Duration::from_secs(60);
 /// How long one inference may take. An emulator on a busy machine executes some tens of millions of
 /// instructions in a second.
 const INFERENCE: Duration = Duration::from_secs(120);
@@ -143,15 +144,57 @@ impl<L: Read + Write> Link<L> {
     /// no model.
     pub fn run(&mut self, input: &[i8], output: &mut [i8]) -> Result<u64, LinkError> {
         self.load(input)?;
+        self.run_loaded(output)
+    }
+
+    /// Runs the model on the input that was loaded last; else as [`run`](Self::run).
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn run_loaded(&mut self, output: &mut [i8]) -> Result<u64, LinkError> {
         let count = self.ask(Request::Run, INFERENCE, |response| match response {
             Response::Ran { count } => Some(count),
             _ => None,
         })?;
+        self.read(output, |offset, len| Request::ReadOutput { offset, len })?;
+        Ok(count)
+    }
+
+    /// Sends a clip of raw samples, whose features become the input of the model; writes that to `input`
+    /// and returns the counter's units that the features took.
+    ///
+    /// # Errors
+    ///
+    /// When the device refuses: the clip or `input` have another length than the model's, the model takes no
+    /// sound, or the device cannot compute its features.
+    pub fn load_clip(&mut self, samples: &[i16], input: &mut [i8]) -> Result<u64, LinkError> {
+        let (mut offset, mut count) = (0, 0);
+        let mut bytes = Vec::with_capacity(CHUNK);
+        for part in samples.chunks(CHUNK / 2) {
+            bytes.clear();
+            bytes.extend(part.iter().flat_map(|sample| sample.to_le_bytes()));
+            let request = Request::LoadSamples { offset, bytes: &bytes };
+            count = self.ask(request, INFERENCE, |response| match response {
+                Response::Samples { count, .. } => Some(count),
+                _ => None,
+            })?;
+            offset += part.len() as u32;
+        }
+        self.read(input, |offset, len| Request::ReadInput { offset, len })?;
+        Ok(count)
+    }
+
+    fn read(
+        &mut self,
+        values: &mut [i8],
+        request: impl Fn(u32, u32) -> Request<'static>,
+    ) -> Result<(), LinkError> {
         let mut offset = 0;
-        for part in output.chunks_mut(CHUNK) {
-            let request = Request::ReadOutput { offset, len: part.len() as u32 };
-            self.ask(request, PROMPT, |response| match response {
-                Response::Output(bytes) if bytes.len() == part.len() => {
+        for part in values.chunks_mut(CHUNK) {
+            let len = part.len() as u32;
+            self.ask(request(offset, len), PROMPT, |response| match response {
+                Response::Output(bytes) | Response::Input(bytes) if bytes.len() == part.len() => {
                     for (slot, byte) in part.iter_mut().zip(bytes) {
                         *slot = byte.cast_signed();
                     }
@@ -159,9 +202,9 @@ impl<L: Read + Write> Link<L> {
                 }
                 _ => None,
             })?;
-            offset += part.len() as u32;
+            offset += len;
         }
-        Ok(count)
+        Ok(())
     }
 
     /// Runs the model on `input` operator by operator and returns the counter's units that each took.
@@ -171,6 +214,11 @@ impl<L: Read + Write> Link<L> {
     /// As [`run`](Self::run).
     pub fn profile(&mut self, input: &[i8]) -> Result<Vec<u64>, LinkError> {
         self.load(input)?;
+        self.profile_loaded()
+    }
+
+    /// As [`profile`](Self::profile), on the input that the arena holds.
+    pub(super) fn profile_loaded(&mut self) -> Result<Vec<u64>, LinkError> {
         self.send(Request::Profile)?;
         let mut counts = Vec::new();
         loop {
@@ -296,5 +344,8 @@ fn name(request: Request<'_>) -> &'static str {
         Request::Run => "run",
         Request::ReadOutput { .. } => "read output",
         Request::Profile => "profile",
+        Request::Federated(_) => "federated",
+        Request::LoadSamples { .. } => "load samples",
+        Request::ReadInput { .. } => "read input",
     }
 }

@@ -2,28 +2,37 @@
 //!
 //! A [`Target`] names a place. [`Firmware`] is the agent built for a board; [`Device`] is a board that
 //! runs it with a model, reached over a serial line by the messages of [`niwaki_core::link`].
-//! [`validate`] compares a device's outputs with this computer's, byte by byte.
+//! [`validate`] compares a device's outputs with this computer's, byte by byte; [`bench`](fn@bench) measures a
+//! model, [`sweep`] the kernels over density; [`Engine`] is what a firmware for one model takes.
 //!
 //! An emulator counts executed *instructions*. They are exact and repeatable, but they are not clock
 //! cycles.
 
+mod bench;
 pub mod calibrate;
 pub mod cost;
 mod device;
 mod emulator;
+mod engine;
 mod firmware;
 mod link;
+mod mix;
+pub mod sweep;
 mod validate;
 
-pub use device::{Device, Ran};
+pub use bench::{Bench, LayerBench, bench};
+pub use device::{Device, Features, Ran};
+pub use engine::Engine;
 pub use firmware::Firmware;
 pub use link::{Link, LinkError};
-pub use niwaki_toolchain::{Board, boards, checkout, tools};
-pub use validate::{LayerCost, Samples, Validation, validate};
+pub use mix::{LayerMix, TIMINGS, Timing, trace};
+pub use niwaki_toolchain::{Board, Region, boards, checkout, tools};
+pub use validate::{LayerCost, Samples, Validation, clips, validate};
 
 use std::fmt;
 use std::path::PathBuf;
 
+use niwaki_core::frontend::FrontEndError;
 use niwaki_core::{ModelError, RunError};
 
 /// A place to run models.
@@ -147,6 +156,9 @@ pub enum TargetError {
     /// The host cannot run the model, or an input has a wrong length.
     #[error("the model does not run: {0}")]
     Run(#[from] RunError),
+    /// The features of sound cannot be computed.
+    #[error(transparent)]
+    FrontEnd(#[from] FrontEndError),
     /// The conversation with the device failed.
     #[error("{board}: {source}{log}")]
     Device {
@@ -156,6 +168,14 @@ pub enum TargetError {
         source: LinkError,
         /// What the device logged and the emulator printed.
         log: Log,
+    },
+    /// The log of executed instructions cannot be made sense of.
+    #[error("{board}: cannot trace the instructions: {problem}")]
+    Trace {
+        /// The board.
+        board: String,
+        /// What is wrong.
+        problem: String,
     },
     /// The device holds another model than the one that was sent.
     #[error("{board}: holds model {found}, expected {expected}")]
@@ -170,6 +190,16 @@ pub enum TargetError {
 }
 
 impl TargetError {
+    /// Adds to an error of a device what its emulator said, where that is not known yet.
+    fn with_output(mut self, output: &str) -> Self {
+        if let Self::Device { log, .. } = &mut self
+            && log.emulator.is_empty()
+        {
+            log.emulator = output.trim_end().to_owned();
+        }
+        self
+    }
+
     fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }

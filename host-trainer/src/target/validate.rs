@@ -1,10 +1,14 @@
 //! Compares a target's outputs with this computer's, byte by byte.
 
+use niwaki_core::frontend::Extractor;
+use niwaki_core::link::CHUNK;
 use niwaki_core::{Model, Session};
 use serde::Serialize;
 
+use crate::data::Dataset;
 use crate::export::{AlignedVec, top1};
 
+use super::device::Features;
 use super::{Device, Firmware, Ran, Target, TargetError};
 
 /// Inputs to compare on.
@@ -16,6 +20,19 @@ pub struct Samples<'a> {
     pub labels: Option<&'a [usize]>,
     /// The outputs that another engine gave for them.
     pub golden: Option<&'a [Vec<i8>]>,
+    /// The clips of sound that the inputs were computed from: the target gets these instead, computes the
+    /// features itself, and they are compared with the inputs.
+    pub clips: Option<&'a [&'a [i16]]>,
+}
+
+/// The clips of samples of a data set, for a model that takes sound.
+pub fn clips<'a>(
+    model: &Model<'_>,
+    data: &'a Dataset,
+    samples: &[usize],
+) -> Option<Vec<&'a [i16]>> {
+    let sound = data.sound.as_ref().filter(|_| model.front_end().is_some())?;
+    Some(samples.iter().map(|&sample| sound.clip(sample)).collect())
 }
 
 /// What [`validate`] found.
@@ -27,6 +44,8 @@ pub struct Validation {
     pub samples: usize,
     /// Output bytes that differ between host and target, over all samples.
     pub mismatched_bytes: usize,
+    /// Bytes of the quantised features that differ between host and target, where the target computed them.
+    pub mismatched_feature_bytes: Option<usize>,
     /// Output bytes of the target that differ from another engine's, where those are given.
     pub golden_mismatched_bytes: Option<usize>,
     /// The first sample with a byte that differs.
@@ -38,6 +57,9 @@ pub struct Validation {
     /// Mean number of executed instructions of an inference (cycles, on a board with a cycle counter);
     /// none on the host.
     pub instructions_per_inference: Option<u64>,
+    /// Mean number of executed instructions of the features of a clip, where the target computed them; none
+    /// on the host.
+    pub instructions_per_clip: Option<u64>,
     /// Size of the model in flash.
     pub model_bytes: usize,
     /// Size of the firmware in flash, without the model; none on the host.
@@ -90,7 +112,16 @@ pub fn validate(
         let expected = session.run(input)?;
         let label = samples.labels.and_then(|labels| labels.get(index)).copied();
         let golden = samples.golden.and_then(|golden| golden.get(index));
-        found.add(index, expected, &runner.run(input)?, label, golden);
+        let clip = samples.clips.and_then(|clips| clips.get(index));
+        let ran = match clip {
+            Some(clip) => {
+                let (features, ran) = runner.run_clip(clip)?;
+                found.add_features(index, input, &features);
+                ran
+            }
+            None => runner.run(input)?,
+        };
+        found.add(index, expected, &ran, label, golden);
         done();
     }
     let (costs, stack_bytes) = match (&mut runner, samples.inputs.first()) {
@@ -114,11 +145,15 @@ pub fn validate(
         target: target.name().to_owned(),
         samples: count,
         mismatched_bytes: found.mismatched_bytes,
+        mismatched_feature_bytes: samples.clips.map(|_| found.mismatched_feature_bytes),
         golden_mismatched_bytes: samples.golden.map(|_| found.golden_mismatched_bytes),
         first_mismatch: found.first_mismatch,
         accuracy_host: share(found.right_on_host),
         accuracy_target: share(found.right_on_target),
         instructions_per_inference: firmware.and_then(|_| mean(found.instructions)),
+        instructions_per_clip: firmware
+            .and(samples.clips)
+            .and_then(|_| mean(found.feature_instructions)),
         model_bytes: model.as_bytes().len(),
         code_bytes: firmware.map(|firmware| firmware.code_bytes),
         arena_bytes: model.arena_len(),
@@ -131,14 +166,25 @@ pub fn validate(
 #[derive(Default)]
 struct Found {
     mismatched_bytes: usize,
+    mismatched_feature_bytes: usize,
     golden_mismatched_bytes: usize,
     first_mismatch: Option<usize>,
     right_on_host: usize,
     right_on_target: usize,
     instructions: u64,
+    feature_instructions: u64,
 }
 
 impl Found {
+    fn add_features(&mut self, index: usize, expected: &[i8], features: &Features) {
+        let mismatched = differing(expected, &features.input);
+        self.mismatched_feature_bytes += mismatched;
+        if mismatched > 0 {
+            self.first_mismatch.get_or_insert(index);
+        }
+        self.feature_instructions += features.count;
+    }
+
     fn add(
         &mut self,
         index: usize,
@@ -192,6 +238,29 @@ impl<'m> Runner<'m> {
                 Ok(Ran { output: session.output().to_vec(), count: 0 })
             }
         }
+    }
+}
+
+impl Runner<'_> {
+    /// As a device does it: the samples come in pieces.
+    fn run_clip(&mut self, clip: &[i16]) -> Result<(Features, Ran), TargetError> {
+        let model = match self {
+            Self::Device(device) => return device.run_clip(clip),
+            Self::Host { model, .. } => *model,
+        };
+        let mut input = vec![0; model.input().len()];
+        if let Some(front_end) = model.front_end() {
+            let mut memory = AlignedVec::zeroed(front_end.memory_len());
+            let mut extractor = Extractor::new(*front_end, memory.as_arena())?;
+            for samples in clip.chunks(CHUNK / 2) {
+                extractor.push(samples, |index, row| {
+                    let first = index * row.len();
+                    model.quantise_from(first, row, &mut input[first..]);
+                });
+            }
+        }
+        let ran = self.run(&input)?;
+        Ok((Features { input, count: 0 }, ran))
     }
 }
 

@@ -14,8 +14,9 @@ use crate::output::{self, Format};
 /// Arguments of `niwaki analyze`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Flash and arena are exact. Instructions are predicted by the cost model of the core; `niwaki validate`
-measures them.
+Flash and arena are exact. Instructions and clock cycles are predicted by the cost model of the core;
+`niwaki validate` measures instructions on an emulator. Cycles are estimated from the documented timing of
+the core's instructions and count no waiting for memory.
 
 Examples:
   niwaki analyze model.niwaki
@@ -52,6 +53,9 @@ pub(crate) fn totals(analysis: &Analysis) -> Table {
     row("id", analysis.id.clone());
     row("flash", format!("{} bytes", analysis.model_bytes));
     row("arena", format!("{} bytes", analysis.arena_bytes));
+    if let Some(bytes) = analysis.front_end_bytes {
+        row("memory for features", format!("{bytes} bytes"));
+    }
     row(
         "weights",
         format!(
@@ -60,7 +64,8 @@ pub(crate) fn totals(analysis: &Analysis) -> Table {
         ),
     );
     row("MACs", format!("{} of {} with nonzero weights", analysis.macs_nonzero, analysis.macs));
-    row("instructions", format!("{:.0} estimated for {}", analysis.instructions, analysis.target));
+    row("instructions", format!("{:.0} predicted for {}", analysis.instructions, analysis.target));
+    row("cycles", format!("{:.0} estimated", analysis.cycles));
     table
 }
 
@@ -77,6 +82,7 @@ pub(crate) fn layers(analysis: &Analysis) -> Table {
         "live",
         "scratch",
         "est. instr.",
+        "est. cycles",
     ]);
     for layer in &analysis.layers {
         let [height, width, channels] = layer.output;
@@ -92,9 +98,10 @@ pub(crate) fn layers(analysis: &Analysis) -> Table {
             format!("{}..{}", layer.live[0], layer.live[1]),
             layer.scratch_bytes.to_string(),
             format!("{:.0}", layer.instructions),
+            format!("{:.0}", layer.cycles),
         ]);
     }
-    for index in 3..11 {
+    for index in 3..12 {
         if let Some(column) = table.column_mut(index) {
             column.set_cell_alignment(CellAlignment::Right);
         }

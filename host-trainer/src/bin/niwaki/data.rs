@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use niwaki::data::{
-    self, Description, LoadOptions, Normalisation, SplitCounts, load_with_source,
-    write_contact_sheet,
+    self, Description, LoadOptions, SoundCounts, SplitCounts, load_with_source, write_contact_sheet,
 };
 
 use crate::output::{self, Format};
@@ -31,6 +30,7 @@ Examples:
   niwaki data describe fashion-mnist --val-fraction 0.1
   niwaki data describe photos/ --resize 64x64
   niwaki data describe activity.csv --label label --group user --split-by group
+  niwaki data describe speech/ --features log-mel:mel=32
   niwaki data describe inputs.npy,labels.npy --format json")]
 struct DescribeArgs {
     /// Data set: digits, fashion-mnist, mnist, or the path of a folder or file
@@ -72,9 +72,13 @@ fn facts(description: &Description) -> comfy_table::Table {
         table.add_row([name.to_owned(), value]);
     };
     row("samples", description.samples.to_string());
-    row("shape", shape(description.shape));
+    row("shape", shape(description));
     row("unit", description.unit.clone());
-    row("normalisation", normalisation(&description.normalisation));
+    if let Some(sound) = &description.sound {
+        row("features", sound.front_end.to_string());
+        row("other lengths", lengths(sound));
+    }
+    row("normalisation", normalisation(description));
     row("missing values", missing(description));
     row("groups", groups(description));
     let source = &description.source;
@@ -87,16 +91,31 @@ fn facts(description: &Description) -> comfy_table::Table {
     table
 }
 
-fn shape([height, width, channels]: [usize; 3]) -> String {
+fn shape(description: &Description) -> String {
+    let [height, width, channels] = description.shape;
     match [height, width] {
+        _ if description.sound.is_some() => format!("{height} x {width} (windows x features)"),
         [1, 1] => format!("{channels} features"),
         _ => format!("{height} x {width} x {channels} (height x width x channels)"),
     }
 }
 
-fn normalisation(normalisation: &Normalisation) -> String {
+fn lengths(sound: &SoundCounts) -> String {
+    match (sound.padded, sound.cut) {
+        (0, 0) => "none".to_owned(),
+        (padded, cut) => {
+            format!("{padded} shorter clips, filled up with silence; {cut} longer clips, cut")
+        }
+    }
+}
+
+fn normalisation(description: &Description) -> String {
+    let normalisation = &description.normalisation;
     match (&normalisation.mean[..], &normalisation.std[..]) {
         ([mean], [std]) => format!("(x - {mean}) / {std}, from the training split"),
+        _ if description.sound.is_some() => {
+            "(x - mean) / std per column, from the training split".to_owned()
+        }
         _ => "(x - mean) / std per feature, from the training split".to_owned(),
     }
 }

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
 use niwaki::data::{LoadOptions, Split, load};
-use niwaki::export::{self, Card};
+use niwaki::export::{self, Card, Merit};
 use niwaki_core::Model;
 use serde::Serialize;
 
+use crate::inputs;
 use crate::output::{self, Format};
 
 /// Arguments of `niwaki eval`.
@@ -50,22 +51,12 @@ pub(crate) fn run(args: &EvalArgs, format: Format) -> Result<()> {
     let blob = export::read_model(&args.model)?;
     let model = Model::new(blob.as_bytes())
         .with_context(|| format!("{} is refused", args.model.display()))?;
-    let data = load(&args.data, &args.options)?;
-    let mut samples = data.indices(args.split);
-    samples.truncate(args.limit.unwrap_or(usize::MAX));
-    ensure!(!samples.is_empty(), "the {} split of `{}` is empty", args.split, data.name);
-    let inputs = export::quantised_inputs(&model, &data, &samples)?;
-    let outputs = export::run_all(blob.as_bytes(), &inputs)?;
-    let rows = outputs.chunks(model.output().len()).zip(&samples);
-    let classifies = model.label_count() > 0;
-    let accuracy = classifies.then(|| {
-        let right = rows
-            .clone()
-            .filter(|(scores, sample)| export::top1(scores) == data.labels[**sample] as usize);
-        right.count() as f64 / samples.len() as f64
-    });
-    let mean_squared_error = (!classifies && model.output().len() == data.sample_len())
-        .then(|| export::mean_squared_error(&model, &inputs, &outputs));
+    let data = load(&args.data, &args.options.for_model(&model))?;
+    let samples = inputs::samples(&data, args.split, args.limit)?;
+    let (accuracy, mean_squared_error) = match export::evaluate(&model, &blob, &data, &samples)? {
+        Merit::Accuracy(accuracy) => (Some(accuracy), None),
+        Merit::MeanSquaredError(error) => (None, Some(error)),
+    };
     let card = Card::find(&args.model, &model);
     let evaluation = Evaluation {
         samples: samples.len(),

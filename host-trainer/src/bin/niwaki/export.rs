@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use niwaki::export::{self, AlignedVec, Card, hexadecimal};
-use niwaki::net::Trained;
+use niwaki::export;
 use niwaki::target::cost::Core;
 use niwaki_core::Model;
 
@@ -21,7 +20,8 @@ predicted cost, plans the arena and writes a .niwaki file.
 Examples:
   niwaki export runs/digits
   niwaki export runs/digits -o model.niwaki
-  niwaki export runs/digits --rust firmware/src/model   # a Rust module for firmware that links it")]
+  niwaki export runs/digits --rust firmware/src/model   # a Rust module for firmware that links it
+  niwaki export runs/digits --tunable 2                 # the last two layers can be tuned on the device")]
 pub(crate) struct ExportArgs {
     /// Folder of a complete training run
     run: PathBuf,
@@ -31,6 +31,9 @@ pub(crate) struct ExportArgs {
     /// Also write a Rust module with the model and its sizes into this folder
     #[arg(long, value_name = "DIR")]
     rust: Option<PathBuf>,
+    /// Weighted layers, counted from the last, that may be tuned on the device [default: none]
+    #[arg(long, value_name = "LAYERS")]
+    tunable: Option<usize>,
     /// Core that kernels are chosen for
     #[arg(long, value_enum, default_value_t = Core::CortexM4)]
     target: Core,
@@ -38,25 +41,13 @@ pub(crate) struct ExportArgs {
 
 /// Runs `niwaki export`.
 pub(crate) fn run(args: &ExportArgs, format: Format) -> Result<()> {
-    let trained = Trained::load(&args.run)?;
-    let graph = export::quantise(&trained)
-        .with_context(|| format!("quantising the network of {}", args.run.display()))?;
-    let exported = export::write_with(&graph, export::KernelChoice::Cheapest(args.target))?;
-    let blob = AlignedVec::new(&exported.bytes);
-    let model = Model::new(blob.as_bytes()).context("the written model is refused")?;
-
     let path = args.output.clone().unwrap_or_else(|| args.run.join("model.niwaki"));
-    export::write_model(&path, &exported.bytes)?;
-    let card = Card {
-        model_id: hexadecimal(&model.id()),
-        run: args.run.canonicalize().unwrap_or_else(|_| args.run.clone()),
-        data: trained.data.clone(),
-        accuracy_float: trained.summary.accuracy_float,
-    };
-    card.save(&path)?;
+    export::export_run(&args.run, &path, args.target, args.tunable)?;
+    let blob = export::read_model(&path)?;
+    let model = Model::new(blob.as_bytes()).context("the written model is refused")?;
     eprintln!("wrote {}", path.display());
     if let Some(folder) = &args.rust {
-        let module = export::write_rust_module(&model, &exported.bytes, folder)?;
+        let module = export::write_rust_module(&model, blob.as_bytes(), folder)?;
         eprintln!("wrote {}", module.display());
     }
     let analysis = export::analyse(&model, args.target);

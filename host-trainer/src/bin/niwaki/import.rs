@@ -22,6 +22,7 @@ caller quantises.
 Examples:
   niwaki import kws.tflite -o kws.niwaki
   niwaki import person.tflite -o person.niwaki --arena-limit 64K
+  niwaki import kws.tflite -o kws.niwaki --rust firmware/src/model   # a Rust module for firmware that links it
   niwaki import kws.tflite -o kws.niwaki --format json")]
 pub(crate) struct ImportArgs {
     /// The model: a .tflite file
@@ -29,6 +30,9 @@ pub(crate) struct ImportArgs {
     /// Where to write the blob
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Also write a Rust module with the model, its sizes and its set of kernels into this folder
+    #[arg(long, value_name = "DIR")]
+    rust: Option<PathBuf>,
     /// Name that the model carries [default: the file's name]
     #[arg(long)]
     name: Option<String>,
@@ -61,6 +65,10 @@ pub(crate) fn run(args: &ImportArgs, format: Format) -> Result<()> {
     let model = Model::new(blob.as_bytes()).context("the written model is refused")?;
     export::write_model(&args.output, &exported.bytes)?;
     eprintln!("wrote {}", args.output.display());
+    if let Some(folder) = &args.rust {
+        let module = export::write_rust_module(&model, &exported.bytes, folder)?;
+        eprintln!("wrote {}", module.display());
+    }
 
     let analysis = export::analyse(&model, args.target);
     match format {

@@ -1,15 +1,21 @@
 //! The `niwaki` command.
 
 mod analyze;
+mod bench;
 mod calibrate;
 mod completions;
 mod data;
 mod doctor;
 mod eval;
+mod experiment;
 mod export;
 mod import;
+mod inputs;
+mod layerwise;
+mod learn;
 mod output;
 mod report;
+mod targets;
 mod train;
 mod validate;
 
@@ -36,6 +42,10 @@ enum Command {
     Data(data::DataArgs),
     /// Train a sparse network
     Train(train::TrainArgs),
+    /// Search a sparse criterion, structure and density for each layer, and train the result
+    Layerwise(layerwise::LayerwiseArgs),
+    /// Train many networks and compare them
+    Experiment(experiment::ExperimentArgs),
     /// Turn a trained network into a model for devices
     Export(export::ExportArgs),
     /// Turn a TensorFlow Lite model into a model for devices
@@ -44,10 +54,16 @@ enum Command {
     Analyze(analyze::AnalyzeArgs),
     /// Measure a model's accuracy on this computer
     Eval(eval::EvalArgs),
+    /// Tune a model's last layers to groups of samples, as a device does
+    Learn(learn::LearnArgs),
     /// Show a training run and its model on one HTML page
     Report(report::ReportArgs),
     /// Compare a target's outputs with this computer's, byte by byte
     Validate(validate::ValidateArgs),
+    /// Measure a model, or the kernels over density, on an emulated board
+    Bench(bench::BenchArgs),
+    /// List the places where models run
+    Targets,
     /// Fit the cost model of a core to measurements
     Calibrate(calibrate::CalibrateArgs),
     /// Print a script that completes arguments in a shell
@@ -61,10 +77,15 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Data(args) => data::run(args, cli.format),
         Command::Train(args) => train::run(args, cli.format),
+        Command::Layerwise(args) => layerwise::run(args, cli.format),
+        Command::Experiment(args) => experiment::run(args, cli.format),
         Command::Export(args) => export::run(args, cli.format),
         Command::Import(args) => import::run(args, cli.format),
         Command::Analyze(args) => analyze::run(args, cli.format),
         Command::Eval(args) => eval::run(args, cli.format),
+        Command::Bench(args) => bench::run(args, cli.format),
+        Command::Targets => targets::run(cli.format),
+        Command::Learn(args) => learn::run(args, cli.format),
         Command::Calibrate(args) => calibrate::run(args, cli.format),
         Command::Report(args) => report::run(args, cli.format),
         Command::Validate(args) => validate::run(args, cli.format),

@@ -1,7 +1,10 @@
 //! What commands print: a table for people or JSON for programs.
 
 use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::Context;
 use comfy_table::{ContentArrangement, LineStyle, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use niwaki::target::{Firmware, Target};
@@ -41,17 +44,34 @@ pub(crate) fn bar(len: u64, things: &'static str) -> ProgressBar {
     }
 }
 
+/// A flag that the first Ctrl-C sets; the second one ends the process at once.
+pub(crate) fn stop_on_ctrl_c() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .context("catching Ctrl-C")?;
+    Ok(stop)
+}
+
 /// The firmware of a board, built if need be with what is being done on standard error. A host has none.
 pub(crate) fn firmware(target: &Target) -> anyhow::Result<Option<Firmware>> {
     let Target::Board(board) = target else { return Ok(None) };
+    let what = format!("building the firmware of {}", board.name);
+    Ok(Some(spin(&what, |say| Firmware::build(board, say))?))
+}
+
+/// Does something that takes a while, with what it says on standard error.
+pub(crate) fn spin<R>(what: &str, work: impl FnOnce(&dyn Fn(&str)) -> R) -> R {
     let spinner = ProgressBar::new_spinner();
     spinner.enable_steady_tick(std::time::Duration::from_millis(100));
-    spinner.set_message(format!("building the firmware of {}", board.name));
-    let firmware = Firmware::build(board, &|line| {
-        spinner.set_message(format!("building the firmware of {}: {}", board.name, line.trim()));
-    });
+    spinner.set_message(what.to_owned());
+    let result = work(&|line| spinner.set_message(format!("{what}: {}", line.trim())));
     spinner.finish_and_clear();
-    Ok(Some(firmware?))
+    result
 }
 
 /// Prints lines of text.

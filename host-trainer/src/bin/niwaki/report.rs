@@ -9,10 +9,12 @@ use niwaki::export;
 use niwaki::net::RunFile;
 use niwaki::report::{self, Outcome, Report};
 use niwaki::sparse::EpochRow;
+use niwaki::sparse::layerwise::LayerwiseFile;
 use niwaki::target::cost::Core;
-use niwaki::target::{Samples, Target, validate};
+use niwaki::target::{Samples, Target, clips, validate};
 use niwaki_core::Model;
 
+use crate::inputs;
 use crate::output::{self, Format};
 
 /// Arguments of `niwaki report`.
@@ -55,13 +57,10 @@ pub(crate) fn run(args: &ReportArgs, format: Format) -> Result<()> {
     let model =
         Model::new(blob.as_bytes()).with_context(|| format!("{} is refused", path.display()))?;
 
-    let data = load(&run.data.spec, &run.data.options)?;
-    let mut samples = data.indices(Split::Test);
-    samples.truncate(args.limit.unwrap_or(usize::MAX));
-    ensure!(!samples.is_empty(), "the test split of `{}` is empty", data.name);
-    let inputs = export::quantised_inputs(&model, &data, &samples)?;
-    let inputs: Vec<Vec<i8>> = inputs.chunks(model.input().len()).map(<[i8]>::to_vec).collect();
-    let labels: Vec<usize> = samples.iter().map(|&sample| data.labels[sample] as usize).collect();
+    let data = load(&run.data.spec, &run.data.options.for_model(&model))?;
+    let samples = inputs::samples(&data, Split::Test, args.limit)?;
+    let (inputs, labels) = inputs::of_samples(&model, &data, &samples)?;
+    let clips = clips(&model, &data, &samples);
     let target = Target::find(&args.target)?;
     let firmware = output::firmware(&target)?;
     let bar = output::bar(inputs.len() as u64, "samples").with_message(target.name().to_owned());
@@ -69,6 +68,7 @@ pub(crate) fn run(args: &ReportArgs, format: Format) -> Result<()> {
         inputs: &inputs,
         labels: (model.label_count() > 0).then_some(&labels),
         golden: None,
+        clips: clips.as_deref(),
     };
     let validation = validate(&target, firmware.as_ref(), &model, compared, &|| bar.inc(1))?;
     bar.finish_and_clear();
@@ -78,7 +78,12 @@ pub(crate) fn run(args: &ReportArgs, format: Format) -> Result<()> {
         Target::Host => Core::CortexM4,
     };
     let analysis = export::analyse(&model, core);
+    let choice = match LayerwiseFile::exists(&args.run) {
+        true => LayerwiseFile::load(&args.run)?.choice,
+        false => None,
+    };
     let report = Report {
+        choice,
         result: Outcome::new(&summary, &analysis, &validation),
         epochs: epochs(&args.run)?,
         run,
@@ -99,8 +104,9 @@ pub(crate) fn run(args: &ReportArgs, format: Format) -> Result<()> {
             output::print(&format!("report: {}", file.display()))?;
         }
     }
-    let differing = report.result.mismatched_bytes;
-    ensure!(differing == 0, "{differing} output bytes of {target} differ from the host's");
+    let differing =
+        report.result.mismatched_bytes + report.result.mismatched_feature_bytes.unwrap_or_default();
+    ensure!(differing == 0, "{differing} bytes of {target} differ from the host's");
     Ok(())
 }
 

@@ -2,10 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::Ordering,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,12 +11,12 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use niwaki::{
     data::{Augment, Dataset, LoadOptions, load},
-    net::{self, DataInfo, PRESETS, RunFile, Summary, spec::Task, trained::CHECKPOINT_FILE},
+    net::{self, DataInfo, PRESETS, RunFile, Summary, spec::Task},
     sparse::{
         self, Config, EpochRow, Event, Flow, Method, Outcome,
         criteria::Criterion,
         mask::{Distribution, Structure},
-        method::{CONTINUATIONS, METHODS, MaskKind},
+        method::{METHODS, MaskKind},
         optimiser::Rule,
     },
 };
@@ -33,7 +30,7 @@ pub(crate) struct TrainArgs {
     /// Data set: digits, fashion-mnist, mnist, or a path [default: digits]
     #[arg(long)]
     data: Option<String>,
-    /// Network: a preset, optionally with its width, or a .toml file [default: lenet]
+    /// Network: a preset, optionally with its width, or a .toml file [default: lenet; of sound: ds-cnn]
     #[arg(long, value_name = "PRESET[:width=W]|FILE.toml")]
     net: Option<String>,
     /// Folder of the run
@@ -48,8 +45,8 @@ pub(crate) struct TrainArgs {
     /// Replace a run that is already in the folder
     #[arg(long, conflicts_with = "resume")]
     force: bool,
-    /// Begin with the weights and masks of another run of the same network: its folder, or a checkpoint
-    #[arg(long, value_name = "RUN|FILE.safetensors")]
+    /// Begin with the weights of another run of the same network
+    #[arg(long, value_name = "RUN")]
     start: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
@@ -70,6 +67,22 @@ struct Settings {
     /// Method decoupled: how the backbone is chosen [default: random]
     #[arg(long, value_enum)]
     mask: Option<MaskKind>,
+    /// Take the masks of a run of the same network, and its density, where the method would draw
+    /// random ones
+    #[arg(long, value_name = "RUN")]
+    mask_from: Option<PathBuf>,
+    /// Seed of everything random [default: 0]
+    // Not to be confused with the seed of a split, which has this identifier in `LoadOptions`.
+    #[arg(long = "seed", id = "training-seed", value_name = "SEED")]
+    seed: Option<u64>,
+    #[command(flatten)]
+    recipe: Recipe,
+}
+
+/// How a network is trained, whatever the method is.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Training options")]
+pub(crate) struct Recipe {
     /// How the density is divided among the layers [default: erk]
     #[arg(long, value_enum)]
     distribution: Option<Distribution>,
@@ -103,13 +116,10 @@ struct Settings {
     /// Share of the target probability that is spread over all classes [default: 0]
     #[arg(long, value_name = "SHARE")]
     label_smoothing: Option<f64>,
-    /// Random changes of training images, such as shift=2,flip
+    /// Random changes of training samples, such as shift=2,flip of images [default: none; of sound:
+    /// shift=100ms,noise=20dB]
     #[arg(long, value_name = "LIST")]
     augment: Option<Augment>,
-    /// Seed of everything random [default: 0]
-    // Not to be confused with the seed of a split, which has this identifier in `LoadOptions`.
-    #[arg(long = "seed", id = "training-seed", value_name = "SEED")]
-    seed: Option<u64>,
 }
 
 fn after_help() -> String {
@@ -130,8 +140,11 @@ Examples:
   niwaki train --data fashion-mnist --net lenet --density 0.1 --epochs 12 --seed 1 --out runs/fm
   niwaki train --data fashion-mnist --net lenet:width=2 --density 0.05 --mask magnitude --out runs/fm2
   niwaki train --density 0.05 --method rigl:drop=0.2 --out runs/rigl
+  niwaki train --method decoupled --mask-from runs/rigl --out runs/from-rigl
+  niwaki train --method one-shot:at=0 --criterion taylor --structure block4 --start runs/dense --out runs/b
   niwaki train --density 0.05 --method decoupled-gmp:distil=0 --out runs/no-distillation
   niwaki train --data cifar10/ --net nets/residual-dw.toml --augment crop=4,flip --epochs 30 --out runs/c
+  niwaki train --data ../shared/data/arabic-speech --net ds-cnn --epochs 30 --out runs/speech
   niwaki train --resume --out runs/c"
 }
 
@@ -139,7 +152,7 @@ Examples:
 pub(crate) fn methods_help() -> String {
     let mut text = String::new();
     let mut last = String::new();
-    for (name, about) in METHODS.iter().chain(CONTINUATIONS) {
+    for (name, about) in METHODS {
         text += &format!("  {name:<19} {about}\n");
         let settings = Method::named(name).map(|method| method.settings()).unwrap_or_default();
         let settings: Vec<String> = settings
@@ -162,25 +175,17 @@ pub(crate) fn run(args: &TrainArgs, format: Format) -> Result<()> {
     let device = sparse::device(&args.device)?;
     let data = if args.resume { resume(args)? } else { start(args, &device)? };
 
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        // A second Ctrl-C does not wait for the batch.
-        if asked.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })
-    .context("catching Ctrl-C")?;
-
+    let stop = output::stop_on_ctrl_c()?;
     let file = RunFile::load(&args.out)?;
-    let mut progress = Progress::new(&file)?;
+    let config: Config = serde_json::from_value(file.config.clone())?;
+    let mut progress = Progress::new(file.net.task, config.epochs, config.density)?;
     let outcome = sparse::train(&args.out, &data, &device, &mut |event| {
         progress.show(event);
         if stop.load(Ordering::Relaxed) { Flow::Stop } else { Flow::Continue }
     })?;
     progress.bar.finish_and_clear();
     match outcome {
-        Outcome::Complete(summary) => print(args, &file, &summary, format),
+        Outcome::Complete(summary) => print(&args.out, &file, &summary, format),
         Outcome::Stopped(epochs) => bail!(
             "stopped after {epochs} complete epochs; continue with `niwaki train --resume --out {}`",
             args.out.display()
@@ -201,18 +206,12 @@ fn start(args: &TrainArgs, device: &Device) -> Result<Dataset> {
     }
     let spec = args.data.as_deref().unwrap_or("digits");
     let data = load(spec, &args.load)?;
-    let net = net::describe(args.net.as_deref().unwrap_or("lenet"))?
+    let usual = if data.sound.is_some() { "ds-cnn" } else { "lenet" };
+    let net = net::describe(args.net.as_deref().unwrap_or(usual))?
         .for_data(data.shape, data.classes())?;
-    let train = data.splits.iter().filter(|&&split| split == niwaki::data::Split::Train).count();
-    // About thirty steps per epoch are the least that a short training can work with.
-    let batch = (train / 30).next_power_of_two().clamp(16, 128);
-    // A GPU is busy with a whole batch; a CPU computes parts of it in parallel.
-    let shards = if *device == Device::flex() { Config::default().shards } else { 1 };
-    let start = args.start.as_deref().map(start_file).transpose()?;
-    let config = args.settings.over(Config { batch, shards, start, ..Config::default() })?;
-    if let Some(augment) = &config.augment {
-        augment.check(data.shape)?;
-    }
+    let start = args.start.as_deref().map(folder_of).transpose()?;
+    let base = args.settings.recipe.for_data(&data, device)?;
+    let config = args.settings.over(Config { start, ..base })?;
     let file = RunFile {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         net,
@@ -224,10 +223,9 @@ fn start(args: &TrainArgs, device: &Device) -> Result<Dataset> {
     Ok(data)
 }
 
-/// The checkpoint that a run is to begin with, from its path or that of its folder.
-fn start_file(path: &Path) -> Result<PathBuf> {
-    let file = if path.is_dir() { path.join(CHECKPOINT_FILE) } else { path.to_owned() };
-    file.canonicalize().with_context(|| format!("looking for {} to begin with", file.display()))
+/// The folder of a run, wherever the program is started.
+fn folder_of(run: &Path) -> Result<PathBuf> {
+    run.canonicalize().with_context(|| format!("looking for the run in {}", run.display()))
 }
 
 /// Loads the data of an interrupted run and checks that no option contradicts it.
@@ -242,6 +240,10 @@ fn resume(args: &TrainArgs) -> Result<Dataset> {
          (found {})",
         differences(&stored, &asked)?
     );
+    if let Some(start) = &args.start {
+        let same = stored.start == Some(folder_of(start)?);
+        ensure!(same, "the run in {} began with other weights", args.out.display());
+    }
     let data = load(&file.data.spec, &file.data.options)?;
     let same_data = args.data.as_ref().is_none_or(|spec| *spec == file.data.spec);
     ensure!(same_data, "the run in {} learns from {}", args.out.display(), file.data.spec);
@@ -265,19 +267,7 @@ fn differences(stored: &Config, asked: &Config) -> Result<String> {
 impl Settings {
     /// These settings where given, else those of `base`.
     fn over(&self, base: Config) -> Result<Config> {
-        let optimiser = self.optimizer.unwrap_or(base.optimiser);
-        // Rates belong to the rule they were made for.
-        let same_rule = optimiser == base.optimiser;
-        let rate = |given: Option<f64>, base: f64, default: f64| {
-            given.unwrap_or(if same_rule { base } else { default })
-        };
-        let epochs = self.epochs.unwrap_or(base.epochs);
-        let qat_epochs = match (self.qat_epochs, self.epochs) {
-            (Some(given), _) => given,
-            (None, Some(_)) if epochs != base.epochs => Config::qat_epochs_for(epochs),
-            (None, _) => base.qat_epochs,
-        };
-        let mut method = self.method.clone().unwrap_or(base.method);
+        let mut method = self.method.clone().unwrap_or_else(|| base.method.clone());
         match (&mut method, self.mask) {
             (Method::Decoupled(decoupled), Some(mask)) => decoupled.mask = mask,
             (method, Some(_)) => {
@@ -291,11 +281,45 @@ impl Settings {
                 bail!("the method dense keeps all weights; leave out --density {density}")
             }
             (Method::Dense, _) => 1.0,
-            (_, density) => density.unwrap_or(base.density),
+            (_, Some(density)) => density,
+            (_, None) => match &self.mask_from {
+                Some(run) => density_of(run)?,
+                None => base.density,
+            },
         };
-        let config = Config {
-            method,
-            density,
+        let mask_from = match &self.mask_from {
+            Some(run) => Some(folder_of(run)?),
+            None => base.mask_from.clone(),
+        };
+        let seed = self.seed.unwrap_or(base.seed);
+        Ok(Config { method, density, mask_from, seed, ..self.recipe.over(base) }.fitted())
+    }
+}
+
+/// The density that a run was started with.
+fn density_of(run: &Path) -> Result<f64> {
+    let file = RunFile::load(run)?;
+    let config: Config = serde_json::from_value(file.config)
+        .with_context(|| format!("in the settings of {}", run.display()))?;
+    Ok(config.density)
+}
+
+impl Recipe {
+    /// These settings where given, else those of `base`.
+    pub(crate) fn over(&self, base: Config) -> Config {
+        let optimiser = self.optimizer.unwrap_or(base.optimiser);
+        // Rates belong to the rule they were made for.
+        let same_rule = optimiser == base.optimiser;
+        let rate = |given: Option<f64>, base: f64, default: f64| {
+            given.unwrap_or(if same_rule { base } else { default })
+        };
+        let epochs = self.epochs.unwrap_or(base.epochs);
+        let qat_epochs = match (self.qat_epochs, self.epochs) {
+            (Some(given), _) => given,
+            (None, Some(_)) if epochs != base.epochs => Config::qat_epochs_for(epochs),
+            (None, _) => base.qat_epochs,
+        };
+        Config {
             distribution: self.distribution.unwrap_or(base.distribution),
             structure: self.structure.unwrap_or(base.structure),
             criterion: self.criterion.unwrap_or(base.criterion),
@@ -303,22 +327,40 @@ impl Settings {
             epochs,
             qat_epochs,
             batch: self.batch.unwrap_or(base.batch),
-            shards: base.shards,
             optimiser,
             learning_rate: rate(self.lr, base.learning_rate, optimiser.learning_rate()),
             warmup: self.warmup.unwrap_or(base.warmup),
             weight_decay: rate(self.weight_decay, base.weight_decay, optimiser.weight_decay()),
             label_smoothing: self.label_smoothing.unwrap_or(base.label_smoothing),
             augment: self.augment.clone().or(base.augment),
-            seed: self.seed.unwrap_or(base.seed),
-        };
-        Ok(config.fitted())
+            ..base
+        }
+    }
+
+    /// These settings where given, else what suits data and device.
+    pub(crate) fn for_data(&self, data: &Dataset, device: &Device) -> Result<Config> {
+        let config = self.over(defaults(data, device));
+        if let Some(augment) = &config.augment {
+            augment.check(data)?;
+        }
+        Ok(config)
     }
 }
 
+/// Settings that suit data and device.
+fn defaults(data: &Dataset, device: &Device) -> Config {
+    let train = data.splits.iter().filter(|&&split| split == niwaki::data::Split::Train).count();
+    // About thirty steps per epoch are the least that a short training can work with.
+    let batch = (train / 30).next_power_of_two().clamp(16, 128);
+    // A GPU is busy with a whole batch; a CPU computes parts of it in parallel.
+    let shards = if *device == Device::flex() { Config::default().shards } else { 1 };
+    let augment = data.sound.is_some().then_some(Augment::SOUND);
+    Config { batch, shards, augment, ..Config::default() }
+}
+
 /// Progress on standard error: one bar for the whole training, one line per epoch.
-struct Progress {
-    bar: ProgressBar,
+pub(crate) struct Progress {
+    pub(crate) bar: ProgressBar,
     task: Task,
     epochs: usize,
     first: bool,
@@ -327,21 +369,13 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(file: &RunFile) -> Result<Self> {
-        let config: Config = serde_json::from_value(file.config.clone())?;
+    pub(crate) fn new(task: Task, epochs: usize, density: f64) -> Result<Self> {
         let bar = ProgressBar::no_length();
         bar.set_style(ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}  ETA {eta}")?);
-        Ok(Self {
-            bar,
-            task: file.net.task,
-            epochs: config.epochs,
-            first: true,
-            loss: f64::NAN,
-            density: config.density,
-        })
+        Ok(Self { bar, task, epochs, first: true, loss: f64::NAN, density })
     }
 
-    fn show(&mut self, event: Event<'_>) {
+    pub(crate) fn show(&mut self, event: Event<'_>) {
         match event {
             Event::Begin { epoch, steps } => {
                 if std::mem::take(&mut self.first) {
@@ -381,7 +415,7 @@ impl Progress {
     }
 }
 
-fn figure(task: Task, merit: f64) -> String {
+pub(crate) fn figure(task: Task, merit: f64) -> String {
     match task {
         Task::Classify => format!("accuracy {:.2} %", 100.0 * merit),
         Task::Reconstruct => format!("error {merit:.4}"),
@@ -418,10 +452,15 @@ struct Report<'a> {
     summary: &'a Summary,
 }
 
-fn print(args: &TrainArgs, file: &RunFile, summary: &Summary, format: Format) -> Result<()> {
+pub(crate) fn print(
+    out: &PathBuf,
+    file: &RunFile,
+    summary: &Summary,
+    format: Format,
+) -> Result<()> {
     if format == Format::Json {
         return output::print_json(&Report {
-            path: &args.out,
+            path: out,
             network: &file.net.name,
             data: &file.data.name,
             summary,
@@ -452,6 +491,6 @@ fn print(args: &TrainArgs, file: &RunFile, summary: &Summary, format: Format) ->
     }
     row("samples/s", format!("{:.0}", summary.images_per_s));
     row("seconds", format!("{:.1}", summary.seconds));
-    row("path", args.out.display().to_string());
+    row("path", out.display().to_string());
     output::print_table(&table)
 }

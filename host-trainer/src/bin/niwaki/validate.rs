@@ -1,26 +1,29 @@
 //! `niwaki validate`: compares a target's outputs with this computer's.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use niwaki::data::{Dataset, LoadOptions, Split, load};
+use niwaki::data::{LoadOptions, Split, load};
 use niwaki::export;
-use niwaki::target::{Firmware, Samples, Target, Validation, validate};
+use niwaki::target::{Firmware, Samples, Target, Validation, clips, validate};
 use niwaki_core::Model;
 
+use crate::inputs;
 use crate::output::{self, Format};
 
 /// Arguments of `niwaki validate`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Runs the model on the target and on this computer and compares every output byte. The exit code is not 0
-when a byte differs. Instructions are those that the emulator executes; they are not clock cycles.
+when a byte differs. A model of sound gets raw samples: the target computes the features, which are compared
+too. Instructions are those that the emulator executes; they are not clock cycles.
 
 Examples:
   niwaki validate model.niwaki --target qemu-cortex-m4 --data digits
   niwaki validate model.niwaki --target qemu-cortex-m4 --data fashion-mnist --limit 1000 --format json
   niwaki validate model.niwaki --target host --data digits
+  niwaki validate speech.niwaki --target qemu-cortex-m4 --data ../shared/data/arabic-speech --limit 20
   niwaki validate kws.niwaki --inputs kws_inputs.npy --golden kws_golden.npy --limit 20")]
 pub(crate) struct ValidateArgs {
     /// The model, as `niwaki export` wrote it
@@ -56,16 +59,21 @@ pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
     let blob = export::read_model(&args.model)?;
     let model = Model::new(blob.as_bytes())
         .with_context(|| format!("{} is refused", args.model.display()))?;
-    let (inputs, labels) = match &args.inputs {
-        Some(path) => (rows(path, model.input().len(), args.limit)?, None),
-        None => {
-            let dataset = load(&args.data, &args.options)?;
-            let (inputs, labels) = samples(&model, &dataset, args)?;
-            (inputs, Some(labels))
+    let dataset = match &args.inputs {
+        Some(_) => None,
+        None => Some(load(&args.data, &args.options.for_model(&model))?),
+    };
+    let (inputs, labels, clips) = match (&args.inputs, &dataset) {
+        (Some(path), _) => (inputs::of_file(path, model.input().len(), args.limit)?, None, None),
+        (None, Some(dataset)) => {
+            let samples = inputs::samples(dataset, args.split, args.limit)?;
+            let (inputs, labels) = inputs::of_samples(&model, dataset, &samples)?;
+            (inputs, Some(labels), clips(&model, dataset, &samples))
         }
+        (None, None) => (Vec::new(), None, None),
     };
     let golden = match &args.golden {
-        Some(path) => Some(rows(path, model.output().len(), args.limit)?),
+        Some(path) => Some(inputs::of_file(path, model.output().len(), args.limit)?),
         None => None,
     };
     if let Some(golden) = &golden {
@@ -80,7 +88,12 @@ pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
 
     let bar = output::bar(inputs.len() as u64, "samples");
     bar.set_message(target.name().to_owned());
-    let samples = Samples { inputs: &inputs, labels: labels.as_deref(), golden: golden.as_deref() };
+    let samples = Samples {
+        inputs: &inputs,
+        labels: labels.as_deref(),
+        golden: golden.as_deref(),
+        clips: clips.as_deref(),
+    };
     let found = validate(&target, firmware.as_ref(), &model, samples, &|| bar.inc(1))?;
     bar.finish_and_clear();
 
@@ -94,61 +107,14 @@ pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
     match found.first_mismatch {
         None => Ok(()),
         Some(sample) => bail!(
-            "{} output bytes of {} differ from the host's and {} from the golden outputs, first in sample {sample}",
+            "{} output bytes and {} feature bytes of {} differ from the host's and {} output bytes from the golden \
+             outputs, first in sample {sample}",
             found.mismatched_bytes,
+            found.mismatched_feature_bytes.unwrap_or(0),
             target.name(),
             found.golden_mismatched_bytes.unwrap_or(0)
         ),
     }
-}
-
-/// The first rows of an int8 array, each of `len` values.
-fn rows(path: &Path, len: usize, limit: Option<usize>) -> Result<Vec<Vec<i8>>> {
-    let read = || -> Result<Vec<i8>> {
-        let file = std::io::BufReader::new(std::fs::File::open(path)?);
-        Ok(npyz::NpyFile::new(file)?.into_vec()?)
-    };
-    let values = read().with_context(|| format!("reading int8 values from {}", path.display()))?;
-    ensure!(
-        values.len().is_multiple_of(len) && !values.is_empty(),
-        "{}: expected rows of {len} values, found {} values",
-        path.display(),
-        values.len()
-    );
-    Ok(values.chunks(len).take(limit.unwrap_or(usize::MAX)).map(<[i8]>::to_vec).collect())
-}
-
-/// Quantised inputs and classes of the samples asked for.
-fn samples(
-    model: &Model<'_>,
-    dataset: &Dataset,
-    args: &ValidateArgs,
-) -> Result<(Vec<Vec<i8>>, Vec<usize>)> {
-    let len = model.input().len();
-    ensure!(
-        dataset.sample_len() == len,
-        "the model takes {len} values, a sample of {} has {}: was the model trained on other data?",
-        dataset.name,
-        dataset.sample_len()
-    );
-    let mut indices = dataset.indices(args.split);
-    indices.truncate(args.limit.unwrap_or(usize::MAX));
-    ensure!(
-        !indices.is_empty(),
-        "no samples: the {} split of {} is empty",
-        args.split,
-        dataset.name
-    );
-    let inputs = indices
-        .iter()
-        .map(|&index| {
-            let mut input = vec![0; len];
-            model.quantise_input(&dataset.raw(index), &mut input);
-            input
-        })
-        .collect();
-    let labels = indices.iter().map(|&index| dataset.labels[index] as usize).collect();
-    Ok((inputs, labels))
 }
 
 fn firmware(target: &Target, args: &ValidateArgs) -> Result<Option<Firmware>> {
@@ -171,12 +137,17 @@ fn facts(found: &Validation) -> comfy_table::Table {
     let bytes = |count: u64| format!("{count} bytes");
     row("samples", Some(found.samples.to_string()));
     row("mismatched bytes", Some(found.mismatched_bytes.to_string()));
+    row("mismatched feature bytes", found.mismatched_feature_bytes.map(|count| count.to_string()));
     row("differ from golden", found.golden_mismatched_bytes.map(|count| count.to_string()));
     row("accuracy, host", percent(found.accuracy_host));
     row("accuracy, target", percent(found.accuracy_target));
     row(
         "instructions per inference",
         found.instructions_per_inference.map(|count| count.to_string()),
+    );
+    row(
+        "instructions per clip's features",
+        found.instructions_per_clip.map(|count| count.to_string()),
     );
     row("model", Some(bytes(found.model_bytes as u64)));
     row("code of the firmware", found.code_bytes.map(bytes));

@@ -1,0 +1,216 @@
+//! `niwaki learn`: what tuning a model on a device would bring, one group of samples at a time.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use niwaki::data::{Dataset, LoadOptions, Split, load};
+use niwaki::export::{self, AlignedVec};
+use niwaki::learn::{Samples, Schedule, Tuned, tune};
+use niwaki_core::Model;
+use niwaki_core::learn::{Plan, Settings};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::output::{self, Format};
+
+/// Arguments of `niwaki learn`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A group is a person or device that samples come from. For each, the first samples of every class are
+learned, and the accuracy on its other samples is measured before and after.
+
+Examples:
+  niwaki learn model.niwaki --data wisdm.csv --group user --epochs 3
+  niwaki learn model.niwaki --data wisdm.csv --group user --member 7 --per-class 5
+  niwaki learn model.niwaki --data digits --tunable 1   # no groups: the validation split is learned")]
+pub(crate) struct LearnArgs {
+    /// The model, as `niwaki export --tunable` wrote it
+    model: PathBuf,
+    /// Where to learn
+    #[arg(long, value_enum, default_value_t = LearnTarget::Host)]
+    target: LearnTarget,
+    /// Data set: digits, fashion-mnist, mnist, or the path of a folder or file
+    #[arg(long, default_value = "digits")]
+    data: String,
+    /// Tune for this group only [default: each group of the test split]
+    #[arg(long, value_name = "NAME")]
+    member: Option<String>,
+    /// Samples of each class that are learned
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    per_class: usize,
+    /// Times that the samples are learned
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    epochs: usize,
+    /// Step per unit of gradient
+    #[arg(long, default_value_t = 0.01, value_name = "RATE")]
+    learning_rate: f32,
+    /// Part of the velocity that stays from batch to batch
+    #[arg(long, default_value_t = 0.9)]
+    momentum: f32,
+    /// Samples of a batch
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    batch: u16,
+    /// Mark this many layers as tunable first, whatever the model says
+    #[arg(long, value_name = "LAYERS")]
+    tunable: Option<usize>,
+    /// Seed of the samples' order
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    order_seed: u64,
+    #[command(flatten)]
+    options: LoadOptions,
+}
+
+/// Where a model learns.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LearnTarget {
+    /// This computer, by the code that devices run
+    Host,
+}
+
+#[derive(Debug, Serialize)]
+struct Learned {
+    /// Bytes of RAM that learning needs beside the arena.
+    learner_bytes: usize,
+    arena_bytes: usize,
+    tunable_layers: usize,
+    tunable_weights: usize,
+    groups: Vec<Group>,
+    /// Mean over the groups, and standard deviation.
+    accuracy_before: [f64; 2],
+    accuracy_after: [f64; 2],
+    gain: [f64; 2],
+}
+
+#[derive(Debug, Serialize)]
+struct Group {
+    name: String,
+    #[serde(flatten)]
+    tuned: Tuned,
+}
+
+/// Runs `niwaki learn`.
+pub(crate) fn run(args: &LearnArgs, format: Format) -> Result<()> {
+    let LearnTarget::Host = args.target;
+    let mut blob = export::read_model(&args.model)?;
+    if let Some(layers) = args.tunable {
+        blob = AlignedVec::new(&export::mark_tunable(blob.as_bytes(), layers)?);
+    }
+    let model = Model::new(blob.as_bytes())
+        .with_context(|| format!("{} is refused", args.model.display()))?;
+    let plan = Plan::new(&model)?;
+    let data = load(&args.data, &args.options)?;
+    ensure!(
+        data.classes() == plan.class_count(),
+        "the model has {} classes, the data `{}` has {}",
+        plan.class_count(),
+        data.name,
+        data.classes()
+    );
+    let settings =
+        Settings { learning_rate: args.learning_rate, momentum: args.momentum, batch: args.batch };
+    let schedule = Schedule { settings, epochs: args.epochs, seed: args.order_seed };
+    let members = members(&data, args.member.as_deref())?;
+    let groups = members
+        .into_par_iter()
+        .map(|(name, samples)| {
+            let (learned, tested) = divide(&data, &samples, args.per_class);
+            let take = |samples: &[usize]| -> Result<Samples> {
+                let inputs = export::quantised_inputs(&model, &data, samples)?;
+                let labels = samples.iter().map(|&sample| data.labels[sample] as usize).collect();
+                Ok(Samples { inputs, labels })
+            };
+            let tuned = tune(&model, &take(&learned)?, &take(&tested)?, &schedule)
+                .with_context(|| format!("group `{name}`"))?;
+            Ok(Group { name, tuned })
+        })
+        .collect::<Result<Vec<Group>>>()?;
+    let over = |value: &dyn Fn(&Tuned) -> f64| {
+        let values: Vec<f64> = groups.iter().map(|group| value(&group.tuned)).collect();
+        mean_and_deviation(&values)
+    };
+    let result = Learned {
+        learner_bytes: plan.learner_len(),
+        arena_bytes: model.arena_len(),
+        tunable_layers: plan.layer_count(),
+        tunable_weights: plan.weight_count(),
+        accuracy_before: over(&|tuned| tuned.accuracy_before),
+        accuracy_after: over(&|tuned| tuned.accuracy_after),
+        gain: over(&|tuned| tuned.accuracy_after - tuned.accuracy_before),
+        groups,
+    };
+    match format {
+        Format::Json => output::print_json(&result),
+        Format::Table => {
+            let header = ["group", "learned", "tested", "before", "after", "last loss"];
+            let mut table = output::table(header);
+            let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+            for Group { name, tuned } in &result.groups {
+                table.add_row([
+                    name.clone(),
+                    tuned.learned.to_string(),
+                    tuned.tested.to_string(),
+                    percent(tuned.accuracy_before),
+                    percent(tuned.accuracy_after),
+                    tuned.losses.last().map_or(String::new(), |loss| format!("{loss:.3}")),
+                ]);
+            }
+            output::print_table(&table)?;
+            let [mean, deviation] = result.gain;
+            let points = |share: f64| format!("{:.1}", 100.0 * share);
+            println!(
+                "gain {} points, standard deviation {} over {} groups; {} weights of {} layers tuned in {} bytes of RAM beside the arena of {}",
+                points(mean),
+                points(deviation),
+                result.groups.len(),
+                result.tunable_weights,
+                result.tunable_layers,
+                result.learner_bytes,
+                result.arena_bytes,
+            );
+            Ok(())
+        }
+    }
+}
+
+/// Names and samples of the groups to tune for.
+fn members(data: &Dataset, member: Option<&str>) -> Result<Vec<(String, Vec<usize>)>> {
+    let Some(groups) = &data.groups else {
+        ensure!(member.is_none(), "the data `{}` have no groups", data.name);
+        // Nobody in particular: the validation and test samples together.
+        let mut samples = data.indices(Split::Val);
+        samples.extend(data.indices(Split::Test));
+        return Ok(vec![("all".to_owned(), samples)]);
+    };
+    let samples_of = |group: usize| -> Vec<usize> {
+        (0..data.len()).filter(|&sample| groups.ids[sample] as usize == group).collect()
+    };
+    if let Some(member) = member {
+        let group = groups.names.iter().position(|name| name == member);
+        let group = group.with_context(|| {
+            format!("no group `{member}` in `{}`: it has {}", data.name, groups.names.join(", "))
+        })?;
+        return Ok(vec![(member.to_owned(), samples_of(group))]);
+    }
+    let tested: std::collections::BTreeSet<u32> =
+        data.indices(Split::Test).iter().map(|&sample| groups.ids[sample]).collect();
+    let named = |id: u32| (groups.names[id as usize].clone(), samples_of(id as usize));
+    Ok(tested.into_iter().map(named).collect())
+}
+
+/// The first `per_class` samples of each class, and the others.
+fn divide(data: &Dataset, samples: &[usize], per_class: usize) -> (Vec<usize>, Vec<usize>) {
+    let mut seen = vec![0; data.classes()];
+    samples.iter().partition(|&&sample| {
+        let count = &mut seen[data.labels[sample] as usize];
+        *count += 1;
+        *count <= per_class
+    })
+}
+
+fn mean_and_deviation(values: &[f64]) -> [f64; 2] {
+    let count = values.len().max(1) as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let square = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
+    [mean, (square / (count - 1.0).max(1.0)).sqrt()]
+}
