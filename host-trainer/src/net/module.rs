@@ -36,6 +36,8 @@ struct Step {
     inputs: Vec<usize>,
     weight: Option<usize>,
     bias: Option<usize>,
+    /// Parameter of its gate, if it has one.
+    gate: Option<usize>,
     norm: Option<Norm>,
     act: Option<Op>,
     range: RangeRule,
@@ -114,6 +116,32 @@ impl Network {
     /// Prepares a graph.
     pub fn new(graph: Graph) -> Self {
         let params = graph.params();
+        Self::with_params(graph, params)
+    }
+
+    /// Prepares a graph with a gate behind every layer with weights but the last.
+    ///
+    /// A gate scales each output channel by how much the very input needs it: by `2 sigmoid(A m + b)`, where
+    /// m are the means of the layer's input channels (as in Gao et al., "Dynamic channel pruning: feature
+    /// boosting and suppression", ICLR 2019). With A and b zero it changes nothing.
+    pub fn gated(graph: Graph) -> Self {
+        let mut params = graph.params();
+        let mut layers: Vec<usize> =
+            params.iter().filter(|p| p.role == Role::Weight).map(|p| p.layer).collect();
+        layers.pop();
+        params.extend(layers.into_iter().map(|layer| {
+            let node = &graph.layers[layer];
+            ParamSpec {
+                name: format!("{}.gate", node.name),
+                layer,
+                role: Role::Gate,
+                shape: vec![node.output[2], node.input[2] + 1],
+            }
+        }));
+        Self::with_params(graph, params)
+    }
+
+    fn with_params(graph: Graph, params: Vec<ParamSpec>) -> Self {
         let find = |layer: usize, role: Role| {
             params.iter().position(|param| (param.layer, param.role) == (layer, role))
         };
@@ -155,6 +183,7 @@ impl Network {
                 inputs,
                 weight: find(unit.layer, Role::Weight),
                 bias: find(unit.layer, Role::Bias),
+                gate: find(unit.layer, Role::Gate),
                 norm,
                 act: unit.act.map(|layer| graph.layers[layer].op),
                 range: unit.range,
@@ -241,9 +270,11 @@ impl Network {
                 let tensor = if again { slots[slot].clone() } else { slots[slot].take() };
                 tensor.expect("units run in order")
             };
+            let mut gate = None;
             let output = match step.op {
                 Op::Conv { .. } | Op::Linear { .. } | Op::BatchNorm { .. } => {
                     let input = take(step.inputs[0]);
+                    gate = step.gate.map(|at| self.gate(at, &params[0][at], input.clone()));
                     self.weighted(step, params, input, pass, &mut stats)
                 }
                 Op::Add => {
@@ -281,6 +312,10 @@ impl Network {
                 Some(_) => activation::relu(output),
                 None => output,
             };
+            let output = match gate {
+                Some(gate) => output * gate,
+                None => output,
+            };
             // Maxima and copies of quantised values are quantised already.
             let exact = matches!(step.op, Op::MaxPool(_) | Op::Flatten | Op::Softmax);
             slots[index + 1] = Some(if exact {
@@ -295,6 +330,17 @@ impl Network {
             stats: stats.into_iter().flatten().collect(),
             observed,
         }
+    }
+
+    /// Factors of the output channels that an input asks for.
+    fn gate(&self, index: usize, values: &Tensor<1>, input: Tensor<4>) -> Tensor<4> {
+        let [out, columns] = [0, 1].map(|axis| self.params[index].shape[axis]);
+        let samples = input.dims()[0];
+        let means = input.mean_dim(3).mean_dim(2).reshape([samples, columns - 1]);
+        let rows: Tensor<2> = values.clone().reshape([out, columns]);
+        let need = means.matmul(rows.clone().narrow(1, 0, columns - 1).transpose())
+            + rows.narrow(1, columns - 1, 1).transpose();
+        activation::sigmoid(need).mul_scalar(2.0).reshape([samples, out, 1, 1])
     }
 
     fn weighted(

@@ -2,6 +2,9 @@
 
 mod break_even;
 mod chart;
+mod search;
+
+pub use search::search_html;
 
 pub use break_even::{break_even_csv, break_even_markdown, break_even_svg};
 

@@ -18,6 +18,11 @@ pub trait Screen {
     /// Whether a genome meets every hard constraint.
     fn feasible(&self, genome: &[u16]) -> bool;
 
+    /// The one form of all genomes that mean the same.
+    fn canonical(&self, genome: Genome) -> Genome {
+        genome
+    }
+
     /// Predicted objectives of genomes, where anything can be predicted yet.
     fn predict(&self, _genomes: &[Genome]) -> Option<Vec<Vec<f64>>> {
         None
@@ -25,12 +30,15 @@ pub trait Screen {
 }
 
 /// A genome to evaluate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Proposal {
     /// The genome.
     pub genome: Genome,
     /// Subproblem that it is meant for; only MOEA/D has some.
     pub subproblem: usize,
+    /// What its objectives were predicted to be, before anything was known of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<Vec<f64>>,
 }
 
 /// How a search finds its candidates.
@@ -89,7 +97,7 @@ struct Member {
 }
 
 impl Optimiser {
-    /// An optimiser over a space, which proposes the genomes `first` before its own.
+    /// An optimiser over a space, which proposes the genomes `first`, in their canonical form, before its own.
     pub fn new(space: Space, settings: Settings, mut first: Vec<Genome>) -> Self {
         first.reverse();
         let strategy = match settings.algorithm {
@@ -106,7 +114,9 @@ impl Optimiser {
         self.proposals += 1;
         let genome = self.next(screen, subproblem)?;
         self.seen.insert(genome.clone());
-        Some(Proposal { genome, subproblem })
+        let predicted = screen.predict(std::slice::from_ref(&genome));
+        let predicted = predicted.and_then(|predicted| predicted.into_iter().next());
+        Some(Proposal { genome, subproblem, predicted })
     }
 
     /// Takes note of a proposal of its own past, without working it out again.
@@ -164,6 +174,7 @@ impl Optimiser {
         let mut rng = self.stream(1);
         (0..PATIENCE)
             .map_while(|_| make(&self.space, &mut rng))
+            .map(|genome| screen.canonical(genome))
             .find(|genome| self.is_new(genome, screen))
     }
 
@@ -195,7 +206,7 @@ impl Optimiser {
                 let mut parent = || rng.random_range(0..parents.len());
                 let (mother, father) = (parent(), parent());
                 let (mother, father) = (&parents[mother].genome, &parents[father].genome);
-                let child = self.space.breed(mother, father, &mut rng);
+                let child = screen.canonical(self.space.breed(mother, father, &mut rng));
                 if self.is_new(&child, screen) && !brood.contains(&child) {
                     brood.push(child);
                 }

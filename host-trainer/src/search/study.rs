@@ -206,6 +206,17 @@ pub enum Lease {
     Complete,
 }
 
+/// What a worker is to do about something that all candidates share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// It is made.
+    Ready(Vec<u8>),
+    /// Make it and [`provide`](Study::provide) it.
+    Make,
+    /// Another worker makes it: ask again later.
+    Wait,
+}
+
 /// A study that is open.
 #[derive(Debug)]
 pub struct Study {
@@ -228,13 +239,16 @@ impl Study {
                 .map_err(|source| StudyError::Folder { folder: folder.clone(), source })?;
         }
         let study = Self::connect(place)?;
+        // As they come back: not every decimal number is read as it was.
+        let settings: serde_json::Value =
+            serde_json::from_str(&settings.to_string()).map_err(|error| study.damaged(error))?;
         let insert = sqlx::query(
             "INSERT INTO study (name, settings, revision) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING",
         );
         let insert = insert.bind(study.name().to_owned()).bind(settings.to_string());
         study.wait(insert.execute(&study.pool))?;
         let stored = study.settings()?;
-        match difference(&stored, settings, "") {
+        match difference(&stored, &settings, "") {
             None => Ok(study),
             Some(difference) => Err(StudyError::OtherSettings { place: place.clone(), difference }),
         }
@@ -266,11 +280,21 @@ impl Study {
             .enable_all()
             .build()
             .map_err(|error| unreachable(sqlx::Error::Io(error)))?;
+        // SQLite writes one after the other, and proposals take a while.
+        let patient = matches!(place, Place::Folder(_));
         // A pool would go on trying where the first answer tells what is wrong.
         let first = AnyConnection::connect(&url);
         let first = runtime.block_on(async { tokio::time::timeout(PATIENCE, first).await });
         drop(first.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(unreachable)?);
         let options = AnyPoolOptions::new().max_connections(1).acquire_timeout(PATIENCE);
+        let options = options.after_connect(move |connection, _| {
+            Box::pin(async move {
+                if patient {
+                    sqlx::query("PRAGMA busy_timeout = 600000").execute(connection).await?;
+                }
+                Ok(())
+            })
+        });
         let pool = runtime.block_on(options.connect(&url)).map_err(unreachable)?;
         let study = Self { runtime, pool, place: place.clone() };
         study.runtime.block_on(sqlx::migrate!().run(&study.pool)).map_err(
@@ -318,6 +342,117 @@ impl Study {
         let row = row.ok_or_else(|| StudyError::Missing { place: self.place.clone() })?;
         let text: String = row.try_get(0).map_err(|error| self.damaged(error))?;
         serde_json::from_str(&text).map_err(|error| self.damaged(format!("settings: {error}")))
+    }
+
+    /// Number of candidates that it is to have.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn budget(&self) -> Result<usize, StudyError> {
+        let query = sqlx::query("SELECT budget FROM study WHERE name = $1");
+        let row = self.wait(query.bind(self.name().to_owned()).fetch_one(&self.pool))?;
+        let budget: i64 = row.try_get(0).map_err(|error| self.damaged(error))?;
+        Ok(usize::try_from(budget).unwrap_or(0))
+    }
+
+    /// Lets it have at least so many candidates.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn raise_budget(&self, candidates: usize) -> Result<(), StudyError> {
+        let candidates = i64::try_from(candidates).unwrap_or(i64::MAX);
+        let update = sqlx::query("UPDATE study SET budget = $1 WHERE name = $2 AND budget < $3");
+        let update = update.bind(candidates).bind(self.name().to_owned()).bind(candidates);
+        self.wait(update.execute(&self.pool)).map(|_| ())
+    }
+
+    /// Asks for something that all candidates share; to make it, a worker gets a lease of so many seconds.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn part(&self, name: &str, worker: &str, seconds: f64) -> Result<Part, StudyError> {
+        let _context = self.runtime.enter();
+        let study = self.name().to_owned();
+        let now = now();
+        self.wait(async {
+            let mut transaction = self.pool.begin().await?;
+            revise(&mut transaction, &study).await?;
+            let query = sqlx::query(
+                "SELECT worker, lease_until, ready, bytes FROM part WHERE study = $1 AND name = $2",
+            );
+            let query = query.bind(study.clone()).bind(name.to_owned());
+            let row = query.fetch_optional(&mut *transaction).await?;
+            if let Some(row) = &row {
+                if row.try_get::<i64, _>("ready")? == 1 {
+                    return Ok(Part::Ready(row.try_get("bytes")?));
+                }
+                let maker: String = row.try_get("worker")?;
+                let lost = row.try_get::<f64, _>("lease_until")? < now || is_gone(&maker);
+                if maker != worker && !lost {
+                    return Ok(Part::Wait);
+                }
+            }
+            let statement = match row {
+                None => {
+                    "INSERT INTO part (worker, lease_until, study, name, ready, bytes) \
+                     VALUES ($1, $2, $3, $4, 0, $5)"
+                }
+                Some(_) => {
+                    "UPDATE part SET worker = $1, lease_until = $2, bytes = $5 \
+                     WHERE study = $3 AND name = $4"
+                }
+            };
+            let write = sqlx::query(statement)
+                .bind(worker.to_owned())
+                .bind(now + seconds)
+                .bind(study)
+                .bind(name.to_owned())
+                .bind(Vec::<u8>::new());
+            write.execute(&mut *transaction).await?;
+            transaction.commit().await?;
+            Ok(Part::Make)
+        })
+    }
+
+    /// Renews the lease of a part that a worker makes.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn renew_part(&self, name: &str, worker: &str, seconds: f64) -> Result<(), StudyError> {
+        let update = sqlx::query(
+            "UPDATE part SET lease_until = $1 \
+             WHERE study = $2 AND name = $3 AND worker = $4 AND ready = 0",
+        );
+        let update = update
+            .bind(now() + seconds)
+            .bind(self.name().to_owned())
+            .bind(name.to_owned())
+            .bind(worker.to_owned());
+        self.wait(update.execute(&self.pool)).map(|_| ())
+    }
+
+    /// Stores a part. Of several workers that made it, the first one counts.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn provide(&self, name: &str, bytes: &[u8]) -> Result<(), StudyError> {
+        let update = sqlx::query(
+            "UPDATE part SET ready = 1, bytes = $1 WHERE study = $2 AND name = $3 AND ready = 0",
+        );
+        let update = update.bind(bytes.to_vec()).bind(self.name().to_owned()).bind(name.to_owned());
+        self.wait(update.execute(&self.pool)).map(|_| ())
+    }
+
+    /// A part that is made, if it is.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn ready_part(&self, name: &str) -> Result<Option<Vec<u8>>, StudyError> {
+        let query =
+            sqlx::query("SELECT bytes FROM part WHERE study = $1 AND name = $2 AND ready = 1");
+        let query = query.bind(self.name().to_owned()).bind(name.to_owned());
+        let row = self.wait(query.fetch_optional(&self.pool))?;
+        row.map(|row| row.try_get(0).map_err(|error| self.damaged(error))).transpose()
     }
 
     /// All candidates in the order of their proposals.
@@ -491,6 +626,20 @@ impl Study {
         })
     }
 
+    /// Adds a file to a candidate, or replaces it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn attach(&self, candidate: i64, name: &str, bytes: &[u8]) -> Result<(), StudyError> {
+        let insert = sqlx::query(
+            "INSERT INTO artefact (study, candidate, name, bytes) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (study, candidate, name) DO UPDATE SET bytes = excluded.bytes",
+        );
+        let insert = insert.bind(self.name().to_owned()).bind(candidate);
+        let insert = insert.bind(name.to_owned()).bind(bytes.to_vec());
+        self.wait(insert.execute(&self.pool)).map(|_| ())
+    }
+
     /// A file of a candidate.
     ///
     /// # Errors
@@ -522,11 +671,11 @@ pub fn replay(optimiser: &mut Optimiser, candidates: &[Candidate]) {
     }
 }
 
-/// Name of this process as a worker: computer, process and when it began.
-pub fn worker_name() -> String {
+/// Name of a worker of this process, the given one of several: computer, process and when it began.
+pub fn worker_name(number: usize) -> String {
     let host = host();
     let id = std::process::id();
-    format!("{host}:{id}:{}", now() as u64)
+    format!("{host}:{id}:{}:{number}", now() as u64)
 }
 
 fn host() -> String {

@@ -5,21 +5,20 @@ use std::time::{Duration, Instant};
 
 use super::genome::{Genome, Space};
 use super::optimiser::{Optimiser, Screen, Settings};
-use super::study::{Candidate, Evaluation, Lease, Status, Study, StudyError, replay, worker_name};
+use super::study::{
+    Candidate, Evaluation, Lease, Part, Status, Study, StudyError, replay, worker_name,
+};
 
 /// What is searched for.
 pub trait Problem: Sync {
-    /// What is known of candidates before they are evaluated, in view of those that are.
-    type Screen: Screen;
-
     /// All genomes.
     fn space(&self) -> Space;
 
-    /// Genomes to be evaluated first, such as the smallest and the largest.
+    /// Genomes to be evaluated first, such as the smallest and the largest, in their canonical form.
     fn first(&self) -> Vec<Genome>;
 
     /// The screen in view of all candidates so far.
-    fn screen(&self, candidates: &[Candidate]) -> Self::Screen;
+    fn screen(&self, candidates: &[Candidate]) -> impl Screen;
 
     /// What a genome is worth. Follows from the genome alone.
     ///
@@ -43,8 +42,8 @@ pub enum Event<'a> {
     Begin(&'a Candidate),
     /// This share of its evaluation is done.
     Progress(f64),
-    /// It is evaluated, or its evaluation failed; all candidates of the study.
-    End(&'a [Candidate]),
+    /// The candidate with this number is evaluated, or its evaluation failed.
+    End(i64),
     /// Others evaluate the last candidates.
     Wait,
     /// Its lease went to another worker, which the result is left to.
@@ -67,7 +66,8 @@ const RENEWAL: Duration = Duration::from_secs(15);
 /// How often a worker without work looks for some.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Evaluates candidates until the study has `budget` of them or `stop` says so.
+/// Evaluates candidates until the study has as many as it is to have, or `stop` says so. `number` tells the
+/// workers of one process apart.
 ///
 /// # Errors
 /// When the study fails. A candidate that fails is a candidate's matter and ends nothing.
@@ -75,15 +75,15 @@ pub fn work<P: Problem>(
     study: &Study,
     problem: &P,
     settings: &Settings,
-    budget: usize,
+    number: usize,
     stop: &(dyn Fn() -> bool + Sync),
     on: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, StudyError> {
-    let name = worker_name();
+    let name = worker_name(number);
     let space = problem.space();
     let first = problem.first();
     while !stop() {
-        let lease = study.lease(&name, LEASE, budget, |candidates| {
+        let lease = study.lease(&name, LEASE, study.budget()?, |candidates| {
             let mut optimiser = Optimiser::new(space.clone(), settings.clone(), first.clone());
             replay(&mut optimiser, candidates);
             optimiser.ask(&problem.screen(candidates))
@@ -100,7 +100,8 @@ pub fn work<P: Problem>(
         on(Event::Begin(&candidate));
         let begun = Instant::now();
         let genome = &candidate.proposal.genome;
-        let result = while_renewing(study, &candidate, || {
+        let renew = |own: &Study| own.renew(&candidate, LEASE).map(|_| ());
+        let result = while_renewing(study, &renew, || {
             problem.evaluate(genome, &mut |share| on(Event::Progress(share)))
         });
         if stop() {
@@ -117,15 +118,49 @@ pub fn work<P: Problem>(
             Err(error) => study.finish(&candidate, Err(&format!("{error:#}")), &[], seconds)?,
         };
         match stored {
-            true => on(Event::End(&study.candidates()?)),
+            true => on(Event::End(candidate.id)),
             false => on(Event::Lost(&candidate)),
         }
     }
     Ok(Outcome::Stopped)
 }
 
-/// Renews a lease for as long as `evaluate` takes, over a connection of its own.
-fn while_renewing<T>(study: &Study, candidate: &Candidate, evaluate: impl FnOnce() -> T) -> T {
+/// Makes a part that all candidates share, unless it is made already or another worker makes it: then waits
+/// for that. `None` when `stop` says so, or when `make` was stopped.
+///
+/// # Errors
+/// When the study fails or the part cannot be made.
+pub fn share(
+    study: &Study,
+    name: &str,
+    number: usize,
+    stop: &(dyn Fn() -> bool + Sync),
+    make: impl FnOnce() -> anyhow::Result<Option<Vec<u8>>>,
+) -> anyhow::Result<Option<Vec<u8>>> {
+    let worker = worker_name(number);
+    loop {
+        if stop() {
+            return Ok(None);
+        }
+        match study.part(name, &worker, LEASE)? {
+            Part::Ready(bytes) => return Ok(Some(bytes)),
+            Part::Wait => std::thread::sleep(LOOK),
+            Part::Make => break,
+        }
+    }
+    let renew = |own: &Study| own.renew_part(name, &worker, LEASE);
+    let Some(bytes) = while_renewing(study, &renew, make)? else { return Ok(None) };
+    study.provide(name, &bytes)?;
+    // Another worker may have been quicker, and all must share the same one.
+    Ok(study.ready_part(name)?)
+}
+
+/// Renews a lease for as long as `work` takes, over a connection of its own.
+fn while_renewing<T>(
+    study: &Study,
+    renew: &(dyn Fn(&Study) -> Result<(), StudyError> + Sync),
+    work: impl FnOnce() -> T,
+) -> T {
     let (done, end) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         scope.spawn(move || {
@@ -133,12 +168,12 @@ fn while_renewing<T>(study: &Study, candidate: &Candidate, evaluate: impl FnOnce
             while let Err(mpsc::RecvTimeoutError::Timeout) = end.recv_timeout(RENEWAL) {
                 // A renewal that fails is tried again; a lease that is lost shows when the result is stored.
                 own = own.or_else(|| Study::open(study.place()).ok());
-                if own.as_ref().is_some_and(|own| own.renew(candidate, LEASE).is_err()) {
+                if own.as_ref().is_some_and(|own| renew(own).is_err()) {
                     own = None;
                 }
             }
         });
-        let value = evaluate();
+        let value = work();
         drop(done);
         value
     })

@@ -17,6 +17,8 @@ pub mod method;
 pub mod optimiser;
 mod state;
 mod step;
+pub mod strategy;
+pub mod supernet;
 #[cfg(test)]
 mod tests;
 mod trainer;
