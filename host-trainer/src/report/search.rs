@@ -16,8 +16,11 @@ use crate::search::view::View;
 ///
 /// When a chart cannot be drawn or a candidate is damaged.
 pub fn search_html(view: &View) -> Result<String> {
-    let What::Sparse(sparse) = &view.search.what;
-    let title = format!("Sparse forms of {} on {}", sparse.net.name, view.search.data.name);
+    let what = match &view.search.what {
+        What::Sparse(sparse) => format!("Sparse forms of {}", sparse.net.name),
+        What::Arch(_) => "Architectures".to_owned(),
+    };
+    let title = format!("{what} on {}", view.search.data.name);
     let front = front(view)?;
     let volumes: Vec<(f64, f64)> =
         view.curve().into_iter().enumerate().map(|(at, v)| (at as f64 + 1.0, v)).collect();
@@ -38,7 +41,8 @@ pub fn search_html(view: &View) -> Result<String> {
                     (view.count(Status::Failed)) " failed; the front has " (view.front.len()) "."
                     @if let Some(volume) = view.hypervolume() {
                         " Its hypervolume is " (format!("{volume:.4}"))
-                        " of the box between zero and the dense network (with an error 10 points larger)."
+                        " of the box between zero and the bound "
+                        (bound(view)) "."
                     }
                     " Limits: " (view.search.limits) ". Instructions are those of a " (view.search.target)
                     "; they are not clock cycles. Every model is trained, exported and evaluated in integers \
@@ -64,7 +68,7 @@ pub fn search_html(view: &View) -> Result<String> {
                     )?)) }
                 }
                 h2 { "Choices for each layer" }
-                p { "What each member of the front does with each layer: criterion, structure, share of weights." }
+                p { "What each member of the front does with each layer: criterion, structure and share of weights, or the parts of its architecture." }
                 (choices(view)?)
                 h2 { "All candidates" }
                 p { "A click on a heading sorts." }
@@ -94,11 +98,23 @@ fn front(view: &View) -> Result<Vec<String>> {
             let series = [
                 Points { name: "other candidates", at: &others },
                 Points { name: "front", at: &members },
-                Points { name: "dense, floating point", at: &dense },
+                Points { name: "dense network or bound", at: &dense },
             ];
             scatter(&series, name, "error", true)
         })
         .collect()
+}
+
+/// The bound in words.
+fn bound(view: &View) -> String {
+    view.reference.as_ref().map_or_else(String::new, |reference| {
+        let [error, instructions, flash] = [0, 1, 2].map(|at| reference.bound[at]);
+        format!(
+            "(error {error:.3}, {} instructions, {} bytes)",
+            number(instructions),
+            number(flash)
+        )
+    })
 }
 
 fn number(value: f64) -> String {

@@ -1,5 +1,6 @@
 //! Multi-objective search: genomes, the optimisers that propose them, and Pareto fronts.
 
+pub mod arch;
 pub mod front;
 pub mod genome;
 pub mod measure;

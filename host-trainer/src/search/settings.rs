@@ -5,10 +5,11 @@ use std::fmt;
 use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 
+use super::arch::Arch;
 use super::optimiser::Settings;
 use super::sparse::Sparse;
 use crate::export::Estimate;
-use crate::net::DataInfo;
+use crate::net::{DataInfo, spec::Task};
 use crate::target::cost::Core;
 
 /// Settings of a study.
@@ -34,6 +35,18 @@ pub struct Search {
 pub enum What {
     /// Sparse forms of a network.
     Sparse(Sparse),
+    /// Architectures.
+    Arch(Arch),
+}
+
+impl What {
+    /// What networks are trained to do.
+    pub fn task(&self) -> Task {
+        match self {
+            Self::Sparse(sparse) => sparse.net.task,
+            Self::Arch(_) => Task::Classify,
+        }
+    }
 }
 
 /// Names of the objectives, in their order; all are to be small.

@@ -440,7 +440,7 @@ impl Problem for SparseProblem<'_> {
         self.choices.space()
     }
 
-    fn first(&self) -> Vec<Genome> {
+    fn first(&self, _: &[Candidate]) -> Vec<Genome> {
         let top = self.choices.densities.len() - 1;
         let mut first = vec![self.choices.uniform(top, Structure::Unstructured)];
         for level in [0, top / 2] {
@@ -474,7 +474,13 @@ impl Problem for SparseProblem<'_> {
         SparseScreen { problem: self, regression }
     }
 
-    fn evaluate(&self, genome: &Genome, on: &mut dyn FnMut(f64)) -> Result<Evaluated> {
+    fn evaluate(
+        &self,
+        _: &Study,
+        candidate: &Candidate,
+        on: &mut dyn FnMut(f64),
+    ) -> Result<Evaluated> {
+        let genome = &candidate.proposal.genome;
         let strategies = self.choices.strategies(genome);
         let masks = self.base.masks(&strategies);
         let folder = tempfile::Builder::new()

@@ -14,17 +14,29 @@ pub trait Problem: Sync {
     /// All genomes.
     fn space(&self) -> Space;
 
-    /// Genomes to be evaluated first, such as the smallest and the largest, in their canonical form.
-    fn first(&self) -> Vec<Genome>;
+    /// A search may have several phases, each with an optimiser of its own: where in the study the phase begins
+    /// that a proposal after so many candidates belongs to.
+    fn phase(&self, _candidates: usize) -> usize {
+        0
+    }
+
+    /// Genomes to be evaluated first in a phase, such as the smallest and the largest, in their canonical
+    /// form; in view of the candidates before it.
+    fn first(&self, before: &[Candidate]) -> Vec<Genome>;
 
     /// The screen in view of all candidates so far.
     fn screen(&self, candidates: &[Candidate]) -> impl Screen;
 
-    /// What a genome is worth. Follows from the genome alone.
+    /// What a candidate is worth. Follows from its genome and from what was evaluated when it was proposed.
     ///
     /// # Errors
     /// When it cannot be evaluated; the search goes on with others.
-    fn evaluate(&self, genome: &Genome, on: &mut dyn FnMut(f64)) -> anyhow::Result<Evaluated>;
+    fn evaluate(
+        &self,
+        study: &Study,
+        candidate: &Candidate,
+        on: &mut dyn FnMut(f64),
+    ) -> anyhow::Result<Evaluated>;
 }
 
 /// An evaluated genome.
@@ -81,11 +93,12 @@ pub fn work<P: Problem>(
 ) -> Result<Outcome, StudyError> {
     let name = worker_name(number);
     let space = problem.space();
-    let first = problem.first();
     while !stop() {
         let lease = study.lease(&name, LEASE, study.budget()?, |candidates| {
-            let mut optimiser = Optimiser::new(space.clone(), settings.clone(), first.clone());
-            replay(&mut optimiser, candidates);
+            let phase = problem.phase(candidates.len());
+            let first = problem.first(&before(candidates, phase));
+            let mut optimiser = Optimiser::new(space.clone(), settings.clone(), first);
+            replay(&mut optimiser, &candidates[phase..]);
             optimiser.ask(&problem.screen(candidates))
         })?;
         let candidate = match lease {
@@ -99,10 +112,9 @@ pub fn work<P: Problem>(
         };
         on(Event::Begin(&candidate));
         let begun = Instant::now();
-        let genome = &candidate.proposal.genome;
         let renew = |own: &Study| own.renew(&candidate, LEASE).map(|_| ());
         let result = while_renewing(study, &renew, || {
-            problem.evaluate(genome, &mut |share| on(Event::Progress(share)))
+            problem.evaluate(study, &candidate, &mut |share| on(Event::Progress(share)))
         });
         if stop() {
             // What was interrupted is no result; the lease falls to whoever comes next.
@@ -123,6 +135,16 @@ pub fn work<P: Problem>(
         }
     }
     Ok(Outcome::Stopped)
+}
+
+/// The candidates before a phase, as they were known when its first proposal was made.
+fn before(candidates: &[Candidate], phase: usize) -> Vec<Candidate> {
+    let begun = candidates.get(phase).map_or(i64::MAX, |first| first.asked);
+    let mut before = candidates[..phase].to_vec();
+    for candidate in before.iter_mut().filter(|c| c.told.is_none_or(|told| told > begun)) {
+        candidate.evaluation = None;
+    }
+    before
 }
 
 /// Makes a part that all candidates share, unless it is made already or another worker makes it: then waits

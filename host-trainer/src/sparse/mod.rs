@@ -11,6 +11,7 @@ pub mod criteria;
 pub mod decoupled;
 pub mod dynamic;
 mod evaluate;
+pub mod inherit;
 pub mod layerwise;
 pub mod mask;
 pub mod method;

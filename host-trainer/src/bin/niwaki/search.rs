@@ -12,13 +12,15 @@ use clap::{Args, Subcommand};
 use indicatif::{HumanDuration, ProgressBar};
 use niwaki::data::{Augment, Dataset, LoadOptions, Split, load};
 use niwaki::net::{self, DataInfo, NetSpec};
+use niwaki::search::arch::{Arch, ArchProblem};
 use niwaki::search::optimiser::{Algorithm, Settings};
 use niwaki::search::settings::{Limits, OBJECTIVES, Search, What};
 use niwaki::search::sparse::{DENSITIES, Preparation, Sparse, SparseProblem};
 use niwaki::search::study::{Place, Status, Study};
 use niwaki::search::view::View;
-use niwaki::search::worker::{Event, Outcome, work};
+use niwaki::search::worker::{Event, Outcome, Problem, work};
 use niwaki::sparse::criteria::Criterion;
+use niwaki::sparse::decoupled::Decoupled;
 use niwaki::sparse::mask::Structure;
 use niwaki::sparse::optimiser::Rule;
 use niwaki::sparse::{self, Config, Method};
@@ -39,6 +41,46 @@ pub(crate) struct SearchArgs {
 enum SearchWhat {
     /// Search how much of each layer is kept, by which criterion, in which structure
     Sparse(SparseArgs),
+    /// Search depth, shape, operators and widths of a network, in two stages, and train the best ones sparse
+    Arch(ArchArgs),
+}
+
+/// Arguments of `niwaki search arch`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The first stage finds depth and coarse shape with short trainings; the second one operators, kernel sizes,
+widths and strides of the shapes that were good, where each network begins with the weights of the most similar
+one. The last evaluations train members of the front sparse by self-decoupled training. With --stages 1, the
+control, all of it is searched at once and every network is trained from scratch.
+
+Study, limits, workers and results are those of `niwaki search sparse`.
+
+Examples:
+  niwaki search arch --data scenes/ --resize 64x64 --target cortex-m4 --flash 128K --ram 128K --evaluations 300 \\
+      --study runs/scenes
+  niwaki search arch --data digits --flash 16K --evaluations 30 --epochs 3 --coarse-epochs 1 --study runs/a
+  niwaki search arch --data digits --stages 1 --study runs/control")]
+struct ArchArgs {
+    /// Stages: 2, or 1 as a control
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
+    stages: u8,
+    /// Passes over the training data in the first stage
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    coarse_epochs: usize,
+    /// Share of the evaluations for the first stage
+    #[arg(long, value_name = "SHARE", default_value_t = 0.3)]
+    coarse_share: f64,
+    /// Share of the evaluations for sparse trainings of the front's members in the end
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
+    sparse_share: f64,
+    /// Densities of the sparse trainings
+    #[arg(long, value_delimiter = ',', value_name = "LIST", default_value = "0.25,0.5")]
+    densities: Vec<f64>,
+    /// Passes over the training data of a sparse training [default: twice those of a dense one]
+    #[arg(long, value_name = "N")]
+    sparse_epochs: Option<usize>,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// Arguments of `niwaki search sparse`.
@@ -296,6 +338,7 @@ impl Common {
 pub(crate) fn run(args: &SearchArgs, format: Format) -> Result<()> {
     match &args.what {
         SearchWhat::Sparse(args) => sparse(args, format),
+        SearchWhat::Arch(args) => arch(args, format),
     }
 }
 
@@ -320,6 +363,37 @@ fn sparse(args: &SparseArgs, format: Format) -> Result<()> {
     what.check()?;
     let search = common.search(What::Sparse(what.clone()), info);
     what.check_reach(&search)?;
+    begin(common, &search, &data, &device, format)
+}
+
+fn arch(args: &ArchArgs, format: Format) -> Result<()> {
+    let common = &args.common;
+    let device = sparse::device(&common.runner.device)?;
+    let (data, info) = common.data()?;
+    let share = |name: &str, share: f64| -> Result<usize> {
+        ensure!((0.0..1.0).contains(&share), "--{name}: expected a share below 1, found {share}");
+        Ok((f64::from(common.evaluations) * share).round() as usize)
+    };
+    let coarse = share("coarse-share", args.coarse_share)?;
+    let last = share("sparse-share", args.sparse_share)?;
+    let method = Method::Decoupled(Decoupled::default());
+    let training = common.training(&data, &device, method)?;
+    let what = Arch {
+        coarse: if args.stages == 2 { coarse } else { 0 },
+        sparse_from: (common.evaluations as usize).saturating_sub(last),
+        densities: args.densities.clone(),
+        coarse_epochs: args.coarse_epochs,
+        sparse_epochs: args.sparse_epochs.unwrap_or(2 * common.epochs),
+        training: Config {
+            learning_rate: common.lr.unwrap_or(training.optimiser.learning_rate()),
+            ..training
+        },
+    };
+    what.check(&data)?;
+    let search = common.search(What::Arch(what.clone()), info);
+    what.check_reach(&search, &data)?;
+    // There is nothing that predictions could come from.
+    let search = Search { surrogate: false, ..search };
     begin(common, &search, &data, &device, format)
 }
 
@@ -374,31 +448,52 @@ fn evaluate(
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("creating the folder {}", folder.display()))?;
     let stopped = || stop.load(Ordering::Relaxed);
-    let What::Sparse(sparse) = &search.what;
-    let preparing = RefCell::new(None::<train::Progress>);
-    let prepared = SparseProblem::prepare(
-        study,
-        search,
-        sparse,
-        data,
-        device,
-        &folder,
-        &stopped,
-        &mut |event| prepare_progress(event, sparse.net.task, &preparing),
-    )?;
-    if let Some(progress) = preparing.take() {
-        progress.bar.finish_and_clear();
-    }
-    let Some(problem) = prepared else { bail!("stopped; {again}") };
+    let outcome = match &search.what {
+        What::Sparse(sparse) => {
+            let preparing = RefCell::new(None::<train::Progress>);
+            let prepared = SparseProblem::prepare(
+                study,
+                search,
+                sparse,
+                data,
+                device,
+                &folder,
+                &stopped,
+                &mut |event| prepare_progress(event, sparse.net.task, &preparing),
+            )?;
+            if let Some(progress) = preparing.take() {
+                progress.bar.finish_and_clear();
+            }
+            let Some(problem) = prepared else { bail!("stopped; {again}") };
+            solve(study, &problem, search, runner, &stopped)?
+        }
+        What::Arch(arch) => {
+            let prepared =
+                ArchProblem::prepare(study, search, arch, data, device, &folder, &stopped)?;
+            let Some(problem) = prepared else { bail!("stopped; {again}") };
+            solve(study, &problem, search, runner, &stopped)?
+        }
+    };
+    ensure!(outcome == Outcome::Complete, "stopped; {again}");
+    Ok(())
+}
+
+/// Evaluates candidates of a problem that is prepared, several at a time.
+fn solve(
+    study: &Study,
+    problem: &impl Problem,
+    search: &Search,
+    runner: &Runner,
+    stopped: &(dyn Fn() -> bool + Sync),
+) -> Result<Outcome> {
     let progress = Progress::new(study)?;
     let outcome = on_all(runner.jobs as usize, study, &|study, number| {
-        work(study, &problem, &search.optimiser, number, &stopped, &mut |event| {
+        work(study, problem, &search.optimiser, number, stopped, &mut |event| {
             progress.show(study, event);
         })
     })?;
     progress.bar.finish_and_clear();
-    ensure!(outcome == Outcome::Complete, "stopped; {again}");
-    Ok(())
+    Ok(outcome)
 }
 
 fn prepare_progress(
@@ -468,8 +563,7 @@ impl Progress {
         let bar = output::bar(view.budget as u64, "evaluations");
         bar.set_position(before as u64);
         bar.reset_eta();
-        let What::Sparse(sparse) = &view.search.what;
-        let task = sparse.net.task;
+        let task = view.search.what.task();
         Ok(Self { bar, begun: Instant::now(), before, task, said_wait: Mutex::new(false) })
     }
 
