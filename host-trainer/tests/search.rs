@@ -125,7 +125,8 @@ fn killed_searches_go_on() {
         assert_eq!(member["validation"]["mismatched_bytes"], 0);
     }
     let page = std::fs::read_to_string(path("parts/report.html")).unwrap();
-    assert!(page.contains("Kendall") && page.contains("<svg") && !page.contains("http://w3"));
+    assert!(page.contains("Kendall") && page.contains("<svg"));
+    assert!(!page.contains("<link") && !page.contains("src="), "it needs nothing beside it");
 
     // Best accuracy is the first member, which eval finds as good on the validation split's sibling.
     let model = path("m.niwaki");
@@ -222,9 +223,12 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Asks it to end at once; `runuser` passes that on.
-        let id = self.process.id().to_string();
-        let _ = Command::new("kill").args(["-TERM", &id]).status();
+        // Ends it at once, connections or not. As root, its parent is `runuser`.
+        let file = self.folder.path().join("data/postmaster.pid");
+        let id = std::fs::read_to_string(file).unwrap_or_default();
+        if let Some(id) = id.lines().next() {
+            let _ = Command::new("kill").args(["-INT", id.trim()]).status();
+        }
         let _ = self.process.wait();
     }
 }

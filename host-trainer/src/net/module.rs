@@ -472,6 +472,42 @@ mod tests {
     use super::*;
     use crate::net::preset;
 
+    /// Gates that are zero change nothing; others scale channels by what the very input holds.
+    #[test]
+    fn gates_see_the_input() {
+        let device = Device::flex();
+        let spec = preset("lenet:width=0.5").unwrap().for_data([8, 8, 1], 3).unwrap();
+        let graph = Graph::new(&spec).unwrap();
+        let (plain, gated) = (Network::new(graph.clone()), Network::gated(graph));
+        let values_of = |net: &Network, gate: f32| -> Vec<Tensor<1>> {
+            let value = |param: &ParamSpec| -> Vec<f32> {
+                let wave = |index: usize| (0.7 * index as f32).sin();
+                match param.role {
+                    Role::Gamma => vec![1.0; param.len()],
+                    Role::Gate => vec![gate; param.len()],
+                    _ => (0..param.len()).map(wave).collect(),
+                }
+            };
+            net.params.iter().map(|param| tensor(&value(param), &device)).collect()
+        };
+        let batch: Vec<f32> = (0..128).map(|index| (0.3 * index as f32).cos()).collect();
+        let batch = Tensor::from_data(TensorData::new(batch, [2, 1, 8, 8]), &device);
+        let pass = Pass { norms: Norms::Batch, quantise: None, observe: false };
+        let logits = |net: &Network, gate: f32| {
+            values(&net.forward(&values_of(net, gate), batch.clone(), &pass).logits)
+        };
+        let open = logits(&gated, 0.0);
+        assert_eq!(open, logits(&plain, 0.0));
+        let differences = |other: Vec<f32>| -> Vec<f32> {
+            let pairs = open.iter().zip(other);
+            pairs.map(|(a, b)| (a - b).abs()).collect()
+        };
+        let moved = differences(logits(&gated, 0.5));
+        assert!(moved.iter().all(|d| *d > 1e-4), "{moved:?}");
+        assert_ne!(moved[..3], moved[3..]);
+        assert_eq!(gated.params.len(), plain.params.len() + 3);
+    }
+
     /// Paths next to each other compute what each computes alone, but for statistics in common.
     #[test]
     fn paths_have_their_own_weights() {
@@ -485,7 +521,7 @@ mod tests {
             let values = |param: &ParamSpec| match param.role {
                 Role::Weight => wave(param.len(), step),
                 Role::Gamma => vec![1.0; param.len()],
-                Role::Bias | Role::Beta => vec![0.1; param.len()],
+                _ => vec![0.1; param.len()],
             };
             net.params.iter().map(|param| tensor(&values(param), &device)).collect()
         };

@@ -11,7 +11,8 @@
 //!
 //! The single-stage control searches all of it at once and from scratch before the sparse trainings.
 
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
@@ -21,7 +22,7 @@ use super::genome::{Gene, Genome, Space};
 use super::measure::measure;
 use super::optimiser::Screen;
 use super::settings::{Needs, Reference, Search};
-use super::sparse::run_file;
+use super::sparse::{remembered, run_file};
 use super::study::{Candidate, Study};
 use super::worker::{Evaluated, Problem, front, share};
 use crate::data::{Dataset, Split};
@@ -267,8 +268,8 @@ pub struct ArchProblem<'a> {
     arch: &'a Arch,
     data: &'a Dataset,
     device: Device,
-    work: PathBuf,
     stop: &'a (dyn Fn() -> bool + Sync),
+    estimates: Mutex<HashMap<Genome, Option<Estimate>>>,
 }
 
 /// Part of a search that a candidate belongs to.
@@ -290,7 +291,6 @@ impl<'a> ArchProblem<'a> {
         arch: &'a Arch,
         data: &'a Dataset,
         device: &Device,
-        work: &Path,
         stop: &'a (dyn Fn() -> bool + Sync),
     ) -> Result<Option<Self>> {
         ensure!(
@@ -299,7 +299,7 @@ impl<'a> ArchProblem<'a> {
             data.name
         );
         let problem =
-            Self { search, arch, data, device: device.clone(), work: work.to_path_buf(), stop };
+            Self { search, arch, data, device: device.clone(), stop, estimates: Mutex::default() };
         // There is no dense network to compare with: the bound is guessing, at the cost of the limits or of
         // the widest network that has nothing but separable convolutions.
         let reference = share(study, "reference", 0, stop, || {
@@ -341,6 +341,10 @@ impl<'a> ArchProblem<'a> {
 
     /// Predicted costs; `None` where the network cannot be exported or have its density.
     fn estimate(&self, genome: &[u16]) -> Option<Estimate> {
+        remembered(&self.estimates, genome, || self.work_out(genome))
+    }
+
+    fn work_out(&self, genome: &[u16]) -> Option<Estimate> {
         let (net, _) = self.network(genome).ok()?;
         let masks: Vec<LayerMask> = match self.density(genome) {
             None => Vec::new(),
@@ -403,7 +407,7 @@ impl<'a> ArchProblem<'a> {
         }
         let Some((_, id)) = best else { return Ok(None) };
         let bytes = study.artefact(id, WEIGHTS)?.context("the weights of a candidate are gone")?;
-        let path = tempfile::NamedTempFile::new_in(&self.work)?;
+        let path = tempfile::NamedTempFile::new()?;
         std::fs::write(path.path(), bytes)?;
         Ok(Some(Params::load(path.path())?.0))
     }
@@ -422,7 +426,9 @@ struct ArchScreen<'p, 'a> {
 impl Screen for ArchScreen<'_, '_> {
     fn feasible(&self, genome: &[u16]) -> bool {
         let limits = &self.problem.search.limits;
-        self.problem.estimate(genome).is_some_and(|e| limits.allow(&Needs::from(&e)))
+        let dense = genome[place::DENSITY] == 0;
+        (limits.is_empty() && dense)
+            || self.problem.estimate(genome).is_some_and(|e| limits.allow(&Needs::from(&e)))
     }
 
     fn canonical(&self, mut genome: Genome) -> Genome {
@@ -510,9 +516,9 @@ impl Problem for ArchProblem<'_> {
         let stage = self.stage_of(candidate.id as usize - 1);
         let (net, about) = self.network(genome)?;
         let folder = tempfile::Builder::new()
-            .prefix("candidate-")
-            .tempdir_in(&self.work)
-            .with_context(|| format!("creating a folder in {}", self.work.display()))?;
+            .prefix("niwaki-candidate-")
+            .tempdir()
+            .context("creating a folder for temporary files")?;
         let mut config = self.config(stage, self.density(genome));
         // The control trains every candidate from scratch.
         let inherits = stage == Stage::Sparse || (stage == Stage::Fine && self.arch.coarse > 0);

@@ -6,7 +6,7 @@
 //! corrected by a regression that is fitted to the candidates that were evaluated.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
@@ -214,7 +214,6 @@ pub struct SparseProblem<'a> {
     choices: Choices,
     base: Base,
     supernet: Option<Supernet>,
-    work: PathBuf,
     stop: &'a (dyn Fn() -> bool + Sync),
     /// What is known of genomes; costs much and is asked for often.
     estimates: Mutex<HashMap<Genome, Option<Estimate>>>,
@@ -301,7 +300,6 @@ impl<'a> SparseProblem<'a> {
             choices,
             base,
             supernet,
-            work: work.to_path_buf(),
             stop,
             estimates: Mutex::default(),
             glimpses: Mutex::default(),
@@ -347,7 +345,7 @@ impl<'a> SparseProblem<'a> {
 }
 
 /// What is remembered of a genome, or is worked out now.
-fn remembered<T: Clone>(
+pub(super) fn remembered<T: Clone>(
     known: &Mutex<HashMap<Genome, T>>,
     genome: &[u16],
     work: impl FnOnce() -> T,
@@ -484,9 +482,9 @@ impl Problem for SparseProblem<'_> {
         let strategies = self.choices.strategies(genome);
         let masks = self.base.masks(&strategies);
         let folder = tempfile::Builder::new()
-            .prefix("candidate-")
-            .tempdir_in(&self.work)
-            .with_context(|| format!("creating a folder in {}", self.work.display()))?;
+            .prefix("niwaki-candidate-")
+            .tempdir()
+            .context("creating a folder for temporary files")?;
         let config = &self.sparse.training;
         let file = run_file(self.search, &self.sparse.net);
         let mut epochs = 0.0;

@@ -239,15 +239,15 @@ impl Study {
                 .map_err(|source| StudyError::Folder { folder: folder.clone(), source })?;
         }
         let study = Self::connect(place)?;
-        // As they come back: not every decimal number is read as it was.
-        let settings: serde_json::Value =
-            serde_json::from_str(&settings.to_string()).map_err(|error| study.damaged(error))?;
+        let text = settings.to_string();
         let insert = sqlx::query(
             "INSERT INTO study (name, settings, revision) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING",
         );
-        let insert = insert.bind(study.name().to_owned()).bind(settings.to_string());
+        let insert = insert.bind(study.name().to_owned()).bind(text.clone());
         study.wait(insert.execute(&study.pool))?;
         let stored = study.settings()?;
+        // Read as the stored ones are: not every decimal number comes back as it was.
+        let settings = serde_json::from_str(&text).map_err(|error| study.damaged(error))?;
         match difference(&stored, &settings, "") {
             None => Ok(study),
             Some(difference) => Err(StudyError::OtherSettings { place: place.clone(), difference }),
@@ -877,6 +877,29 @@ mod tests {
         assert_eq!(candidates[0].status, Status::Failed);
         assert_eq!(candidates[0].error.as_deref(), Some("out of memory"));
         assert_eq!(study.lease("third", 60.0, 1, ask).unwrap(), Lease::Complete);
+    }
+
+    #[test]
+    fn a_part_is_made_once() {
+        let temporary = tempfile::tempdir().unwrap();
+        let study = Study::start(&folder(&temporary, "study"), &json!({})).unwrap();
+        assert_eq!(study.part("base", "a", 60.0).unwrap(), Part::Make);
+        assert_eq!(study.part("base", "b", 60.0).unwrap(), Part::Wait);
+        assert_eq!(study.ready_part("base").unwrap(), None);
+        study.provide("base", b"first").unwrap();
+        study.provide("base", b"second").unwrap();
+        assert_eq!(study.part("base", "b", 60.0).unwrap(), Part::Ready(b"first".to_vec()));
+        // Its maker is silent for too long, or renews in time.
+        assert_eq!(study.part("net", "a", 0.0).unwrap(), Part::Make);
+        std::thread::sleep(Duration::from_millis(5));
+        assert_eq!(study.part("net", "b", 0.0).unwrap(), Part::Make);
+        study.renew_part("net", "b", 60.0).unwrap();
+        assert_eq!(study.part("net", "a", 60.0).unwrap(), Part::Wait);
+
+        for (asked, budget) in [(5, 5), (3, 5), (8, 8)] {
+            study.raise_budget(asked).unwrap();
+            assert_eq!(study.budget().unwrap(), budget);
+        }
     }
 
     #[test]

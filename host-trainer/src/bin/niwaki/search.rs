@@ -11,6 +11,9 @@ use burn::tensor::Device;
 use clap::{Args, Subcommand};
 use indicatif::{HumanDuration, ProgressBar};
 use niwaki::data::{Augment, Dataset, LoadOptions, Split, load};
+use niwaki::experiment::{
+    SearchRow, Spread, Store, Way, read_rows, summarise_searches, write_search_page,
+};
 use niwaki::net::{self, DataInfo, NetSpec};
 use niwaki::search::arch::{Arch, ArchProblem};
 use niwaki::search::optimiser::{Algorithm, Settings};
@@ -102,6 +105,58 @@ Examples:
   niwaki search sparse --method nsga2 --study runs/control
   niwaki search sparse --data fashion-mnist --study postgres://me@server/niwaki#fashion")]
 struct SparseArgs {
+    #[command(flatten)]
+    choices: Choices,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Arguments of `niwaki experiment search`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Every way makes a study of its own for each seed, in --runs, with the same settings and the same number of
+evaluations: MOEA/D on predictions of the surrogate, MOEA/D, NSGA-II, and chance. Finished searches are one
+line each of rows.jsonl in --out and never repeated; an interrupted one goes on. README.md has the comparison and
+hypervolume.svg the plot.
+
+Examples:
+  niwaki experiment search --evaluations 40 --out docs/results/search-digits
+  niwaki experiment search --data fashion-mnist --evaluations 100 --seeds 3 --train-limit 20000 \\
+      --out docs/results/search-fashion-mnist")]
+pub(crate) struct SearchExperimentArgs {
+    /// Ways to compare
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "LIST",
+        default_value = "surrogate,moead,nsga2,random"
+    )]
+    ways: Vec<Way>,
+    /// Number of seeds: every search is repeated with the seeds 1 to N
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..1000))]
+    seeds: u64,
+    /// Folder for rows, table and plot
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// Folder for the studies [default: runs/ and the name of --out]
+    #[arg(long, value_name = "FOLDER")]
+    runs: Option<PathBuf>,
+    /// Device to train on: auto, flex (CPU), cuda:N, vulkan, wgpu
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Search nothing: only write table and plot of what is finished
+    #[arg(long)]
+    summarise: bool,
+    #[command(flatten)]
+    choices: Choices,
+    #[command(flatten)]
+    basis: Basis,
+}
+
+/// What can be chosen for the layers of a network.
+#[derive(Debug, Args)]
+struct Choices {
     /// Network: a preset, optionally with its width, or a .toml file [default: lenet; of sound: ds-cnn]
     #[arg(long, value_name = "PRESET[:width=W]|FILE.toml")]
     net: Option<String>,
@@ -135,19 +190,41 @@ struct SparseArgs {
     /// How a candidate is fine-tuned: static, or decoupled (twice the time), optionally with settings
     #[arg(long, value_name = "METHOD[:SETTING=VALUE,...]", default_value = "static")]
     tune: Method,
-    #[command(flatten)]
-    common: Common,
 }
 
 /// What all searches have in common.
 #[derive(Debug, Args)]
-pub(crate) struct Common {
+struct Common {
+    #[command(flatten)]
+    basis: Basis,
+    /// Seed of everything random
+    // Not to be confused with the seed of a split, which has this identifier in `LoadOptions`.
+    #[arg(long = "seed", id = "search-seed", value_name = "SEED", default_value_t = 1)]
+    seed: u64,
+    /// Where the study is: a folder, or postgres://USER@HOST/DATABASE#NAME
+    #[arg(long, value_name = "FOLDER|URL", default_value = "runs/search")]
+    study: Place,
+    /// How candidates are found
+    #[arg(long, value_enum, default_value_t = Algorithm::Moead)]
+    method: Algorithm,
+    /// Predict nothing: candidates are proposed by breeding alone
+    #[arg(long)]
+    no_surrogate: bool,
+    #[command(flatten)]
+    runner: Runner,
+    #[command(flatten)]
+    finish: Finish,
+}
+
+/// Settings of a search, whatever its seed is and however candidates are found.
+#[derive(Debug, Args)]
+struct Basis {
     /// Data set: digits, fashion-mnist, mnist, or a path
     #[arg(long, default_value = "digits")]
-    pub(crate) data: String,
+    data: String,
     /// Core that models are for and whose cost model counts
     #[arg(long, value_enum, default_value_t = Core::CortexM4)]
-    pub(crate) target: Core,
+    target: Core,
     /// Most bytes of a model, such as 64K
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     flash: Option<u64>,
@@ -159,23 +236,10 @@ pub(crate) struct Common {
     instructions: Option<u64>,
     /// Candidates to evaluate
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) evaluations: u32,
-    /// Seed of everything random
-    // Not to be confused with the seed of a split, which has this identifier in `LoadOptions`.
-    #[arg(long = "seed", id = "search-seed", value_name = "SEED", default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// Where the study is: a folder, or postgres://USER@HOST/DATABASE#NAME
-    #[arg(long, value_name = "FOLDER|URL", default_value = "runs/search")]
-    pub(crate) study: Place,
-    /// How candidates are found
-    #[arg(long, value_enum, default_value_t = Algorithm::Moead)]
-    method: Algorithm,
+    evaluations: u32,
     /// Members that take part in breeding; the first ones are drawn at random
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(4..10_000))]
     population: u32,
-    /// Predict nothing: candidates are proposed by breeding alone
-    #[arg(long)]
-    no_surrogate: bool,
     /// Passes over the training data for a candidate
     #[arg(long, value_name = "N", default_value_t = 5)]
     epochs: usize,
@@ -194,10 +258,6 @@ pub(crate) struct Common {
     /// Random changes of training samples, such as shift=2,flip of images [default: none]
     #[arg(long, value_name = "LIST")]
     augment: Option<Augment>,
-    #[command(flatten)]
-    pub(crate) runner: Runner,
-    #[command(flatten)]
-    finish: Finish,
     #[command(flatten)]
     load: LoadOptions,
 }
@@ -275,13 +335,13 @@ fn quantity(text: &str, kilo: u64) -> Result<u64, String> {
     Ok((number * factor as f64) as u64)
 }
 
-impl Common {
-    pub(crate) fn limits(&self) -> Limits {
+impl Basis {
+    fn limits(&self) -> Limits {
         Limits { flash: self.flash, ram: self.ram, instructions: self.instructions }
     }
 
     /// Loads the data; where they have no validation split, a fifth of the training samples becomes one.
-    pub(crate) fn data(&self) -> Result<(Dataset, DataInfo)> {
+    fn data(&self) -> Result<(Dataset, DataInfo)> {
         const VAL_FRACTION: f64 = 0.2;
         let mut options = self.load.clone();
         let mut data = load(&self.data, &options)?;
@@ -294,7 +354,13 @@ impl Common {
     }
 
     /// Settings of the training of a candidate.
-    fn training(&self, data: &Dataset, device: &Device, method: Method) -> Result<Config> {
+    fn training(
+        &self,
+        data: &Dataset,
+        device: &Device,
+        method: Method,
+        seed: u64,
+    ) -> Result<Config> {
         let base = train::defaults(data, device);
         if let Some(augment) = &self.augment {
             augment.check(data)?;
@@ -310,26 +376,33 @@ impl Common {
             learning_rate: self.lr.unwrap_or(rate),
             weight_decay: self.optimizer.weight_decay(),
             augment: self.augment.clone().or(base.augment.clone()),
-            seed: self.seed,
+            seed,
             ..base
         };
         Ok(config.fitted())
     }
 
-    fn search(&self, what: What, data: DataInfo) -> Search {
+    fn search(
+        &self,
+        what: What,
+        data: DataInfo,
+        algorithm: Algorithm,
+        surrogate: bool,
+        seed: u64,
+    ) -> Search {
         Search {
             what,
             data,
             target: self.target,
             limits: self.limits(),
             optimiser: Settings {
-                algorithm: self.method,
+                algorithm,
                 objectives: OBJECTIVES.len(),
                 population: self.population as usize,
-                seed: self.seed,
+                seed,
             },
-            // Random search takes no notice of predictions.
-            surrogate: !self.no_surrogate && self.method == Algorithm::Moead,
+            // The others take no notice of predictions.
+            surrogate: surrogate && algorithm == Algorithm::Moead,
         }
     }
 }
@@ -347,45 +420,137 @@ fn describe(net: Option<&str>, data: &Dataset) -> Result<NetSpec> {
     Ok(net::describe(net.unwrap_or(usual))?.for_data(data.shape, data.classes())?)
 }
 
+impl Choices {
+    fn sparse(&self, basis: &Basis, data: &Dataset, device: &Device, seed: u64) -> Result<Sparse> {
+        let sparse = Sparse {
+            net: describe(self.net.as_deref(), data)?,
+            criteria: self.criteria.clone(),
+            structures: self.structures.clone(),
+            densities: self.densities.clone(),
+            base_epochs: self.base_epochs,
+            supernet_epochs: self.supernet_epochs,
+            training: basis.training(data, device, self.tune.clone(), seed)?,
+        };
+        sparse.check()?;
+        Ok(sparse)
+    }
+}
+
 fn sparse(args: &SparseArgs, format: Format) -> Result<()> {
-    let common = &args.common;
+    let (common, basis) = (&args.common, &args.common.basis);
     let device = sparse::device(&common.runner.device)?;
-    let (data, info) = common.data()?;
-    let what = Sparse {
-        net: describe(args.net.as_deref(), &data)?,
-        criteria: args.criteria.clone(),
-        structures: args.structures.clone(),
-        densities: args.densities.clone(),
-        base_epochs: args.base_epochs,
-        supernet_epochs: args.supernet_epochs,
-        training: common.training(&data, &device, args.tune.clone())?,
-    };
-    what.check()?;
+    let (data, info) = basis.data()?;
+    let what = args.choices.sparse(basis, &data, &device, common.seed)?;
     let search = common.search(What::Sparse(what.clone()), info);
     what.check_reach(&search)?;
     begin(common, &search, &data, &device, format)
 }
 
+impl Common {
+    fn search(&self, what: What, data: DataInfo) -> Search {
+        self.basis.search(what, data, self.method, !self.no_surrogate, self.seed)
+    }
+}
+
+/// Runs `niwaki experiment search`.
+pub(crate) fn experiment(args: &SearchExperimentArgs, format: Format) -> Result<()> {
+    let basis = &args.basis;
+    let device = sparse::device(&args.device)?;
+    let (data, info) = basis.data()?;
+    let search = |way: Way, seed: u64| -> Result<Search> {
+        let what = What::Sparse(args.choices.sparse(basis, &data, &device, seed)?);
+        let (algorithm, surrogate) = way.algorithm();
+        Ok(basis.search(what, info.clone(), algorithm, surrogate, seed))
+    };
+    let first = search(Way::Random, 1)?;
+    let What::Sparse(what) = &first.what else { unreachable!("made above") };
+    what.check_reach(&first)?;
+    let mut settings = serde_json::to_value(&first)?;
+    settings["evaluations"] = basis.evaluations.into();
+    let name = args.out.file_name().map_or_else(|| "search".into(), PathBuf::from);
+    let runs = args.runs.clone().unwrap_or_else(|| Path::new("runs").join(name));
+    if !args.summarise {
+        let mut store = Store::<SearchRow>::open(&args.out, &settings)?;
+        let commit = crate::experiment::commit(&args.out);
+        let stop = output::stop_on_ctrl_c()?;
+        for seed in 1..=args.seeds {
+            for &way in &args.ways {
+                if store.rows().iter().any(|row| (row.way, row.seed) == (way, seed)) {
+                    continue;
+                }
+                eprintln!("{} with seed {seed}", way.name());
+                let place = Place::Folder(runs.join(format!("{}-{seed}", way.name())));
+                let search = search(way, seed)?;
+                let study = Study::start(&place, &serde_json::to_value(&search)?)?;
+                study.raise_budget(basis.evaluations as usize)?;
+                let runner = Runner { jobs: 1, device: args.device.clone(), out: None };
+                let again = "the same command continues";
+                evaluate(&study, &search, &data, &device, &runner, &stop, again)?;
+                store.push(SearchRow::new(way, seed, &View::load(&study)?, commit.clone()))?;
+            }
+        }
+    }
+    let mut rows: Vec<SearchRow> = read_rows(&args.out)?;
+    rows.retain(|row| row.seed <= args.seeds && args.ways.contains(&row.way));
+    let title = format!("Ways of searching: {} on {}", what.net.name, data.name);
+    let about = [
+        format!("{} true evaluations per search, {}.", basis.evaluations, first.limits),
+        format!(
+            "{} training samples, {} validation samples, {} epochs of fine-tuning per candidate, seeds 1 to {}.",
+            data.indices(Split::Train).len(),
+            data.indices(Split::Val).len(),
+            what.training.epochs,
+            args.seeds
+        ),
+    ];
+    write_search_page(&args.out, &title, &crate::experiment::command(), &about, &rows)?;
+    let summary = summarise_searches(&rows);
+    if format == Format::Json {
+        return output::print_json(&serde_json::json!({
+            "folder": args.out,
+            "searches": rows.len(),
+            "ways": summary,
+        }));
+    }
+    let mut table =
+        output::table(["", "searches", "hypervolume", "gain", "fewer evaluations", "tau"]);
+    let mean = |spread: Option<Spread>, digits: usize| {
+        spread.map_or(String::new(), |spread| format!("{:.digits$}", spread.mean))
+    };
+    for way in &summary {
+        table.add_row([
+            way.way.name().to_owned(),
+            way.hypervolume.n.to_string(),
+            mean(Some(way.hypervolume), 4),
+            mean(way.surrogate_gain, 4),
+            mean(way.surrogate_speed, 2),
+            mean(way.tau, 3),
+        ]);
+    }
+    output::print_table(&table)?;
+    output::print(&format!("page: {}", args.out.join("README.md").display()))
+}
+
 fn arch(args: &ArchArgs, format: Format) -> Result<()> {
-    let common = &args.common;
+    let (common, basis) = (&args.common, &args.common.basis);
     let device = sparse::device(&common.runner.device)?;
-    let (data, info) = common.data()?;
+    let (data, info) = basis.data()?;
     let share = |name: &str, share: f64| -> Result<usize> {
         ensure!((0.0..1.0).contains(&share), "--{name}: expected a share below 1, found {share}");
-        Ok((f64::from(common.evaluations) * share).round() as usize)
+        Ok((f64::from(basis.evaluations) * share).round() as usize)
     };
     let coarse = share("coarse-share", args.coarse_share)?;
     let last = share("sparse-share", args.sparse_share)?;
     let method = Method::Decoupled(Decoupled::default());
-    let training = common.training(&data, &device, method)?;
+    let training = basis.training(&data, &device, method, common.seed)?;
     let what = Arch {
         coarse: if args.stages == 2 { coarse } else { 0 },
-        sparse_from: (common.evaluations as usize).saturating_sub(last),
+        sparse_from: (basis.evaluations as usize).saturating_sub(last),
         densities: args.densities.clone(),
         coarse_epochs: args.coarse_epochs,
-        sparse_epochs: args.sparse_epochs.unwrap_or(2 * common.epochs),
+        sparse_epochs: args.sparse_epochs.unwrap_or(2 * basis.epochs),
         training: Config {
-            learning_rate: common.lr.unwrap_or(training.optimiser.learning_rate()),
+            learning_rate: basis.lr.unwrap_or(training.optimiser.learning_rate()),
             ..training
         },
     };
@@ -408,7 +573,7 @@ fn begin(
     // A target that cannot be used must not be found out about at the end.
     let target = common.finish.target(search.target)?;
     let study = Study::start(&common.study, &serde_json::to_value(search)?)?;
-    study.raise_budget(common.evaluations as usize)?;
+    study.raise_budget(common.basis.evaluations as usize)?;
     let stop = output::stop_on_ctrl_c()?;
     let again = "the same command continues";
     evaluate(&study, search, data, device, &common.runner, &stop, again)?;
@@ -468,8 +633,7 @@ fn evaluate(
             solve(study, &problem, search, runner, &stopped)?
         }
         What::Arch(arch) => {
-            let prepared =
-                ArchProblem::prepare(study, search, arch, data, device, &folder, &stopped)?;
+            let prepared = ArchProblem::prepare(study, search, arch, data, device, &stopped)?;
             let Some(problem) = prepared else { bail!("stopped; {again}") };
             solve(study, &problem, search, runner, &stopped)?
         }
