@@ -78,6 +78,8 @@ pub struct Optimiser {
     seen: HashSet<Genome>,
     /// Genomes to be proposed first.
     first: Vec<Genome>,
+    /// Objectives beyond which a candidate is of no use.
+    bound: Option<Vec<f64>>,
     proposals: usize,
     results: usize,
     strategy: Strategy,
@@ -105,7 +107,32 @@ impl Optimiser {
             Algorithm::Nsga2 => Strategy::Nsga2(Vec::new()),
             Algorithm::Moead => Strategy::Moead(Moead::new(&settings)),
         };
-        Self { seen: HashSet::new(), first, proposals: 0, results: 0, space, settings, strategy }
+        Self {
+            seen: HashSet::new(),
+            first,
+            bound: None,
+            proposals: 0,
+            results: 0,
+            space,
+            settings,
+            strategy,
+        }
+    }
+
+    /// The same optimiser, which takes candidates beyond the bound for worse in every objective, the more so
+    /// the further they are beyond it: without one, the ends of a front draw half of the search to models that
+    /// are small and useless.
+    #[must_use]
+    pub fn bounded(mut self, bound: Option<Vec<f64>>) -> Self {
+        self.bound = bound;
+        self
+    }
+
+    fn worth(&self, objectives: &[f64]) -> Vec<f64> {
+        let Some(bound) = &self.bound else { return objectives.to_vec() };
+        let pairs = || objectives.iter().zip(bound);
+        let beyond: f64 = pairs().map(|(value, bound)| (value / bound - 1.0).max(0.0)).sum();
+        pairs().map(|(value, bound)| value + beyond * bound).collect()
     }
 
     /// The next genome to evaluate: feasible and new. `None` when none can be found.
@@ -219,7 +246,8 @@ impl Optimiser {
             }
             let predicted = screen.predict(&brood)?;
             let brood = brood.into_iter().zip(predicted);
-            let brood = brood.map(|(genome, objectives)| Member { genome, objectives });
+            let brood = brood
+                .map(|(genome, predicted)| Member { genome, objectives: self.worth(&predicted) });
             for child in brood {
                 // Values count from the best of each objective: where that is only predicted, too.
                 scale.include(&child.objectives);
@@ -233,7 +261,7 @@ impl Optimiser {
 
     /// Learns what a proposed genome is worth.
     pub fn tell(&mut self, proposal: &Proposal, objectives: &[f64]) {
-        let member = Member { genome: proposal.genome.clone(), objectives: objectives.to_vec() };
+        let member = Member { genome: proposal.genome.clone(), objectives: self.worth(objectives) };
         self.results += 1;
         match &mut self.strategy {
             Strategy::Random => {}
@@ -572,6 +600,18 @@ mod tests {
         let with = share(zdt1, front(), Algorithm::Moead, &Oracle(zdt1), 200);
         let without = share(zdt1, front(), Algorithm::Moead, &Anything, 1500);
         assert!(with > without, "{with} {without}");
+    }
+
+    #[test]
+    fn what_is_beyond_the_bound_is_dominated() {
+        let settings =
+            Settings { algorithm: Algorithm::Nsga2, objectives: 2, population: 4, seed: 0 };
+        let optimiser = Optimiser::new(Space::new(vec![Gene::Level(9)]).unwrap(), settings, vec![]);
+        let optimiser = optimiser.bounded(Some(vec![0.2, 100.0]));
+        assert_eq!(optimiser.worth(&[0.2, 70.0]), [0.2, 70.0]);
+        // Three times the bound's error costs twice the bound in both.
+        let worth = optimiser.worth(&[0.6, 10.0]);
+        assert!((worth[0] - 1.0).abs() < 1e-9 && (worth[1] - 210.0).abs() < 1e-9, "{worth:?}");
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! in integers on the validation split. What it would be worth is predicted by the [supernet](Supernet),
 //! corrected by a regression that is fitted to the candidates that were evaluated.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -214,10 +215,12 @@ pub struct SparseProblem<'a> {
     choices: Choices,
     base: Base,
     supernet: Option<Supernet>,
+    reference: Reference,
     stop: &'a (dyn Fn() -> bool + Sync),
     /// What is known of genomes; costs much and is asked for often.
     estimates: Mutex<HashMap<Genome, Option<Estimate>>>,
     glimpses: Mutex<HashMap<Genome, Glimpse>>,
+    prints: Mutex<HashMap<Genome, u64>>,
 }
 
 impl<'a> SparseProblem<'a> {
@@ -268,9 +271,8 @@ impl<'a> SparseProblem<'a> {
             let reference = Reference::new(dense, sparse.net.task == Task::Classify);
             Ok(Some(serde_json::to_vec(&reference)?))
         })?;
-        if reference.is_none() {
-            return Ok(None);
-        }
+        let Some(reference) = reference else { return Ok(None) };
+        let reference: Reference = serde_json::from_slice(&reference)?;
         let mut supernet = None;
         if search.surrogate {
             let folder = work.join("supernet");
@@ -300,7 +302,9 @@ impl<'a> SparseProblem<'a> {
             choices,
             base,
             supernet,
+            reference,
             stop,
+            prints: Mutex::default(),
             estimates: Mutex::default(),
             glimpses: Mutex::default(),
         }))
@@ -312,6 +316,17 @@ impl<'a> SparseProblem<'a> {
             let masks = self.base.masks(&self.choices.strategies(genome));
             let Search { target, data, .. } = self.search;
             estimate(&self.sparse.net, &masks, *target, Some(data)).ok()
+        })
+    }
+
+    /// What tells the masks of a genome from those of others: different genes may mean the same masks.
+    fn print(&self, genome: &[u16]) -> u64 {
+        remembered(&self.prints, genome, || {
+            let mut hasher = DefaultHasher::new();
+            for mask in self.base.masks(&self.choices.strategies(genome)) {
+                (mask.param, mask.remove, mask.mask.flags()).hash(&mut hasher);
+            }
+            hasher.finish()
         })
     }
 
@@ -401,13 +416,18 @@ struct SparseScreen<'p, 'a> {
     problem: &'p SparseProblem<'a>,
     /// Corrects what the supernet says.
     regression: Option<Ridge>,
+    /// Prints of all candidates.
+    known: HashSet<u64>,
 }
 
 impl Screen for SparseScreen<'_, '_> {
     fn feasible(&self, genome: &[u16]) -> bool {
         let limits = &self.problem.search.limits;
-        limits.is_empty()
-            || self.problem.estimate(genome).is_some_and(|e| limits.allow(&Needs::from(&e)))
+        let within = || {
+            let estimate = self.problem.estimate(genome);
+            estimate.is_some_and(|estimate| limits.allow(&Needs::from(&estimate)))
+        };
+        !self.known.contains(&self.problem.print(genome)) && (limits.is_empty() || within())
     }
 
     fn canonical(&self, genome: Genome) -> Genome {
@@ -436,6 +456,10 @@ impl Screen for SparseScreen<'_, '_> {
 impl Problem for SparseProblem<'_> {
     fn space(&self) -> Space {
         self.choices.space()
+    }
+
+    fn bound(&self) -> Option<Vec<f64>> {
+        Some(self.reference.bound.clone())
     }
 
     fn first(&self, _: &[Candidate]) -> Vec<Genome> {
@@ -469,7 +493,8 @@ impl Problem for SparseProblem<'_> {
             let (rows, targets) = rows(supernet);
             if rows.len() < FITTED_FROM { None } else { Ridge::fit(&rows, &targets) }
         });
-        SparseScreen { problem: self, regression }
+        let known = candidates.iter().map(|c| self.print(&c.proposal.genome)).collect();
+        SparseScreen { problem: self, regression, known }
     }
 
     fn evaluate(
