@@ -35,8 +35,8 @@ fn start(arguments: &[&str]) -> Child {
 
 /// A small search of digits at this place.
 fn search<'a>(study: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let fixed = "search sparse --net mlp:width=16 --train-limit 400 --population 4 --epochs 1 \
-                 --base-epochs 3 --supernet-epochs 3 --validate-on host --study";
+    let fixed = "search sparse --net mlp:width=16 --train-limit 400 --population 4 \
+                 --base-epochs 4 --supernet-epochs 3 --validate-on host --study";
     fixed.split_whitespace().chain([study]).chain(more.iter().copied()).collect()
 }
 
@@ -94,7 +94,7 @@ fn killed_searches_go_on() {
     let temporary = tempfile::tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
     let (whole, parts) = (path("whole"), path("parts"));
-    let limit = ["--evaluations", "12", "--flash", "6K"];
+    let limit = ["--evaluations", "12", "--flash", "2500", "--epochs", "3"];
     let undisturbed = json(&search(&whole, &limit));
     assert_eq!(count(&undisturbed, "done"), 12, "{undisturbed}");
     assert!(undisturbed["hypervolume"].as_f64().unwrap() > 0.1);
@@ -121,7 +121,7 @@ fn killed_searches_go_on() {
         let member = &candidates(&continued)[id as usize - 1];
         let bytes = std::fs::metadata(format!("{parts}/front/{id}.niwaki")).unwrap().len();
         assert_eq!(member["objectives"]["flash_bytes"].as_f64(), Some(bytes as f64));
-        assert!(bytes <= 6 << 10);
+        assert!(bytes <= 2500);
         assert_eq!(member["validation"]["mismatched_bytes"], 0);
     }
     let page = std::fs::read_to_string(path("parts/report.html")).unwrap();
@@ -135,11 +135,11 @@ fn killed_searches_go_on() {
     assert!(json(&["eval", &model])["accuracy"].as_f64().unwrap() > 0.5);
 
     // More evaluations go on; other settings do not.
-    let more = json(&search(&parts, &["--evaluations", "14", "--flash", "6K"]));
+    let more = json(&search(&parts, &["--evaluations", "14", "--flash", "2500", "--epochs", "3"]));
     assert_eq!(essence(&more)[..12], essence(&undisturbed)[..]);
     assert_eq!(count(&more, "done"), 14);
-    let other = error(&search(&parts, &["--evaluations", "14", "--flash", "7K"]));
-    assert!(other.contains("`limits.flash` is 6144 there and 7168 here"), "{other}");
+    let other = error(&search(&parts, &["--evaluations", "14", "--flash", "7K", "--epochs", "3"]));
+    assert!(other.contains("`limits.flash` is 2500 there and 7168 here"), "{other}");
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn workers_share_a_database_and_die() {
     let study = server.study("shared");
     let outs: Vec<String> = (0..4).map(|worker| path(&format!("worker{worker}"))).collect();
     let evaluations = 24;
-    let more = ["--evaluations", "24", "--epochs", "4", "--no-surrogate", "--out", &outs[0]];
+    let more = ["--evaluations", "24", "--epochs", "15", "--no-surrogate", "--out", &outs[0]];
     let first = search(&study, &more);
     let worker = |at: usize| vec!["worker", "--study", &study, "--out", &outs[at]];
 

@@ -66,6 +66,10 @@ pub struct Settings {
     pub seed: u64,
 }
 
+/// Times by which a prediction may lie beyond the bound: few candidates are known when the first ones are made,
+/// and a search that believed them would never try what turns out to be good.
+const SLACK: f64 = 2.0;
+
 /// Draws without success after which there is taken to be no genome left.
 const PATIENCE: usize = 2_000;
 
@@ -128,10 +132,12 @@ impl Optimiser {
         self
     }
 
-    fn worth(&self, objectives: &[f64]) -> Vec<f64> {
+    /// Objectives with what lies beyond so many times the bound counted in.
+    fn worth(&self, objectives: &[f64], slack: f64) -> Vec<f64> {
         let Some(bound) = &self.bound else { return objectives.to_vec() };
         let pairs = || objectives.iter().zip(bound);
-        let beyond: f64 = pairs().map(|(value, bound)| (value / bound - 1.0).max(0.0)).sum();
+        let beyond: f64 =
+            pairs().map(|(value, bound)| (value / (slack * bound) - 1.0).max(0.0)).sum();
         pairs().map(|(value, bound)| value + beyond * bound).collect()
     }
 
@@ -246,8 +252,10 @@ impl Optimiser {
             }
             let predicted = screen.predict(&brood)?;
             let brood = brood.into_iter().zip(predicted);
-            let brood = brood
-                .map(|(genome, predicted)| Member { genome, objectives: self.worth(&predicted) });
+            let brood = brood.map(|(genome, predicted)| Member {
+                genome,
+                objectives: self.worth(&predicted, SLACK),
+            });
             for child in brood {
                 // Values count from the best of each objective: where that is only predicted, too.
                 scale.include(&child.objectives);
@@ -261,7 +269,8 @@ impl Optimiser {
 
     /// Learns what a proposed genome is worth.
     pub fn tell(&mut self, proposal: &Proposal, objectives: &[f64]) {
-        let member = Member { genome: proposal.genome.clone(), objectives: self.worth(objectives) };
+        let member =
+            Member { genome: proposal.genome.clone(), objectives: self.worth(objectives, 1.0) };
         self.results += 1;
         match &mut self.strategy {
             Strategy::Random => {}
@@ -608,9 +617,9 @@ mod tests {
             Settings { algorithm: Algorithm::Nsga2, objectives: 2, population: 4, seed: 0 };
         let optimiser = Optimiser::new(Space::new(vec![Gene::Level(9)]).unwrap(), settings, vec![]);
         let optimiser = optimiser.bounded(Some(vec![0.2, 100.0]));
-        assert_eq!(optimiser.worth(&[0.2, 70.0]), [0.2, 70.0]);
+        assert_eq!(optimiser.worth(&[0.2, 70.0], 1.0), [0.2, 70.0]);
         // Three times the bound's error costs twice the bound in both.
-        let worth = optimiser.worth(&[0.6, 10.0]);
+        let worth = optimiser.worth(&[0.6, 10.0], 1.0);
         assert!((worth[0] - 1.0).abs() < 1e-9 && (worth[1] - 210.0).abs() < 1e-9, "{worth:?}");
     }
 
