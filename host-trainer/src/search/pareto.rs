@@ -47,8 +47,11 @@ pub fn ranks(points: &[Vec<f64>]) -> Vec<usize> {
 pub fn crowding(points: &[Vec<f64>], members: &[usize]) -> Vec<f64> {
     let mut room = vec![0.0; members.len()];
     let objectives = points.first().map_or(0, Vec::len);
-    for objective in 0..objectives {
-        let value = |position: usize| points[members[position]][objective];
+    let column = |objective: usize| -> Vec<f64> {
+        members.iter().map(|&member| points[member][objective]).collect()
+    };
+    for column in (0..objectives).map(column) {
+        let value = |position: usize| column[position];
         let mut order: Vec<usize> = (0..members.len()).collect();
         order.sort_by(|&a, &b| value(a).total_cmp(&value(b)));
         let (Some(&first), Some(&last)) = (order.first(), order.last()) else { continue };
