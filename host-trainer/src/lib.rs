@@ -13,6 +13,7 @@ pub mod learn;
 pub mod net;
 #[cfg(unix)]
 pub mod report;
+pub mod search;
 pub mod sparse;
 #[cfg(unix)]
 pub mod target;

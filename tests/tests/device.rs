@@ -70,7 +70,7 @@ fn every_board_gives_the_bytes_of_the_host() {
     }
 }
 
-/// The model of `cargo xtask demo`, on pictures that it was not trained on.
+/// A sparse model of the digits, on pictures that it was not trained on.
 #[test]
 fn a_trained_model_recognises_digits_on_every_board() {
     const SAMPLES: usize = 40;

@@ -4,12 +4,12 @@ use std::env;
 use std::ffi::OsString;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::Context;
 use crate::steps::call;
 
-/// Trains, exports and runs a model on an emulated Cortex-M4, in `runs/demo`.
+/// Searches sparse networks, runs those of the front on an emulated Cortex-M4 and exports one, in `runs/demo`.
 pub(crate) fn run(context: &Context) -> Result<()> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let niwaki = |line: &str| -> Result<()> {
@@ -27,9 +27,15 @@ pub(crate) fn run(context: &Context) -> Result<()> {
             .args(["build", "--release", "--package", "niwaki"])
             .current_dir(&context.checkout),
     )?;
+    let study = context.checkout.join("runs/demo");
+    if study.exists() {
+        std::fs::remove_dir_all(&study)
+            .with_context(|| format!("removing the demo before in {}", study.display()))?;
+    }
     niwaki(
-        "train --data digits --net lenet --density 0.1 --epochs 20 --seed 1 --out runs/demo --force",
+        "search sparse --data digits --net lenet --target cortex-m4 --flash 32K --ram 8K --evaluations 24 \
+         --seed 1 --study runs/demo",
     )?;
-    niwaki("export runs/demo")?;
-    niwaki("report runs/demo --target qemu-cortex-m4")
+    niwaki("study export runs/demo --pick knee -o runs/demo/model.niwaki")?;
+    niwaki("analyze runs/demo/model.niwaki")
 }

@@ -21,6 +21,7 @@ mod page;
 mod plot;
 mod rows;
 mod runner;
+mod search;
 mod summary;
 
 pub use bench::{Bench, Measured};
@@ -28,6 +29,7 @@ pub use criteria::Teachers;
 pub use page::{Page, write_page};
 pub use rows::{ROWS_FILE, Row, Store, read_rows};
 pub use runner::{Event, Outcome, Work, run};
+pub use search::{SearchRow, Way, WaySummary, summarise_searches, write_search_page};
 pub use summary::{Cell, Comparison, Spread, Summary, Variant, summarise};
 
 use serde::{Deserialize, Serialize};

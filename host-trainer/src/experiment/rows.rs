@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::Trial;
@@ -48,13 +48,13 @@ pub struct Row {
 }
 
 /// The rows of an experiment, open for more.
-pub struct Store {
+pub struct Store<R = Row> {
     path: PathBuf,
     file: File,
-    rows: Vec<Row>,
+    rows: Vec<R>,
 }
 
-impl Store {
+impl<R: Serialize + DeserializeOwned> Store<R> {
     /// Opens the folder of an experiment, which is created if need be, for this process alone.
     ///
     /// # Errors
@@ -80,13 +80,15 @@ impl Store {
         if settings_path.exists() {
             let text = std::fs::read_to_string(&settings_path)
                 .with_context(|| format!("reading {}", settings_path.display()))?;
+            // Read as the stored ones are: not every decimal number comes back as it was.
+            let given: Value = serde_json::from_str(&settings.to_string())?;
             let stored: Value = serde_json::from_str(&text)
                 .with_context(|| format!("in {}", settings_path.display()))?;
             ensure!(
-                stored == *settings,
+                stored == given,
                 "{} holds an experiment with other settings ({}); give another --out",
                 folder.display(),
-                differences(&stored, settings)
+                differences(&stored, &given)
             );
         } else {
             let text = serde_json::to_string_pretty(settings)? + "\n";
@@ -97,20 +99,15 @@ impl Store {
     }
 
     /// The rows so far.
-    pub fn rows(&self) -> &[Row] {
+    pub fn rows(&self) -> &[R] {
         &self.rows
-    }
-
-    /// Whether a trial is finished.
-    pub fn holds(&self, trial: &Trial) -> bool {
-        self.rows.iter().any(|row| row.trial == *trial)
     }
 
     /// Adds a row; it is on disk when this returns.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn push(&mut self, row: Row) -> anyhow::Result<()> {
+    pub fn push(&mut self, row: R) -> anyhow::Result<()> {
         let line = serde_json::to_string(&row)? + "\n";
         self.file
             .write_all(line.as_bytes())
@@ -121,11 +118,18 @@ impl Store {
     }
 }
 
+impl Store<Row> {
+    /// Whether a trial is finished.
+    pub fn holds(&self, trial: &Trial) -> bool {
+        self.rows.iter().any(|row| row.trial == *trial)
+    }
+}
+
 /// The rows of an experiment that another process may be working on; none where there is none yet.
 ///
 /// # Errors
 /// When the file cannot be read.
-pub fn read_rows(folder: &Path) -> anyhow::Result<Vec<Row>> {
+pub fn read_rows<R: DeserializeOwned>(folder: &Path) -> anyhow::Result<Vec<R>> {
     let path = folder.join(ROWS_FILE);
     match path.exists() {
         true => Ok(parse(&path)?.0),
@@ -134,14 +138,14 @@ pub fn read_rows(folder: &Path) -> anyhow::Result<Vec<Row>> {
 }
 
 /// Reads all rows and cuts off half a line at the end, which a process left that was killed.
-fn read(path: &Path, file: &File) -> anyhow::Result<Vec<Row>> {
+fn read<R: DeserializeOwned>(path: &Path, file: &File) -> anyhow::Result<Vec<R>> {
     let (rows, complete) = parse(path)?;
     file.set_len(complete as u64).with_context(|| format!("mending {}", path.display()))?;
     Ok(rows)
 }
 
 /// All complete rows and the number of bytes that they take.
-fn parse(path: &Path) -> anyhow::Result<(Vec<Row>, usize)> {
+fn parse<R: DeserializeOwned>(path: &Path) -> anyhow::Result<(Vec<R>, usize)> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let complete = text.rfind('\n').map_or(0, |end| end + 1);
@@ -194,7 +198,7 @@ pub(super) mod tests {
     fn rows_survive_a_kill_in_the_middle_of_a_line() {
         let folder = tempfile::tempdir().unwrap();
         let settings = json!({"epochs": 3});
-        let open = || Store::open(folder.path(), &settings);
+        let open = || Store::<Row>::open(folder.path(), &settings);
         let mut store = open().unwrap();
         assert!(open().err().unwrap().to_string().contains("another process"));
         store.push(row("gmp", 0.1, 1, 0.9)).unwrap();
@@ -212,7 +216,8 @@ pub(super) mod tests {
         assert!(store.holds(&row("gmp", 0.1, 2, 0.0).trial));
         assert!(!store.holds(&row("gmp", 0.05, 2, 0.0).trial));
         drop(store);
-        let other = Store::open(folder.path(), &json!({"epochs": 4})).err().unwrap().to_string();
+        let other =
+            Store::<Row>::open(folder.path(), &json!({"epochs": 4})).err().unwrap().to_string();
         assert!(other.contains("epochs: 3, not 4"), "{other}");
     }
 }

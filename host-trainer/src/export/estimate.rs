@@ -12,17 +12,21 @@ use super::{AlignedVec, Graph, KernelChoice, analyse, write_with};
 use crate::data::Normalisation;
 use crate::net::shape::{self, Op, Role};
 use crate::net::units::{RangeRule, units};
-use crate::net::{NetSpec, Params};
+use crate::net::{DataInfo, NetSpec, Params};
 use crate::sparse::channels::shifts;
 use crate::sparse::mask::LayerMask;
 use crate::target::cost::Core;
 
-/// Predicted instructions of one inference.
+/// What a network is predicted to take.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Estimate {
-    /// Of the whole network.
+    /// Instructions of one inference.
     pub instructions: f64,
-    /// By layer, those that remain operators of their own.
+    /// Bytes of the model.
+    pub flash_bytes: usize,
+    /// Bytes of its arena.
+    pub arena_bytes: usize,
+    /// Instructions by layer, those that remain operators of their own.
     pub layers: Vec<(String, f64)>,
 }
 
@@ -33,24 +37,36 @@ impl Estimate {
     }
 }
 
-/// Estimates the cost of a network under masks; layers without one are dense.
+/// Estimates the cost of a network under masks; layers without one are dense. The names and numbers that a
+/// model has from its data are counted where the data are given.
 ///
 /// # Errors
 ///
 /// When the network cannot be exported.
-pub fn estimate(spec: &NetSpec, masks: &[LayerMask], core: Core) -> Result<Estimate> {
-    let exported = write_with(&made_up(spec, masks)?, KernelChoice::Cheapest(core))?;
+pub fn estimate(
+    spec: &NetSpec,
+    masks: &[LayerMask],
+    core: Core,
+    data: Option<&DataInfo>,
+) -> Result<Estimate> {
+    let exported = write_with(&made_up(spec, masks, data)?, KernelChoice::Cheapest(core))?;
     let blob = AlignedVec::new(&exported.bytes);
     let analysis = analyse(&Model::new(blob.as_bytes())?, core);
     Ok(Estimate {
         instructions: analysis.instructions,
+        flash_bytes: analysis.model_bytes,
+        arena_bytes: analysis.arena_bytes,
         layers: analysis.layers.into_iter().map(|l| (l.name, l.instructions)).collect(),
     })
 }
 
 /// The network in integers with weights of alternating signs and other values where the masks keep
 /// them.
-pub(super) fn made_up(spec: &NetSpec, masks: &[LayerMask]) -> Result<Graph> {
+pub(super) fn made_up(
+    spec: &NetSpec,
+    masks: &[LayerMask],
+    data: Option<&DataInfo>,
+) -> Result<Graph> {
     let graph = shape::Graph::new(spec)?;
     let specs = graph.params();
     let mut values: Vec<Vec<f32>> = specs
@@ -59,7 +75,7 @@ pub(super) fn made_up(spec: &NetSpec, masks: &[LayerMask]) -> Result<Graph> {
             let value = |index: usize| match spec.role {
                 Role::Weight => [0.5, -0.7, -0.9, 0.3, -0.4][(index ^ (index >> 3)) % 5],
                 Role::Gamma => 1.0,
-                Role::Bias | Role::Beta => [0.1, -0.1, 0.2][index % 3],
+                Role::Bias | Role::Beta | Role::Gate => [0.1, -0.1, 0.2][index % 3],
             };
             (0..spec.len()).map(value).collect()
         })
@@ -91,6 +107,14 @@ pub(super) fn made_up(spec: &NetSpec, masks: &[LayerMask]) -> Result<Graph> {
         let name = &graph.layers[unit.output()].name;
         params.insert(format!("{name}.range"), &[2], vec![-3.0, 5.0]);
     }
-    let normalisation = Normalisation { mean: vec![0.0], std: vec![1.0] };
-    quantise_network(spec, &params, &normalisation, &[])
+    match data {
+        Some(data) => {
+            let graph = quantise_network(spec, &params, &data.normalisation, &data.label_names)?;
+            Ok(Graph { front_end: data.front_end, ..graph })
+        }
+        None => {
+            let normalisation = Normalisation { mean: vec![0.0], std: vec![1.0] };
+            quantise_network(spec, &params, &normalisation, &[])
+        }
+    }
 }

@@ -270,7 +270,7 @@ mod tests {
         let budget =
             Budget::new(&graph, &graph.params(), density, Distribution::Erk, structure).unwrap();
         let masks = budget.random(&mut Pcg64::seed_from_u64(5));
-        made_up(&spec, &budget.layer_masks(masks)).unwrap()
+        made_up(&spec, &budget.layer_masks(masks), None).unwrap()
     }
 
     /// Networks that have lost channels, behind residual additions, depthwise convolutions and a

@@ -36,6 +36,8 @@ struct Step {
     inputs: Vec<usize>,
     weight: Option<usize>,
     bias: Option<usize>,
+    /// Parameter of its gate, if it has one.
+    gate: Option<usize>,
     norm: Option<Norm>,
     act: Option<Op>,
     range: RangeRule,
@@ -114,6 +116,32 @@ impl Network {
     /// Prepares a graph.
     pub fn new(graph: Graph) -> Self {
         let params = graph.params();
+        Self::with_params(graph, params)
+    }
+
+    /// Prepares a graph with a gate behind every layer with weights but the last.
+    ///
+    /// A gate scales each output channel by how much the very input needs it: by `2 sigmoid(A m + b)`, where
+    /// m are the means of the layer's input channels (as in Gao et al., "Dynamic channel pruning: feature
+    /// boosting and suppression", ICLR 2019). With A and b zero it changes nothing.
+    pub fn gated(graph: Graph) -> Self {
+        let mut params = graph.params();
+        let mut layers: Vec<usize> =
+            params.iter().filter(|p| p.role == Role::Weight).map(|p| p.layer).collect();
+        layers.pop();
+        params.extend(layers.into_iter().map(|layer| {
+            let node = &graph.layers[layer];
+            ParamSpec {
+                name: format!("{}.gate", node.name),
+                layer,
+                role: Role::Gate,
+                shape: vec![node.output[2], node.input[2] + 1],
+            }
+        }));
+        Self::with_params(graph, params)
+    }
+
+    fn with_params(graph: Graph, params: Vec<ParamSpec>) -> Self {
         let find = |layer: usize, role: Role| {
             params.iter().position(|param| (param.layer, param.role) == (layer, role))
         };
@@ -155,6 +183,7 @@ impl Network {
                 inputs,
                 weight: find(unit.layer, Role::Weight),
                 bias: find(unit.layer, Role::Bias),
+                gate: find(unit.layer, Role::Gate),
                 norm,
                 act: unit.act.map(|layer| graph.layers[layer].op),
                 range: unit.range,
@@ -241,9 +270,11 @@ impl Network {
                 let tensor = if again { slots[slot].clone() } else { slots[slot].take() };
                 tensor.expect("units run in order")
             };
+            let mut gate = None;
             let output = match step.op {
                 Op::Conv { .. } | Op::Linear { .. } | Op::BatchNorm { .. } => {
                     let input = take(step.inputs[0]);
+                    gate = step.gate.map(|at| self.gate(at, &params[0][at], input.clone()));
                     self.weighted(step, params, input, pass, &mut stats)
                 }
                 Op::Add => {
@@ -281,6 +312,10 @@ impl Network {
                 Some(_) => activation::relu(output),
                 None => output,
             };
+            let output = match gate {
+                Some(gate) => output * gate,
+                None => output,
+            };
             // Maxima and copies of quantised values are quantised already.
             let exact = matches!(step.op, Op::MaxPool(_) | Op::Flatten | Op::Softmax);
             slots[index + 1] = Some(if exact {
@@ -295,6 +330,17 @@ impl Network {
             stats: stats.into_iter().flatten().collect(),
             observed,
         }
+    }
+
+    /// Factors of the output channels that an input asks for.
+    fn gate(&self, index: usize, values: &Tensor<1>, input: Tensor<4>) -> Tensor<4> {
+        let [out, columns] = [0, 1].map(|axis| self.params[index].shape[axis]);
+        let samples = input.dims()[0];
+        let means = input.mean_dim(3).mean_dim(2).reshape([samples, columns - 1]);
+        let rows: Tensor<2> = values.clone().reshape([out, columns]);
+        let need = means.matmul(rows.clone().narrow(1, 0, columns - 1).transpose())
+            + rows.narrow(1, columns - 1, 1).transpose();
+        activation::sigmoid(need).mul_scalar(2.0).reshape([samples, out, 1, 1])
     }
 
     fn weighted(
@@ -426,6 +472,42 @@ mod tests {
     use super::*;
     use crate::net::preset;
 
+    /// Gates that are zero change nothing; others scale channels by what the very input holds.
+    #[test]
+    fn gates_see_the_input() {
+        let device = Device::flex();
+        let spec = preset("lenet:width=0.5").unwrap().for_data([8, 8, 1], 3).unwrap();
+        let graph = Graph::new(&spec).unwrap();
+        let (plain, gated) = (Network::new(graph.clone()), Network::gated(graph));
+        let values_of = |net: &Network, gate: f32| -> Vec<Tensor<1>> {
+            let value = |param: &ParamSpec| -> Vec<f32> {
+                let wave = |index: usize| (0.7 * index as f32).sin();
+                match param.role {
+                    Role::Gamma => vec![1.0; param.len()],
+                    Role::Gate => vec![gate; param.len()],
+                    _ => (0..param.len()).map(wave).collect(),
+                }
+            };
+            net.params.iter().map(|param| tensor(&value(param), &device)).collect()
+        };
+        let batch: Vec<f32> = (0..128).map(|index| (0.3 * index as f32).cos()).collect();
+        let batch = Tensor::from_data(TensorData::new(batch, [2, 1, 8, 8]), &device);
+        let pass = Pass { norms: Norms::Batch, quantise: None, observe: false };
+        let logits = |net: &Network, gate: f32| {
+            values(&net.forward(&values_of(net, gate), batch.clone(), &pass).logits)
+        };
+        let open = logits(&gated, 0.0);
+        assert_eq!(open, logits(&plain, 0.0));
+        let differences = |other: Vec<f32>| -> Vec<f32> {
+            let pairs = open.iter().zip(other);
+            pairs.map(|(a, b)| (a - b).abs()).collect()
+        };
+        let moved = differences(logits(&gated, 0.5));
+        assert!(moved.iter().all(|d| *d > 1e-4), "{moved:?}");
+        assert_ne!(moved[..3], moved[3..]);
+        assert_eq!(gated.params.len(), plain.params.len() + 3);
+    }
+
     /// Paths next to each other compute what each computes alone, but for statistics in common.
     #[test]
     fn paths_have_their_own_weights() {
@@ -439,7 +521,7 @@ mod tests {
             let values = |param: &ParamSpec| match param.role {
                 Role::Weight => wave(param.len(), step),
                 Role::Gamma => vec![1.0; param.len()],
-                Role::Bias | Role::Beta => vec![0.1; param.len()],
+                _ => vec![0.1; param.len()],
             };
             net.params.iter().map(|param| tensor(&values(param), &device)).collect()
         };

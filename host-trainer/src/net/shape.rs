@@ -164,6 +164,8 @@ pub enum Role {
     Gamma,
     /// Shift of a batch norm.
     Beta,
+    /// Weights of a gate, see [`Network::gated`](super::module::Network::gated).
+    Gate,
 }
 
 impl Graph {

@@ -306,7 +306,7 @@ pub enum DataFeatures {
 /// What batch norm adds to the variance, unless told otherwise: as in the reference networks of MLPerf
 /// Tiny. Channels with few weights may vary little; with a smaller number they become amplifiers of
 /// noise, which do not survive int8.
-pub(super) const EPSILON: f32 = 1e-3;
+pub(crate) const EPSILON: f32 = 1e-3;
 
 fn one() -> usize {
     1

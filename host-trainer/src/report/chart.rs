@@ -164,6 +164,142 @@ fn draw_arena(
     Ok(())
 }
 
+/// Points of one kind.
+pub(super) struct Points<'a> {
+    pub(super) name: &'a str,
+    pub(super) at: &'a [(f64, f64)],
+}
+
+/// Points in the plane, the second kind in the foreground; `x` on a logarithmic scale if `logarithmic`.
+/// Otherwise both axes have the same range and the diagonal is drawn.
+pub(super) fn scatter(kinds: &[Points<'_>], x: &str, y: &str, logarithmic: bool) -> Result<String> {
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (800, 360)).into_drawing_area();
+        draw_scatter(&area, kinds, x, y, logarithmic)
+            .map_err(|error| anyhow!("drawing {y} over {x}: {error}"))?;
+    }
+    Ok(svg)
+}
+
+fn draw_scatter(
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    kinds: &[Points<'_>],
+    x: &str,
+    y: &str,
+    logarithmic: bool,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let range = |of: fn(&(f64, f64)) -> f64| {
+        let values = kinds.iter().flat_map(|kind| kind.at).map(of);
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
+    };
+    // Decades are drawn by hand: a chart has one type of axis.
+    let place = |value: f64| if logarithmic { value.max(1e-9).log10() } else { value };
+    let ((mut left, mut right), (mut low, mut high)) = (range(|p| p.0), range(|p| p.1));
+    if !logarithmic {
+        (left, low) = (left.min(low), left.min(low));
+        (right, high) = (right.max(high), right.max(high));
+    }
+    (left, right) = (place(left), place(right));
+    let side = (right - left).max(1e-3) * 0.04;
+    let margin = (high - low).max(1e-3) * 0.05;
+    low = (low - margin).max(-margin);
+    high += margin;
+    let mut chart = ChartBuilder::on(area)
+        .margin(8)
+        .x_label_area_size(36)
+        .y_label_area_size(56)
+        .build_cartesian_2d(left - side..right + side, low..high)?;
+    let label = |value: &f64| match logarithmic {
+        true => format!("{:.0}", 10_f64.powf(*value)),
+        false => format!("{value:.2}"),
+    };
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_desc(x)
+        .y_desc(y)
+        .x_label_formatter(&label)
+        .draw()?;
+    if !logarithmic {
+        let diagonal = [(left, left), (right, right)];
+        chart.draw_series(LineSeries::new(diagonal, GREY.stroke_width(1)))?;
+    }
+    let colours = if kinds.len() == 1 { [GREEN; 3] } else { [GREY, GREEN, BROWN] };
+    for (kind, colour) in kinds.iter().zip(colours) {
+        let dots = kind.at.iter().map(|&(x, y)| Circle::new((place(x), y), 4, colour.filled()));
+        let drawn = chart.draw_series(dots)?;
+        if kinds.len() > 1 {
+            drawn
+                .label(kind.name)
+                .legend(move |(x, y)| Circle::new((x + 8, y), 4, colour.filled()));
+        }
+    }
+    if kinds.len() > 1 {
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .background_style(WHITE.mix(0.8))
+            .draw()?;
+    }
+    area.present()?;
+    Ok(())
+}
+
+/// Names and points of curves.
+pub(crate) type Named<'a> = [(&'a str, Vec<(f64, f64)>)];
+
+/// One or several curves; those of several are named.
+///
+/// # Errors
+///
+/// When the chart cannot be drawn.
+pub(crate) fn curves(curves: &Named<'_>, x: &str, y: &str) -> Result<String> {
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (800, 320)).into_drawing_area();
+        draw_curves(&area, curves, x, y).map_err(|error| anyhow!("drawing {y}: {error}"))?;
+    }
+    Ok(svg)
+}
+
+fn draw_curves(
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    curves: &Named<'_>,
+    x: &str,
+    y: &str,
+) -> Result<(), Box<dyn std::error::Error>> {
+    area.fill(&WHITE)?;
+    let points = || curves.iter().flat_map(|(_, points)| points);
+    let last = points().map(|(at, _)| *at).fold(2.0, f64::max);
+    let (low, high) = points().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), (_, v)| {
+        (low.min(*v), high.max(*v))
+    });
+    let margin = (high - low).max(1e-3) * 0.05;
+    let mut chart = ChartBuilder::on(area)
+        .margin(8)
+        .x_label_area_size(36)
+        .y_label_area_size(56)
+        .build_cartesian_2d(1.0..last, low - margin..high + margin)?;
+    chart.configure_mesh().light_line_style(WHITE).x_desc(x).y_desc(y).draw()?;
+    for ((name, points), colour) in curves.iter().zip([GREEN, BROWN, BLUE, GREY].iter().cycle()) {
+        let style = colour.stroke_width(2);
+        let drawn = chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
+        if curves.len() > 1 {
+            drawn.label(*name).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+        }
+    }
+    if curves.len() > 1 {
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::LowerRight)
+            .background_style(WHITE.mix(0.8))
+            .draw()?;
+    }
+    area.present()?;
+    Ok(())
+}
+
 /// Instructions over density: a panel for each layer, a curve for each format, break-even marked.
 ///
 /// # Errors

@@ -94,7 +94,7 @@ pub fn shifts(graph: &Graph, params: &[ParamSpec], layer: usize) -> Vec<usize> {
     let adds = |param: &ParamSpec| match param.role {
         Role::Bias => param.layer == layer,
         Role::Beta => Some(param.layer) == norm,
-        Role::Weight | Role::Gamma => false,
+        Role::Weight | Role::Gamma | Role::Gate => false,
     };
     (0..params.len()).filter(|&index| adds(&params[index])).collect()
 }

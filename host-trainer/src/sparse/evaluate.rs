@@ -44,7 +44,19 @@ pub(super) fn logits(
     data: &Dataset,
     indices: &[usize],
 ) -> Vec<f32> {
-    let pass = Pass { norms: Norms::Running(&state.backbone), quantise, observe: false };
+    logits_with(state, params, &state.backbone, quantise, data, indices)
+}
+
+/// The same with these statistics of batch norms.
+pub(super) fn logits_with(
+    state: &State,
+    params: &[Tensor<1>],
+    stats: &[Stats],
+    quantise: Option<&Ranges>,
+    data: &Dataset,
+    indices: &[usize],
+) -> Vec<f32> {
+    let pass = Pass { norms: Norms::Running(stats), quantise, observe: false };
     let parts: Vec<Vec<f32>> = indices
         .par_chunks(BATCH)
         .map(|chunk| {
@@ -124,17 +136,28 @@ pub(super) fn measure_norms(state: &mut State, data: &Dataset, seed: u64) {
     indices.shuffle(&mut rng(seed, Purpose::Norms, 0));
     indices.truncate(NORM_SAMPLES);
     let params = state.backbone_values();
+    state.backbone = norms_of(state, &params, data, &indices);
+}
+
+/// Statistics of all batch norms of a network with these values over samples.
+pub(super) fn norms_of(
+    state: &State,
+    params: &[Tensor<1>],
+    data: &Dataset,
+    indices: &[usize],
+) -> Vec<Stats> {
     let pass = Pass { norms: Norms::Batch, quantise: None, observe: false };
+    let size = NORM_BATCH.min(indices.len());
     let batches: Vec<Vec<Stats>> = indices
-        .par_chunks(NORM_BATCH.min(indices.len()))
-        .filter(|chunk| chunk.len() == NORM_BATCH.min(indices.len()))
+        .par_chunks_exact(size)
         .map(|chunk| {
             let batch = input(data, chunk, None, &state.device);
-            state.net.forward(&params, batch, &pass).stats
+            state.net.forward(params, batch, &pass).stats
         })
         .collect();
     let share = 1.0 / batches.len() as f32;
-    for (norm, stats) in state.backbone.iter_mut().enumerate() {
+    let mut all = state.backbone.clone();
+    for (norm, stats) in all.iter_mut().enumerate() {
         let sum = |of: fn(&Stats) -> Tensor<1>| {
             let values = batches.iter().map(|batch| of(&batch[norm]) * share);
             values.reduce(|a, b| a + b)
@@ -145,6 +168,7 @@ pub(super) fn measure_norms(state: &mut State, data: &Dataset, seed: u64) {
             *stats = Stats { mean, var };
         }
     }
+    all
 }
 
 /// Finds the ranges of all activations of the float backbone on some training samples.

@@ -11,12 +11,15 @@ pub mod criteria;
 pub mod decoupled;
 pub mod dynamic;
 mod evaluate;
+pub mod inherit;
 pub mod layerwise;
 pub mod mask;
 pub mod method;
 pub mod optimiser;
 mod state;
 mod step;
+pub mod strategy;
+pub mod supernet;
 #[cfg(test)]
 mod tests;
 mod trainer;

@@ -96,7 +96,7 @@ impl State {
                             .collect()
                     }
                     Role::Gamma => vec![1.0; param.len()],
-                    Role::Bias | Role::Beta => vec![0.0; param.len()],
+                    Role::Bias | Role::Beta | Role::Gate => vec![0.0; param.len()],
                 };
                 tensor(&values, device)
             })
@@ -197,23 +197,12 @@ impl State {
 
     /// Replaces all masks.
     pub(super) fn set_masks(&mut self, masks: &[LayerMask]) {
-        self.masks = vec![None; self.values.len()];
-        for &LayerMask { param, ref mask, remove } in masks {
-            self.masks[param] = Some(tensor(&mask.to_values(), &self.device));
-            if !remove {
-                continue;
-            }
-            let silent = mask.silent_rows(self.net.params[param].shape[0]);
-            let alive = tensor(
-                &Mask::from_flags(silent.iter().map(|silent| !silent).collect()).to_values(),
-                &self.device,
-            );
-            let (graph, params) = (&self.net.graph, &self.net.params);
-            for shift in shifts(graph, params, params[param].layer) {
-                self.masks[shift] = Some(alive.clone());
-            }
+        self.masks = self.mask_tensors(masks);
+        let (graph, params) = (&self.net.graph, &self.net.params);
+        for LayerMask { param, mask, .. } in masks.iter().filter(|mask| mask.remove) {
             // What a batch norm subtracts from a channel that is always zero.
-            let norm = norm_of(graph, params[param].layer);
+            let alive = tensor(&alive(mask, params[*param].shape[0]), &self.device);
+            let norm = norm_of(graph, params[*param].layer);
             let norms = self.net.norms().iter();
             for (stats, _) in
                 self.backbone.iter_mut().zip(norms).filter(|(_, layer)| Some(**layer) == norm)
@@ -221,6 +210,22 @@ impl State {
                 stats.mean = stats.mean.clone() * alive.clone();
             }
         }
+    }
+
+    /// Masks of all parameters on the device: of weights, and of what is added to channels that are removed.
+    pub(super) fn mask_tensors(&self, masks: &[LayerMask]) -> Vec<Option<Tensor<1>>> {
+        let mut all = vec![None; self.values.len()];
+        let (graph, params) = (&self.net.graph, &self.net.params);
+        for &LayerMask { param, ref mask, remove } in masks {
+            all[param] = Some(tensor(&mask.to_values(), &self.device));
+            if remove {
+                let alive = tensor(&alive(mask, params[param].shape[0]), &self.device);
+                for shift in shifts(graph, params, params[param].layer) {
+                    all[shift] = Some(alive.clone());
+                }
+            }
+        }
+        all
     }
 
     /// Changes all masks: drops some weights and grows others, which start at zero without momentum.
@@ -386,15 +391,20 @@ impl State {
     /// Begins with the values and statistics of another training of the same network.
     pub(super) fn begin(&mut self, run: &Path) -> anyhow::Result<()> {
         let path = run.join(CHECKPOINT_FILE);
-        let (mut params, _) = Params::load(&path)?;
+        let (params, _) = Params::load(&path)?;
+        self.begin_with(params)
+            .with_context(|| format!("{} does not belong to this network", path.display()))
+    }
+
+    /// The same from these values and statistics.
+    pub(super) fn begin_with(&mut self, mut params: Params) -> anyhow::Result<()> {
         for (index, spec) in self.net.params.iter().enumerate() {
             for number in 0..self.slots[index].len() {
                 params.insert(slot_name(&spec.name, number), &spec.shape, vec![0.0; spec.len()]);
             }
         }
         let note = serde_json::to_string(&self.progress)?;
-        self.read(&params, &note)
-            .with_context(|| format!("{} does not belong to this network", path.display()))?;
+        self.read(&params, &note)?;
         // The method decides about masks; ranges are those of the other network.
         self.masks = vec![None; self.values.len()];
         self.ranges = vec![None; self.net.slots()];
@@ -433,6 +443,12 @@ impl State {
         self.progress = serde_json::from_str(note).context("the note in the file is damaged")?;
         Ok(())
     }
+}
+
+/// 1 for output channels that have weights, 0 for others.
+fn alive(mask: &Mask, outputs: usize) -> Vec<f32> {
+    let silent = mask.silent_rows(outputs);
+    Mask::from_flags(silent.iter().map(|silent| !silent).collect()).to_values()
 }
 
 /// Name of the mask of a parameter.

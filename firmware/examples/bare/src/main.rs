@@ -1,5 +1,5 @@
 //! Runs a model with `niwaki-core` alone: no agent, no heap, no float. The folder `model` is what
-//! `niwaki export --rust` and `niwaki import --rust` write; here it holds the model of `cargo xtask demo`.
+//! `niwaki export --rust` and `niwaki import --rust` write; here it holds a sparse `lenet` for the digits.
 //! No kernels are linked but those that it needs.
 #![no_std]
 #![no_main]

@@ -36,6 +36,7 @@ use serde_json::Value;
 use crate::{
     layerwise::Options,
     output::{self, Format},
+    search::SearchExperimentArgs,
     train::{Recipe, figure, methods_help},
 };
 
@@ -52,6 +53,8 @@ enum Experiment {
     Methods(MethodsArgs),
     /// Compare the layer-wise search with uniform criteria and with chance, at the same cost
     Criteria(CriteriaArgs),
+    /// Compare ways of finding sparse candidates at the same number of true evaluations
+    Search(SearchExperimentArgs),
 }
 
 /// Arguments of `niwaki experiment criteria`.
@@ -148,6 +151,7 @@ pub(crate) fn run(args: &ExperimentArgs, format: Format) -> Result<()> {
     match &args.experiment {
         Experiment::Methods(args) => methods(args, format),
         Experiment::Criteria(args) => criteria(args, format),
+        Experiment::Search(args) => crate::search::experiment(args, format),
     }
 }
 
@@ -399,7 +403,7 @@ impl Prepared {
             }
         };
 
-        let mut rows = read_rows(&common.out)?;
+        let mut rows: Vec<experiment::Row> = read_rows(&common.out)?;
         rows.retain(|row| plan.trials.contains(&row.trial));
         let summary = summarise(&rows, &plan.variants, plan.baseline.as_deref(), self.graph.task);
         if !rows.is_empty() {
@@ -461,7 +465,7 @@ impl Prepared {
 }
 
 /// Commit of the working directory, marked if files other than results have changed since.
-fn commit(results: &Path) -> Option<String> {
+pub(crate) fn commit(results: &Path) -> Option<String> {
     let git = |arguments: &[&str]| {
         Command::new("git").args(arguments).stderr(Stdio::null()).stdin(Stdio::null()).output().ok()
     };
@@ -474,7 +478,7 @@ fn commit(results: &Path) -> Option<String> {
 }
 
 /// The command line as a user would type it.
-fn command() -> String {
+pub(crate) fn command() -> String {
     let plain =
         |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:=,+".contains(c));
     let arguments = std::env::args().skip(1).filter(|argument| argument != "--summarise");

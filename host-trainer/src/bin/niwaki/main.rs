@@ -15,6 +15,8 @@ mod layerwise;
 mod learn;
 mod output;
 mod report;
+mod search;
+mod study;
 mod targets;
 mod train;
 mod validate;
@@ -44,6 +46,12 @@ enum Command {
     Train(train::TrainArgs),
     /// Search a sparse criterion, structure and density for each layer, and train the result
     Layerwise(layerwise::LayerwiseArgs),
+    /// Search networks that are accurate, fast and small on a target
+    Search(search::SearchArgs),
+    /// Show what a search has found, and export its models
+    Study(study::StudyArgs),
+    /// Evaluate candidates of a search that was started elsewhere
+    Worker(search::WorkerArgs),
     /// Train many networks and compare them
     Experiment(experiment::ExperimentArgs),
     /// Turn a trained network into a model for devices
@@ -78,6 +86,9 @@ fn main() -> ExitCode {
         Command::Data(args) => data::run(args, cli.format),
         Command::Train(args) => train::run(args, cli.format),
         Command::Layerwise(args) => layerwise::run(args, cli.format),
+        Command::Search(args) => search::run(args, cli.format),
+        Command::Study(args) => study::run(args, cli.format),
+        Command::Worker(args) => search::run_worker(args),
         Command::Experiment(args) => experiment::run(args, cli.format),
         Command::Export(args) => export::run(args, cli.format),
         Command::Import(args) => import::run(args, cli.format),

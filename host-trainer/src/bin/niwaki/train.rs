@@ -348,7 +348,7 @@ impl Recipe {
 }
 
 /// Settings that suit data and device.
-fn defaults(data: &Dataset, device: &Device) -> Config {
+pub(crate) fn defaults(data: &Dataset, device: &Device) -> Config {
     let train = data.splits.iter().filter(|&&split| split == niwaki::data::Split::Train).count();
     // About thirty steps per epoch are the least that a short training can work with.
     let batch = (train / 30).next_power_of_two().clamp(16, 128);

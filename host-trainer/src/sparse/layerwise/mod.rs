@@ -67,8 +67,9 @@ use crate::{
     target::cost::Core,
 };
 
+pub use super::strategy::Strategy;
 pub use search::Record;
-pub use space::{Space, SpaceLayer, Strategy};
+pub use space::{Space, SpaceLayer};
 
 /// File with settings and strategies of a search.
 pub const LAYERWISE_FILE: &str = "layerwise.json";

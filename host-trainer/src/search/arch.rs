@@ -1,0 +1,577 @@
+//! Architectures: how deep and wide a network is, and what its blocks compute.
+//!
+//! A network is a stem, three stages of blocks, a global mean and a classifier. The search has stages too
+//! (after TPENAS, Remote Sensing 15(8):2212, 2023):
+//!
+//! 1. depth and coarse shape (blocks per stage, base width, stride of the stem) with short trainings from
+//!    scratch; all else is fixed;
+//! 2. operators, kernel sizes, widths and strides of the shapes that were good, each network beginning with
+//!    the weights of the most similar one so far;
+//! 3. members of the front are trained sparse by self-decoupled training.
+//!
+//! The single-stage control searches all of it at once and from scratch before the sparse trainings.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, ensure};
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use super::genome::{Gene, Genome, Space};
+use super::measure::measure;
+use super::optimiser::Screen;
+use super::settings::{Needs, Reference, Search};
+use super::sparse::{remembered, run_file};
+use super::study::{Candidate, Study};
+use super::worker::{Evaluated, Problem, front, share};
+use crate::data::{Dataset, Split};
+use crate::export::{Estimate, estimate};
+use crate::net::spec::{DataFeatures, Features, Kind, Layer, NetSpec, Padding, Pair, Task};
+use crate::net::{Graph, Params};
+use crate::sparse::inherit::{heritage, inherit, shared};
+use crate::sparse::mask::{Budget, LayerMask};
+use crate::sparse::strategy::spread;
+use crate::sparse::{Config, Event, Flow, Method, Outcome, create, train};
+
+/// Settings of a search for architectures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Arch {
+    /// Candidates of the first stage; none where there is a single stage.
+    pub coarse: usize,
+    /// Candidates from which on members of the front are trained sparse.
+    pub sparse_from: usize,
+    /// Densities of the sparse trainings.
+    pub densities: Vec<f64>,
+    /// Epochs in the first stage.
+    pub coarse_epochs: usize,
+    /// Epochs of the sparse trainings.
+    pub sparse_epochs: usize,
+    /// Settings of the training of a dense candidate.
+    pub training: Config,
+}
+
+/// Stages of blocks, and most blocks of one.
+const STAGES: usize = 3;
+const BLOCKS: usize = 3;
+/// Channels of the stem.
+const WIDTHS: [usize; 6] = [4, 8, 12, 16, 24, 32];
+/// Channels of a stage as multiples of those of the one before it; the default comes first.
+const FACTORS: [f64; 4] = [2.0, 1.0, 1.5, 3.0];
+const KERNELS: [usize; 2] = [3, 5];
+
+/// What a block computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operator {
+    /// Depthwise and pointwise convolution.
+    Separable,
+    /// The same with the input added, where shapes allow it.
+    Residual,
+    /// A convolution.
+    Conv,
+}
+
+const OPERATORS: [Operator; 3] = [Operator::Separable, Operator::Residual, Operator::Conv];
+
+/// Places of the genes.
+mod place {
+    use super::{BLOCKS, STAGES};
+
+    pub(super) const WIDTH: usize = 0;
+    pub(super) const STRIDE: usize = 1;
+    pub(super) const DEPTH: usize = 2;
+    /// Genes before this one are the coarse shape.
+    pub(super) const COARSE: usize = DEPTH + STAGES;
+    pub(super) const STEM_KERNEL: usize = COARSE;
+    pub(super) const FACTOR: usize = STEM_KERNEL + 1;
+    pub(super) const FIRST_STRIDE: usize = FACTOR + STAGES;
+    pub(super) const BLOCK: usize = FIRST_STRIDE + 1;
+    /// How many weights are kept: 0 is dense.
+    pub(super) const DENSITY: usize = BLOCK + 2 * STAGES * BLOCKS;
+}
+
+fn blocks(genome: &[u16], stage: usize) -> usize {
+    usize::from(genome[place::DEPTH + stage]) + 1
+}
+
+fn block(stage: usize, block: usize) -> usize {
+    place::BLOCK + 2 * (stage * BLOCKS + block)
+}
+
+/// The network of a genome, and what was chosen for each of its parts.
+fn network(
+    genome: &[u16],
+    input: [usize; 3],
+    classes: usize,
+) -> Result<(NetSpec, Vec<(String, String)>)> {
+    let mut layers: Vec<Layer> = Vec::new();
+    let mut about = Vec::new();
+    let mut add = |name: String, kind: Kind, inputs: &[&str]| {
+        let inputs = inputs.iter().map(|&input| input.to_owned()).collect();
+        layers.push(Layer { name, inputs, kind });
+    };
+    let conv = |out: usize, kernel: usize, stride: usize| Kind::Conv {
+        out,
+        kernel: Pair::square(kernel),
+        stride: Pair::square(stride),
+        padding: Padding::SAME,
+        groups: 1,
+        bias: false,
+    };
+    let norm = || Kind::BatchNorm { epsilon: crate::net::spec::EPSILON };
+    let mut width = WIDTHS[usize::from(genome[place::WIDTH])];
+    let stride = usize::from(genome[place::STRIDE]) + 1;
+    let kernel = KERNELS[usize::from(genome[place::STEM_KERNEL])];
+    add("stem".to_owned(), conv(width, kernel, stride), &[]);
+    add("stem-bn".to_owned(), norm(), &[]);
+    add("stem-relu".to_owned(), Kind::Relu {}, &[]);
+    about.push(("stem".to_owned(), format!("conv {kernel}x{kernel} stride {stride}, {width}")));
+    let mut below = "stem-relu".to_owned();
+    for stage in 0..STAGES {
+        let factor = match stage {
+            0 => FACTORS[usize::from(genome[place::FACTOR])] / 2.0,
+            _ => FACTORS[usize::from(genome[place::FACTOR + stage])],
+        };
+        let out = ((width as f64 * factor / 4.0).round() as usize).max(1) * 4;
+        for index in 0..blocks(genome, stage) {
+            let at = block(stage, index);
+            let operator = OPERATORS[usize::from(genome[at])];
+            let kernel = KERNELS[usize::from(genome[at + 1])];
+            let stride = match (stage, index) {
+                (0, 0) => usize::from(genome[place::FIRST_STRIDE]) + 1,
+                (_, 0) => 2,
+                _ => 1,
+            };
+            let name = |part: &str| format!("s{}b{}-{part}", stage + 1, index + 1);
+            let mut unit = |kind: Kind, part: &str, from: &[&str], relu: bool| {
+                add(name(part), kind, from);
+                add(name(&format!("{part}-bn")), norm(), &[]);
+                if relu {
+                    add(name(&format!("{part}-relu")), Kind::Relu {}, &[]);
+                }
+            };
+            let depthwise = Kind::Depthwise {
+                kernel: Pair::square(kernel),
+                stride: Pair::square(stride),
+                padding: Padding::SAME,
+                multiplier: 1,
+                bias: false,
+            };
+            let pointwise = Kind::Pointwise { out, stride: Pair::square(1), bias: false };
+            let (last, what) = match operator {
+                Operator::Conv => {
+                    unit(conv(out, kernel, stride), "conv", &[&below], true);
+                    ("conv-relu", "conv")
+                }
+                Operator::Separable => {
+                    unit(depthwise, "dw", &[&below], true);
+                    unit(pointwise, "pw", &[], true);
+                    ("pw-relu", "separable")
+                }
+                Operator::Residual => {
+                    unit(depthwise, "dw", &[&below], true);
+                    unit(pointwise, "pw", &[], false);
+                    add(name("add"), Kind::Add {}, &[&name("pw-bn"), &below]);
+                    add(name("relu"), Kind::Relu {}, &[]);
+                    ("relu", "residual")
+                }
+            };
+            about.push((
+                format!("stage {} block {}", stage + 1, index + 1),
+                format!("{what} {kernel}x{kernel} stride {stride}, {out}"),
+            ));
+            below = name(last);
+            width = out;
+        }
+    }
+    add("pool".to_owned(), Kind::GlobalAvgPool {}, &[]);
+    let classes_of = Features::FromData(DataFeatures::Classes);
+    add("fc".to_owned(), Kind::Linear { out: classes_of, bias: true }, &[]);
+    add("softmax".to_owned(), Kind::Softmax {}, &[]);
+    let spec = NetSpec { name: "arch".to_owned(), input: None, task: Task::Classify, layers };
+    Ok((spec.for_data(input, classes)?, about))
+}
+
+/// Genes without effect are zero: those of blocks that are not there, and additions that shapes forbid.
+fn expressed(mut genome: Genome) -> Genome {
+    for stage in 0..STAGES {
+        let depth = blocks(&genome, stage);
+        for index in 0..BLOCKS {
+            let at = block(stage, index);
+            if index >= depth {
+                genome[at..at + 2].fill(0);
+            }
+            // The first block of a stage changes the shape, or may do so.
+            if index == 0 && OPERATORS[usize::from(genome[at])] == Operator::Residual {
+                genome[at] = 0;
+            }
+        }
+    }
+    genome
+}
+
+fn space(densities: usize) -> Space {
+    let mut genes = vec![Gene::Level(0); place::DENSITY + 1];
+    genes[place::WIDTH] = Gene::Level(WIDTHS.len() as u16);
+    genes[place::STRIDE] = Gene::Level(2);
+    genes[place::DEPTH..place::COARSE].fill(Gene::Level(BLOCKS as u16));
+    genes[place::STEM_KERNEL] = Gene::Level(KERNELS.len() as u16);
+    genes[place::FACTOR..place::FIRST_STRIDE].fill(Gene::Choice(FACTORS.len() as u16));
+    genes[place::FIRST_STRIDE] = Gene::Level(2);
+    for at in (place::BLOCK..place::DENSITY).step_by(2) {
+        genes[at] = Gene::Choice(OPERATORS.len() as u16);
+        genes[at + 1] = Gene::Level(KERNELS.len() as u16);
+    }
+    genes[place::DENSITY] = Gene::Choice(densities as u16 + 1);
+    Space::new(genes).expect("every gene has a value")
+}
+
+impl Arch {
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// Names the setting, what was expected and what was found.
+    pub fn check(&self, data: &Dataset) -> Result<()> {
+        ensure!(data.classes() > 1, "architectures are searched for classification alone");
+        ensure!(
+            self.coarse <= self.sparse_from,
+            "{} candidates of the first stage are more than the {} before the sparse trainings",
+            self.coarse,
+            self.sparse_from
+        );
+        let valid = self.densities.iter().all(|density| *density > 0.0 && *density < 1.0);
+        ensure!(valid, "expected densities between 0 and 1, found {:?}", self.densities);
+        self.training.check()
+    }
+
+    /// Checks before any training that some network meets the limits of a search.
+    ///
+    /// # Errors
+    /// Names the smallest values that can be reached.
+    pub fn check_reach(&self, search: &Search, data: &Dataset) -> Result<()> {
+        let mut smallest = Vec::new();
+        for stride in 0..2 {
+            let mut genome = vec![0; place::DENSITY + 1];
+            (genome[place::STRIDE], genome[place::FIRST_STRIDE]) = (stride, stride);
+            genome[place::FACTOR..place::FIRST_STRIDE].fill(1);
+            let (net, _) = network(&genome, data.shape, data.classes())?;
+            let cost = estimate(&net, &[], search.target, Some(&search.data))?;
+            smallest.push(Needs::from(&cost));
+        }
+        search.limits.check_reach("network", &smallest)
+    }
+}
+
+/// A search for architectures, ready to evaluate them.
+pub struct ArchProblem<'a> {
+    search: &'a Search,
+    arch: &'a Arch,
+    data: &'a Dataset,
+    device: Device,
+    stop: &'a (dyn Fn() -> bool + Sync),
+    estimates: Mutex<HashMap<Genome, Option<Estimate>>>,
+}
+
+/// Part of a search that a candidate belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Coarse,
+    Fine,
+    Sparse,
+}
+
+impl<'a> ArchProblem<'a> {
+    /// Prepares a search; `None` when `stop` says so.
+    ///
+    /// # Errors
+    /// When the study fails.
+    pub fn prepare(
+        study: &Study,
+        search: &'a Search,
+        arch: &'a Arch,
+        data: &'a Dataset,
+        device: &Device,
+        stop: &'a (dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Self>> {
+        ensure!(
+            !data.indices(Split::Val).is_empty(),
+            "`{}` has no validation split to judge candidates on; see --val-fraction",
+            data.name
+        );
+        let problem =
+            Self { search, arch, data, device: device.clone(), stop, estimates: Mutex::default() };
+        // There is no dense network to compare with: the bound is guessing, at the cost of the limits or of
+        // the widest network that has nothing but separable convolutions.
+        let reference = share(study, "reference", 0, stop, || {
+            let mut widest = vec![0; place::DENSITY + 1];
+            widest[place::WIDTH] = WIDTHS.len() as u16 - 1;
+            widest[place::DEPTH..place::COARSE].fill(BLOCKS as u16 - 1);
+            let cost =
+                problem.estimate(&widest).context("the widest network cannot be exported")?;
+            let limits = &search.limits;
+            let limit = |limit: Option<u64>, cost: f64| limit.map_or(cost, |limit| limit as f64);
+            let bound = vec![
+                1.0 - 1.0 / data.classes() as f64,
+                limit(limits.instructions, cost.instructions),
+                limit(limits.flash, cost.flash_bytes as f64),
+            ];
+            Ok(Some(serde_json::to_vec(&Reference { dense: bound.clone(), bound })?))
+        })?;
+        Ok(reference.map(|_| problem))
+    }
+
+    fn stage_of(&self, position: usize) -> Stage {
+        if position < self.arch.coarse {
+            Stage::Coarse
+        } else if position < self.arch.sparse_from {
+            Stage::Fine
+        } else {
+            Stage::Sparse
+        }
+    }
+
+    fn network(&self, genome: &[u16]) -> Result<(NetSpec, Vec<(String, String)>)> {
+        network(genome, self.data.shape, self.data.classes())
+    }
+
+    fn density(&self, genome: &[u16]) -> Option<f64> {
+        let at = usize::from(genome[place::DENSITY]);
+        at.checked_sub(1).map(|at| self.arch.densities[at])
+    }
+
+    /// Predicted costs; `None` where the network cannot be exported or have its density.
+    fn estimate(&self, genome: &[u16]) -> Option<Estimate> {
+        remembered(&self.estimates, genome, || self.work_out(genome))
+    }
+
+    fn work_out(&self, genome: &[u16]) -> Option<Estimate> {
+        let (net, _) = self.network(genome).ok()?;
+        let masks: Vec<LayerMask> = match self.density(genome) {
+            None => Vec::new(),
+            Some(density) => {
+                let graph = Graph::new(&net).ok()?;
+                let config = Config { density, ..self.config(Stage::Sparse, Some(density)) };
+                config.check_density(&graph).ok()?;
+                let (distribution, structure) = (config.distribution, config.structure);
+                let params = graph.params();
+                let budget = Budget::new(&graph, &params, density, distribution, structure).ok()?;
+                let scores: Vec<Vec<f32>> =
+                    budget.layers.iter().map(|layer| spread(layer.len)).collect();
+                budget.layer_masks(budget.top(&scores, false))
+            }
+        };
+        estimate(&net, &masks, self.search.target, Some(&self.search.data)).ok()
+    }
+
+    fn config(&self, stage: Stage, density: Option<f64>) -> Config {
+        let training = self.arch.training.clone();
+        let dense =
+            Config { method: Method::Dense, density: 1.0, qat_epochs: 0, ..training.clone() };
+        match (stage, density) {
+            (_, Some(density)) => {
+                let epochs = self.arch.sparse_epochs;
+                let qat_epochs = Config::qat_epochs_for(epochs);
+                Config { density, epochs, qat_epochs, ..training }.fitted()
+            }
+            (Stage::Coarse, None) => Config { epochs: self.arch.coarse_epochs, ..dense },
+            (_, None) => dense,
+        }
+    }
+
+    /// The coarse shapes that the first stage found to be good: those of the more accurate half of its front.
+    fn shapes(&self, before: &[Candidate]) -> Vec<Genome> {
+        let coarse: Vec<Candidate> =
+            before.iter().filter(|c| c.id <= self.arch.coarse as i64).cloned().collect();
+        let mut members = front(&coarse);
+        members.truncate(members.len().div_ceil(2));
+        let shape = |member: &&Candidate| member.proposal.genome[..place::COARSE].to_vec();
+        members.iter().map(shape).collect()
+    }
+
+    /// The evaluated network that a new one shares most with. Which one follows from the past of the
+    /// candidate alone, however often its evaluation is begun.
+    fn donor(&self, study: &Study, candidate: &Candidate, net: &NetSpec) -> Result<Option<Params>> {
+        let graph = Graph::new(net)?;
+        let mut best: Option<(usize, i64)> = None;
+        for other in study.candidates()? {
+            let dense = other.proposal.genome[place::DENSITY] == 0;
+            let known = other.told.is_some_and(|told| told < candidate.asked);
+            if !(dense && known && other.evaluation.is_some()) {
+                continue;
+            }
+            let (theirs, _) = self.network(&other.proposal.genome)?;
+            let common = shared(&graph, &Graph::new(&theirs)?);
+            if best.is_none_or(|(most, _)| common >= most) {
+                best = Some((common, other.id));
+            }
+        }
+        let Some((_, id)) = best else { return Ok(None) };
+        let bytes = study.artefact(id, WEIGHTS)?.context("the weights of a candidate are gone")?;
+        let path = tempfile::NamedTempFile::new()?;
+        std::fs::write(path.path(), bytes)?;
+        Ok(Some(Params::load(path.path())?.0))
+    }
+}
+
+/// Name of a candidate's weights among its artefacts, for others to inherit.
+const WEIGHTS: &str = "weights.safetensors";
+
+/// What is known of architectures before they are evaluated.
+struct ArchScreen<'p, 'a> {
+    problem: &'p ArchProblem<'a>,
+    stage: Stage,
+    shapes: Vec<Genome>,
+}
+
+impl Screen for ArchScreen<'_, '_> {
+    fn feasible(&self, genome: &[u16]) -> bool {
+        let limits = &self.problem.search.limits;
+        let dense = genome[place::DENSITY] == 0;
+        (limits.is_empty() && dense)
+            || self.problem.estimate(genome).is_some_and(|e| limits.allow(&Needs::from(&e)))
+    }
+
+    fn canonical(&self, mut genome: Genome) -> Genome {
+        match self.stage {
+            Stage::Coarse => genome[place::COARSE..].fill(0),
+            // Sparse forms come from the front; where there are none left, dense networks go on.
+            Stage::Fine | Stage::Sparse => {
+                genome[place::DENSITY] = 0;
+                let distance = |shape: &&Genome| -> u32 {
+                    let pairs = shape.iter().zip(&genome);
+                    pairs.map(|(a, b)| u32::from(a.abs_diff(*b))).sum()
+                };
+                if let Some(shape) = self.shapes.iter().min_by_key(distance) {
+                    genome[..place::COARSE].copy_from_slice(shape);
+                }
+            }
+        }
+        expressed(genome)
+    }
+}
+
+impl Problem for ArchProblem<'_> {
+    fn space(&self) -> Space {
+        space(self.arch.densities.len())
+    }
+
+    fn phase(&self, candidates: usize) -> usize {
+        match self.stage_of(candidates) {
+            Stage::Coarse => 0,
+            Stage::Fine => self.arch.coarse,
+            Stage::Sparse => self.arch.sparse_from,
+        }
+    }
+
+    fn first(&self, before: &[Candidate]) -> Vec<Genome> {
+        match self.stage_of(before.len()) {
+            Stage::Coarse => {
+                let mut largest = vec![0; place::DENSITY + 1];
+                largest[place::WIDTH] = WIDTHS.len() as u16 - 1;
+                largest[place::DEPTH..place::COARSE].fill(BLOCKS as u16 - 1);
+                vec![vec![0; place::DENSITY + 1], largest]
+            }
+            Stage::Fine => {
+                let whole = |mut shape: Genome| {
+                    shape.resize(place::DENSITY + 1, 0);
+                    shape
+                };
+                self.shapes(before).into_iter().map(whole).collect()
+            }
+            Stage::Sparse => {
+                let dense = front(before).into_iter().map(|member| &member.proposal.genome);
+                // The most accurate ones first: they have the most to gain.
+                let sparse = dense.flat_map(|genome| {
+                    (1..=self.arch.densities.len() as u16).map(move |density| {
+                        let mut genome = genome.clone();
+                        genome[place::DENSITY] = density;
+                        genome
+                    })
+                });
+                let mut all: Vec<Genome> = Vec::new();
+                for genome in sparse {
+                    if !all.contains(&genome) {
+                        all.push(genome);
+                    }
+                }
+                all
+            }
+        }
+    }
+
+    fn screen(&self, candidates: &[Candidate]) -> impl Screen {
+        let stage = self.stage_of(candidates.len());
+        let before = &candidates[..self.arch.coarse.min(candidates.len())];
+        let shapes = if stage == Stage::Coarse { Vec::new() } else { self.shapes(before) };
+        ArchScreen { problem: self, stage, shapes }
+    }
+
+    fn evaluate(
+        &self,
+        study: &Study,
+        candidate: &Candidate,
+        on: &mut dyn FnMut(f64),
+    ) -> Result<Evaluated> {
+        let genome = &candidate.proposal.genome;
+        let stage = self.stage_of(candidate.id as usize - 1);
+        let (net, about) = self.network(genome)?;
+        let folder = tempfile::Builder::new()
+            .prefix("niwaki-candidate-")
+            .tempdir()
+            .context("creating a folder for temporary files")?;
+        let mut config = self.config(stage, self.density(genome));
+        // The control trains every candidate from scratch.
+        let inherits = stage == Stage::Sparse || (stage == Stage::Fine && self.arch.coarse > 0);
+        if inherits && let Some(donor) = self.donor(study, candidate, &net)? {
+            inherit(&folder.path().join("start"), &net, &config, &donor, &self.device)?;
+            config.start = Some("start".into());
+        }
+        let mut file = run_file(self.search, &net);
+        file.config = serde_json::to_value(&config)?;
+        create(folder.path(), &file, &config)?;
+        let mut epochs = 0.0;
+        let observe = &mut |event: Event<'_>| {
+            if let Event::Epoch(_) = event {
+                epochs += 1.0;
+                on(epochs / config.epochs as f64);
+            }
+            if (self.stop)() { Flow::Stop } else { Flow::Continue }
+        };
+        let outcome = train(folder.path(), self.data, &self.device, observe)?;
+        ensure!(matches!(outcome, Outcome::Complete(_)), "it was stopped");
+        let mut about = about;
+        if let Some(density) = self.density(genome) {
+            about.push(("sparse".to_owned(), format!("{} {density}", config.method)));
+        }
+        let mut evaluated = measure(folder.path(), self.search, self.data, about)?;
+        if self.density(genome).is_none() {
+            let path = folder.path().join(WEIGHTS);
+            heritage(folder.path(), &net)?.save(&path, "")?;
+            evaluated.artefacts.push((WEIGHTS, std::fs::read(&path)?));
+        }
+        Ok(evaluated)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand_pcg::Pcg64;
+
+    use super::*;
+
+    proptest! {
+        /// Every genome is a network, and genes without effect are zero.
+        #[test]
+        fn genomes_are_networks(seed: u64) {
+            let genome = expressed(space(2).sample(&mut Pcg64::seed_from_u64(seed)));
+            let (net, about) = network(&genome, [8, 8, 1], 10).unwrap();
+            let graph = Graph::new(&net).unwrap();
+            let blocks: usize = (0..STAGES).map(|stage| blocks(&genome, stage)).sum();
+            prop_assert_eq!(about.len(), blocks + 1);
+            prop_assert!(shared(&graph, &graph) > 0);
+            prop_assert_eq!(expressed(genome.clone()), genome);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! From a trained candidate to what it is worth.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use niwaki_core::Model;
+use serde::{Deserialize, Serialize};
+
+use super::settings::{Needs, Search};
+use super::sparse::error_of;
+use super::study::Evaluation;
+use super::worker::Evaluated;
+use crate::data::{Dataset, Split};
+use crate::export::{AlignedVec, KernelChoice, analyse, evaluate, quantise, write_with};
+use crate::net::{Accuracy, Trained};
+
+/// Name of a candidate's exported model among its artefacts.
+pub const MODEL: &str = "model.niwaki";
+
+/// What is found out about a candidate beside its objectives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Details {
+    /// Figure of merit of the exported model on the validation split.
+    pub merit: f64,
+    /// The same of the network in floating point.
+    pub float: Accuracy,
+    /// What the model takes.
+    pub needs: Needs,
+    /// Nonzero weights / all weights.
+    pub density: f64,
+    /// Nonzero weights.
+    pub nonzeros: usize,
+    /// What was chosen for each layer.
+    pub layers: Vec<(String, String)>,
+}
+
+/// Exports the network of a complete run and evaluates the model on the validation split.
+pub(super) fn measure(
+    run: &Path,
+    search: &Search,
+    data: &Dataset,
+    layers: Vec<(String, String)>,
+) -> Result<Evaluated> {
+    let trained = Trained::load(run)?;
+    let graph = quantise(&trained)?;
+    let bytes = write_with(&graph, KernelChoice::Cheapest(search.target))?.bytes;
+    let blob = AlignedVec::new(&bytes);
+    let model = Model::new(blob.as_bytes()).context("the written model is refused")?;
+    let merit = evaluate(&model, &blob, data, &data.indices(Split::Val))?.value();
+    let analysis = analyse(&model, search.target);
+    let needs = Needs {
+        flash: analysis.model_bytes,
+        ram: analysis.arena_bytes,
+        instructions: analysis.instructions,
+    };
+    search.limits.check(&needs).context("the trained model is larger than was estimated")?;
+    let details = Details {
+        merit,
+        // Nothing that a search sees comes from the test split.
+        float: Accuracy { test: None, ..trained.summary.accuracy_float },
+        needs,
+        density: trained.summary.density,
+        nonzeros: trained.summary.nonzeros,
+        layers,
+    };
+    let error = error_of(trained.spec.task, merit);
+    Ok(Evaluated {
+        evaluation: Evaluation {
+            objectives: vec![error, needs.instructions, needs.flash as f64],
+            details: serde_json::to_value(details)?,
+        },
+        artefacts: vec![(MODEL, bytes)],
+    })
+}

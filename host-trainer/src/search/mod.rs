@@ -1,0 +1,14 @@
+//! Multi-objective search: genomes, the optimisers that propose them, and Pareto fronts.
+
+pub mod arch;
+pub mod front;
+pub mod genome;
+pub mod measure;
+pub mod optimiser;
+pub mod pareto;
+pub mod settings;
+pub mod sparse;
+pub mod study;
+pub mod surrogate;
+pub mod view;
+pub mod worker;

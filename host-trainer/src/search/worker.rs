@@ -1,0 +1,221 @@
+//! The loop of a worker: lease a candidate, evaluate it, store what it is worth.
+
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::genome::{Genome, Space};
+use super::optimiser::{Optimiser, Screen, Settings};
+use super::study::{
+    Candidate, Evaluation, Lease, Part, Status, Study, StudyError, replay, worker_name,
+};
+
+/// What is searched for.
+pub trait Problem: Sync {
+    /// All genomes.
+    fn space(&self) -> Space;
+
+    /// A search may have several phases, each with an optimiser of its own: where in the study the phase begins
+    /// that a proposal after so many candidates belongs to.
+    fn phase(&self, _candidates: usize) -> usize {
+        0
+    }
+
+    /// Objectives beyond which a candidate is of no use, if there are such.
+    fn bound(&self) -> Option<Vec<f64>> {
+        None
+    }
+
+    /// Genomes to be evaluated first in a phase, such as the smallest and the largest, in their canonical
+    /// form; in view of the candidates before it.
+    fn first(&self, before: &[Candidate]) -> Vec<Genome>;
+
+    /// The screen in view of all candidates so far.
+    fn screen(&self, candidates: &[Candidate]) -> impl Screen;
+
+    /// What a candidate is worth. Follows from its genome and from what was evaluated when it was proposed.
+    ///
+    /// # Errors
+    /// When it cannot be evaluated; the search goes on with others.
+    fn evaluate(
+        &self,
+        study: &Study,
+        candidate: &Candidate,
+        on: &mut dyn FnMut(f64),
+    ) -> anyhow::Result<Evaluated>;
+}
+
+/// An evaluated genome.
+pub struct Evaluated {
+    /// What it is worth.
+    pub evaluation: Evaluation,
+    /// Files to keep: name and content.
+    pub artefacts: Vec<(&'static str, Vec<u8>)>,
+}
+
+/// What a worker tells while it works.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A candidate is leased.
+    Begin(&'a Candidate),
+    /// This share of its evaluation is done.
+    Progress(f64),
+    /// The candidate with this number is evaluated, or its evaluation failed.
+    End(i64),
+    /// Others evaluate the last candidates.
+    Wait,
+    /// Its lease went to another worker, which the result is left to.
+    Lost(&'a Candidate),
+}
+
+/// How a worker ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every candidate is evaluated.
+    Complete,
+    /// It was told to stop.
+    Stopped,
+}
+
+/// Seconds after which a silent worker is taken for dead.
+const LEASE: f64 = 60.0;
+/// How often a lease is renewed.
+const RENEWAL: Duration = Duration::from_secs(15);
+/// How often a worker without work looks for some.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Evaluates candidates until the study has as many as it is to have, or `stop` says so. `number` tells the
+/// workers of one process apart.
+///
+/// # Errors
+/// When the study fails. A candidate that fails is a candidate's matter and ends nothing.
+pub fn work<P: Problem>(
+    study: &Study,
+    problem: &P,
+    settings: &Settings,
+    number: usize,
+    stop: &(dyn Fn() -> bool + Sync),
+    on: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome, StudyError> {
+    let name = worker_name(number);
+    let space = problem.space();
+    while !stop() {
+        let lease = study.lease(&name, LEASE, study.budget()?, |candidates| {
+            let phase = problem.phase(candidates.len());
+            let first = problem.first(&before(candidates, phase));
+            let optimiser = Optimiser::new(space.clone(), settings.clone(), first);
+            let mut optimiser = optimiser.bounded(problem.bound());
+            replay(&mut optimiser, &candidates[phase..]);
+            optimiser.ask(&problem.screen(candidates))
+        })?;
+        let candidate = match lease {
+            Lease::Complete => return Ok(Outcome::Complete),
+            Lease::Wait => {
+                on(Event::Wait);
+                std::thread::sleep(LOOK);
+                continue;
+            }
+            Lease::Evaluate(candidate) => candidate,
+        };
+        on(Event::Begin(&candidate));
+        let begun = Instant::now();
+        let renew = |own: &Study| own.renew(&candidate, LEASE).map(|_| ());
+        let result = while_renewing(study, &renew, || {
+            problem.evaluate(study, &candidate, &mut |share| on(Event::Progress(share)))
+        });
+        if stop() {
+            // What was interrupted is no result; the lease falls to whoever comes next.
+            break;
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        let stored = match result {
+            Ok(Evaluated { evaluation, artefacts }) => {
+                let files: Vec<(&str, &[u8])> =
+                    artefacts.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+                study.finish(&candidate, Ok(&evaluation), &files, seconds)?
+            }
+            Err(error) => study.finish(&candidate, Err(&format!("{error:#}")), &[], seconds)?,
+        };
+        match stored {
+            true => on(Event::End(candidate.id)),
+            false => on(Event::Lost(&candidate)),
+        }
+    }
+    Ok(Outcome::Stopped)
+}
+
+/// The candidates before a phase, as they were known when its first proposal was made.
+fn before(candidates: &[Candidate], phase: usize) -> Vec<Candidate> {
+    let begun = candidates.get(phase).map_or(i64::MAX, |first| first.asked);
+    let mut before = candidates[..phase].to_vec();
+    for candidate in before.iter_mut().filter(|c| c.told.is_none_or(|told| told > begun)) {
+        candidate.evaluation = None;
+    }
+    before
+}
+
+/// Makes a part that all candidates share, unless it is made already or another worker makes it: then waits
+/// for that. `None` when `stop` says so, or when `make` was stopped.
+///
+/// # Errors
+/// When the study fails or the part cannot be made.
+pub fn share(
+    study: &Study,
+    name: &str,
+    number: usize,
+    stop: &(dyn Fn() -> bool + Sync),
+    make: impl FnOnce() -> anyhow::Result<Option<Vec<u8>>>,
+) -> anyhow::Result<Option<Vec<u8>>> {
+    let worker = worker_name(number);
+    loop {
+        if stop() {
+            return Ok(None);
+        }
+        match study.part(name, &worker, LEASE)? {
+            Part::Ready(bytes) => return Ok(Some(bytes)),
+            Part::Wait => std::thread::sleep(LOOK),
+            Part::Make => break,
+        }
+    }
+    let renew = |own: &Study| own.renew_part(name, &worker, LEASE);
+    let Some(bytes) = while_renewing(study, &renew, make)? else { return Ok(None) };
+    study.provide(name, &bytes)?;
+    // Another worker may have been quicker, and all must share the same one.
+    Ok(study.ready_part(name)?)
+}
+
+/// Renews a lease for as long as `work` takes, over a connection of its own.
+fn while_renewing<T>(
+    study: &Study,
+    renew: &(dyn Fn(&Study) -> Result<(), StudyError> + Sync),
+    work: impl FnOnce() -> T,
+) -> T {
+    let (done, end) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut own = None;
+            while let Err(mpsc::RecvTimeoutError::Timeout) = end.recv_timeout(RENEWAL) {
+                // A renewal that fails is tried again; a lease that is lost shows when the result is stored.
+                own = own.or_else(|| Study::open(study.place()).ok());
+                if own.as_ref().is_some_and(|own| renew(own).is_err()) {
+                    own = None;
+                }
+            }
+        });
+        let value = work();
+        drop(done);
+        value
+    })
+}
+
+/// The candidates on the Pareto front of those that are done, in the order of their first objective.
+pub fn front(candidates: &[Candidate]) -> Vec<&Candidate> {
+    let done: Vec<(&Candidate, &Evaluation)> = candidates
+        .iter()
+        .filter(|candidate| candidate.status == Status::Done)
+        .filter_map(|candidate| Some((candidate, candidate.evaluation.as_ref()?)))
+        .collect();
+    let points: Vec<Vec<f64>> = done.iter().map(|(_, e)| e.objectives.clone()).collect();
+    let mut front: Vec<_> = super::pareto::front(&points).into_iter().map(|at| done[at]).collect();
+    front.sort_by(|(_, a), (_, b)| a.objectives[0].total_cmp(&b.objectives[0]));
+    front.into_iter().map(|(candidate, _)| candidate).collect()
+}

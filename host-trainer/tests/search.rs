@@ -1,0 +1,296 @@
+//! Searches as a user starts them: killed, continued, shared by several workers.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const NIWAKI: &str = env!("CARGO_BIN_EXE_niwaki");
+
+fn niwaki(arguments: &[&str]) -> Output {
+    Command::new(NIWAKI).args(arguments).output().expect("niwaki starts")
+}
+
+/// Standard output of a command that must succeed, which must be JSON and nothing else.
+fn json(arguments: &[&str]) -> Value {
+    let output = niwaki(&[arguments, &["--format", "json"]].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
+}
+
+/// What a command that must fail says; it must say it on standard error alone.
+fn error(arguments: &[&str]) -> String {
+    let output = niwaki(arguments);
+    assert!(!output.status.success() && output.stdout.is_empty(), "{arguments:?}: {output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn start(arguments: &[&str]) -> Child {
+    let mut command = Command::new(NIWAKI);
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().expect("niwaki starts")
+}
+
+/// A small search of digits at this place.
+fn search<'a>(study: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let fixed = "search sparse --net mlp:width=16 --train-limit 400 --population 4 \
+                 --base-epochs 4 --supernet-epochs 3 --validate-on host --study";
+    fixed.split_whitespace().chain([study]).chain(more.iter().copied()).collect()
+}
+
+fn candidates(shown: &Value) -> &Vec<Value> {
+    shown["candidates"].as_array().expect("a study has candidates")
+}
+
+fn count(shown: &Value, status: &str) -> usize {
+    candidates(shown).iter().filter(|candidate| candidate["status"] == status).count()
+}
+
+/// What a candidate is and is worth, without who evaluated it and when.
+fn essence(shown: &Value) -> Vec<Value> {
+    let parts = ["id", "status", "genome", "objectives", "predicted", "details"];
+    candidates(shown)
+        .iter()
+        .map(|candidate| parts.iter().map(|part| candidate[part].clone()).collect())
+        .collect()
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(300), "{what} takes too long");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Members of the front that a program would find among the candidates.
+fn front(shown: &Value) -> Vec<i64> {
+    let objectives = |candidate: &Value| -> Vec<f64> {
+        let value = |name| candidate["objectives"][name].as_f64().unwrap();
+        ["error", "instructions", "flash_bytes"].map(value).to_vec()
+    };
+    let done: Vec<&Value> =
+        candidates(shown).iter().filter(|candidate| candidate["status"] == "done").collect();
+    let points: Vec<Vec<f64>> = done.iter().map(|candidate| objectives(candidate)).collect();
+    let beats = |a: &[f64], b: &[f64]| a != b && a.iter().zip(b).all(|(a, b)| a <= b);
+    let kept = points.iter().zip(&done).filter(|(own, _)| !points.iter().any(|p| beats(p, own)));
+    let mut ids: Vec<i64> = kept.map(|(_, c)| c["id"].as_i64().unwrap()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+fn ids(shown: &Value) -> Vec<i64> {
+    let mut ids: Vec<i64> =
+        shown["front"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// A killed search goes on to the same result, candidate for candidate, and its models are on disk.
+#[test]
+fn killed_searches_go_on() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
+    let (whole, parts) = (path("whole"), path("parts"));
+    let limit = ["--evaluations", "12", "--flash", "2500", "--epochs", "3"];
+    let undisturbed = json(&search(&whole, &limit));
+    assert_eq!(count(&undisturbed, "done"), 12, "{undisturbed}");
+    assert!(undisturbed["hypervolume"].is_number());
+    assert!(undisturbed["tau"].is_number());
+
+    let shown = || json(&["study", "show", &parts]);
+    for at_least in [0, 3, 7] {
+        let mut child = start(&search(&parts, &limit));
+        wait_for("a candidate", || {
+            Path::new(&parts).join("study.db").exists()
+                && niwaki(&["study", "show", &parts]).status.success()
+                && candidates(&shown()).len() > at_least
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let continued = json(&search(&parts, &limit));
+    assert_eq!(essence(&continued), essence(&undisturbed));
+    assert_eq!(continued["hypervolume"], undisturbed["hypervolume"]);
+
+    // The front is what it must be, meets the limit, and every member is a validated model.
+    assert_eq!(ids(&continued), front(&continued));
+    for id in ids(&continued) {
+        let member = &candidates(&continued)[id as usize - 1];
+        let bytes = std::fs::metadata(format!("{parts}/front/{id}.niwaki")).unwrap().len();
+        assert_eq!(member["objectives"]["flash_bytes"].as_f64(), Some(bytes as f64));
+        assert!(bytes <= 2500);
+        assert_eq!(member["validation"]["mismatched_bytes"], 0);
+    }
+    let page = std::fs::read_to_string(path("parts/report.html")).unwrap();
+    assert!(page.contains("Kendall") && page.contains("<svg"));
+    assert!(!page.contains("<link") && !page.contains("src="), "it needs nothing beside it");
+
+    // Best accuracy is the first member, which eval finds as good on the validation split's sibling.
+    let model = path("m.niwaki");
+    let picked = json(&["study", "export", &parts, "--pick", "best-accuracy", "-o", &model]);
+    assert_eq!(picked["candidate"], continued["front"][0]);
+    assert!(json(&["eval", &model])["accuracy"].as_f64().unwrap() > 0.5);
+
+    // More evaluations go on; other settings do not.
+    let more = json(&search(&parts, &["--evaluations", "14", "--flash", "2500", "--epochs", "3"]));
+    assert_eq!(essence(&more)[..12], essence(&undisturbed)[..]);
+    assert_eq!(count(&more, "done"), 14);
+    let other = error(&search(&parts, &["--evaluations", "14", "--flash", "7K", "--epochs", "3"]));
+    assert!(other.contains("`limits.flash` is 2500 there and 7168 here"), "{other}");
+}
+
+#[test]
+fn what_cannot_be_is_said_at_once() {
+    let temporary = tempfile::tempdir().unwrap();
+    let study = temporary.path().join("study").to_str().unwrap().to_owned();
+    let infeasible = error(&search(&study, &["--flash", "300", "--instructions", "1M"]));
+    assert!(infeasible.contains("can meet --flash ("), "{infeasible}");
+    assert!(infeasible.contains("smallest reachable values"), "{infeasible}");
+    assert!(!Path::new(&study).exists(), "nothing is begun");
+
+    let nowhere = "postgres://me:secret@127.0.0.1:1/none#x";
+    for arguments in [search(nowhere, &[]), vec!["worker", "--study", nowhere]] {
+        let text = error(&arguments);
+        assert!(text.contains("cannot open the study") && !text.contains("secret"), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+    assert!(error(&["worker", "--study", &study]).contains("there is no study"));
+    assert!(error(&["study", "show", &study]).contains("there is no study"));
+    assert!(error(&search(&study, &["--densities", "0.5,0.1"])).contains("rising"));
+    assert!(error(&search(&study, &["--flash", "64X"])).contains("such as 64K"));
+}
+
+/// A PostgreSQL server in a folder, reached over a Unix socket.
+struct Server {
+    folder: tempfile::TempDir,
+    process: Child,
+}
+
+impl Server {
+    /// Starts one; `None` where PostgreSQL is not installed.
+    fn start() -> Option<Self> {
+        let programs = std::fs::read_dir("/usr/lib/postgresql").ok()?;
+        let programs: PathBuf = programs.flatten().map(|v| v.path().join("bin")).max()?;
+        let folder = tempfile::Builder::new().prefix("niwaki-pg-").tempdir_in("/tmp").unwrap();
+        let root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+        // The server refuses to run as root.
+        let program = |name: &str| {
+            let path = programs.join(name);
+            match root {
+                true => {
+                    let mut command = Command::new("runuser");
+                    command.args(["-u", "postgres", "--"]).arg(path);
+                    command
+                }
+                false => Command::new(path),
+            }
+        };
+        if root {
+            let owner = Command::new("chown").arg("postgres").arg(folder.path()).status().unwrap();
+            assert!(owner.success(), "the Debian package makes a user `postgres`");
+        }
+        let data = folder.path().join("data");
+        let made = program("initdb")
+            .args(["--auth=trust", "--username=postgres", "--no-sync", "-D"])
+            .arg(&data)
+            .current_dir("/tmp")
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let process = program("postgres")
+            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-k"])
+            .arg(folder.path())
+            .arg("-D")
+            .arg(&data)
+            .current_dir("/tmp")
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let server = Self { folder, process };
+        let socket = server.folder.path().join(".s.PGSQL.5432");
+        wait_for("PostgreSQL", || socket.exists());
+        Some(server)
+    }
+
+    fn study(&self, name: &str) -> String {
+        let folder = self.folder.path().display();
+        format!("postgres://postgres@localhost/postgres?host={folder}#{name}")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Ends it at once, connections or not. As root, its parent is `runuser`.
+        let file = self.folder.path().join("data/postmaster.pid");
+        let id = std::fs::read_to_string(file).unwrap_or_default();
+        if let Some(id) = id.lines().next() {
+            let _ = Command::new("kill").args(["-INT", id.trim()]).status();
+        }
+        let _ = self.process.wait();
+    }
+}
+
+/// Four workers share a study in PostgreSQL, two are killed in the middle of an evaluation, one comes back:
+/// every candidate ends evaluated exactly once.
+#[test]
+fn workers_share_a_database_and_die() {
+    let Some(server) = Server::start() else {
+        eprintln!("skipped: PostgreSQL is not installed (Debian package `postgresql`)");
+        return;
+    };
+    let temporary = tempfile::tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
+    let study = server.study("shared");
+    let outs: Vec<String> = (0..4).map(|worker| path(&format!("worker{worker}"))).collect();
+    let evaluations = 24;
+    let more = ["--evaluations", "24", "--epochs", "15", "--no-surrogate", "--out", &outs[0]];
+    let first = search(&study, &more);
+    let worker = |at: usize| vec!["worker", "--study", &study, "--out", &outs[at]];
+
+    let mut leader = start(&first);
+    let shown = || json(&["study", "show", &study]);
+    wait_for("the study", || niwaki(&["study", "show", &study]).status.success());
+    let mut workers: Vec<Child> = (1..4).map(|at| start(&worker(at))).collect();
+    let mut killed = Vec::new();
+    for mut victim in workers.drain(..2) {
+        let mark = format!(":{}:", victim.id());
+        let busy = |shown: &Value| {
+            candidates(shown).iter().any(|candidate| {
+                let holder = candidate["worker"].as_str().unwrap();
+                candidate["status"] == "leased" && holder.contains(&mark)
+            })
+        };
+        wait_for("a lease", || busy(&shown()));
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        killed.push(mark);
+    }
+    let unfinished = count(&shown(), "done") < evaluations;
+    assert!(unfinished, "the workers were killed too late to tell");
+    let mut again = start(&worker(1));
+    assert!(leader.wait().unwrap().success());
+    assert!(workers.pop().unwrap().wait().unwrap().success());
+    assert!(again.wait().unwrap().success());
+
+    let end = shown();
+    assert_eq!(count(&end, "done"), evaluations, "{end}");
+    let numbers: Vec<i64> = candidates(&end).iter().map(|c| c["id"].as_i64().unwrap()).collect();
+    assert_eq!(numbers, (1..=evaluations as i64).collect::<Vec<_>>());
+    let mut genomes: Vec<String> =
+        candidates(&end).iter().map(|c| c["genome"].to_string()).collect();
+    genomes.sort();
+    genomes.dedup();
+    assert_eq!(genomes.len(), evaluations, "no candidate was made twice");
+    // What the dead held was evaluated by others.
+    let repeated = candidates(&end).iter().filter(|c| c["attempt"].as_i64().unwrap() > 1);
+    assert!(repeated.count() >= 1, "{end}");
+    assert_eq!(ids(&end), front(&end));
+    for id in ids(&end) {
+        let name = path(&format!("{id}.niwaki"));
+        json(&["study", "export", &study, "--pick", &id.to_string(), "-o", &name]);
+        assert!(json(&["analyze", &name])["instructions"].as_f64().unwrap() > 0.0);
+    }
+}
