@@ -36,6 +36,11 @@ pub trait Board {
 
     /// A count that only goes up, in the unit that [`About::counter`] names.
     fn counter(&mut self) -> u64;
+
+    /// A model begins or ceases to run: for a board with a light to show it.
+    fn busy(&mut self, busy: bool) {
+        let _ = busy;
+    }
 }
 
 /// Answers the host, for ever.
@@ -175,11 +180,13 @@ impl Device<'_, '_> {
             Request::Federated(_) => Err(DeviceError::NotFederated),
             Request::Run => {
                 let session = session?;
+                board.busy(true);
                 let (result, stack) = stack::measure(|| {
                     let before = read_counter(board);
                     while session.step()? {}
                     Ok(read_counter(board) - before)
                 });
+                board.busy(false);
                 self.info.stack_high_water = self.info.stack_high_water.max(count(stack));
                 let count = result.map_err(refusal)?;
                 self.ran = true;
