@@ -15,12 +15,7 @@ impl Cycles {
         // SAFETY: sets the counter to 0 (mpccr), lets it count clock cycles (mpcer) and switches it on
         // (mpcmr). Nothing else uses these registers.
         unsafe {
-            asm!(
-                "csrw 0x7e2, zero",
-                "csrwi 0x7e0, 1",
-                "csrwi 0x7e1, 1",
-                options(nomem, nostack)
-            );
+            asm!("csrw 0x7e2, zero", "csrwi 0x7e0, 1", "csrwi 0x7e1, 1", options(nomem, nostack));
         }
         Self { cycles: 0 }
     }

@@ -7,16 +7,16 @@
 use core::convert::Infallible;
 
 use embassy_futures::join::join;
+use embassy_rp::Peri;
 use embassy_rp::bind_interrupts;
 use embassy_rp::executor::InterruptExecutor;
 use embassy_rp::interrupt::{self, InterruptExt, Priority};
 use embassy_rp::peripherals::USB;
 use embassy_rp::usb::{Driver, InterruptHandler};
-use embassy_rp::Peri;
 use embassy_sync::blocking_mutex::raw::CriticalSectionRawMutex;
 use embassy_sync::pipe::Pipe;
+use embassy_usb::Builder;
 use embassy_usb::class::cdc_acm::{CdcAcmClass, Receiver, Sender, State};
-use embassy_usb::{Builder, UsbDevice};
 use embedded_io::{ErrorType, Read, Write};
 use static_cell::{ConstStaticCell, StaticCell};
 
@@ -33,8 +33,6 @@ const PACKET: usize = 63;
 bind_interrupts!(struct Interrupts {
     USBCTRL_IRQ => InterruptHandler<USB>;
 });
-
-
 
 /// Polls the executor. To be called by the handler of `SWI_IRQ_0` and by nobody else.
 ///
@@ -53,28 +51,9 @@ pub struct UsbSerial(());
 impl UsbSerial {
     /// Starts the USB device under the name `product`. To be called once.
     pub fn start(usb: Peri<'static, USB>, product: &'static str) -> Self {
-        static DESCRIPTORS: ConstStaticCell<[u8; 256]> = ConstStaticCell::new([0; 256]);
-        static BOS: ConstStaticCell<[u8; 64]> = ConstStaticCell::new([0; 64]);
-        static CONTROL: ConstStaticCell<[u8; 64]> = ConstStaticCell::new([0; 64]);
-        static STATE: StaticCell<State<'static>> = StaticCell::new();
-        // The ids that Raspberry Pi lends to firmware with a serial line.
-        let mut config = embassy_usb::Config::new(0x2e8a, 0x000a);
-        config.manufacturer = Some("Niwaki");
-        config.product = Some(product);
-        let mut builder = Builder::new(
-            Driver::new(usb, Interrupts),
-            config,
-            DESCRIPTORS.take(),
-            BOS.take(),
-            &mut [],
-            CONTROL.take(),
-        );
-        let class = CdcAcmClass::new(&mut builder, STATE.init(State::new()), 64);
-        let device = builder.build();
-        let (sender, receiver) = class.split();
         interrupt::SWI_IRQ_0.set_priority(Priority::P2);
         let spawner = EXECUTOR.start(interrupt::SWI_IRQ_0);
-        match serve(device, sender, receiver) {
+        match serve(usb, product) {
             Ok(token) => spawner.spawn(token),
             Err(_) => panic!("USB was started twice"),
         }
@@ -83,11 +62,21 @@ impl UsbSerial {
 }
 
 #[embassy_executor::task]
-async fn serve(
-    mut device: UsbDevice<'static, Usb>,
-    sender: Sender<'static, Usb>,
-    receiver: Receiver<'static, Usb>,
-) {
+async fn serve(usb: Peri<'static, USB>, product: &'static str) {
+    static DESCRIPTORS: ConstStaticCell<[u8; 256]> = ConstStaticCell::new([0; 256]);
+    static BOS: ConstStaticCell<[u8; 64]> = ConstStaticCell::new([0; 64]);
+    static CONTROL: ConstStaticCell<[u8; 64]> = ConstStaticCell::new([0; 64]);
+    static STATE: StaticCell<State<'static>> = StaticCell::new();
+    // The ids that Raspberry Pi lends to firmware with a serial line.
+    let mut config = embassy_usb::Config::new(0x2e8a, 0x000a);
+    config.manufacturer = Some("Niwaki");
+    config.product = Some(product);
+    let driver = Driver::new(usb, Interrupts);
+    let (descriptors, bos, control) = (DESCRIPTORS.take(), BOS.take(), CONTROL.take());
+    let mut builder = Builder::new(driver, config, descriptors, bos, &mut [], control);
+    let class = CdcAcmClass::new(&mut builder, STATE.init(State::new()), 64);
+    let mut device = builder.build();
+    let (sender, receiver) = class.split();
     join(device.run(), join(send(sender), receive(receiver))).await;
 }
 

@@ -20,10 +20,10 @@ use panic_probe as _;
 
 #[cfg(target_arch = "arm")]
 pub use dwt::Dwt;
-#[cfg(target_arch = "arm")]
-pub use niwaki_firmware::systick;
 pub use embedded_hal;
 pub use niwaki_firmware::Memory;
+#[cfg(target_arch = "arm")]
+pub use niwaki_firmware::systick;
 
 /// What a board brings.
 #[derive(Debug)]
