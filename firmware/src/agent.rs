@@ -62,8 +62,8 @@ pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
         board: about.board,
         core: about.core,
         counter: about.counter,
-        // Not known to the compiler, so that the word is there to be looked at.
-        kernels: core::hint::black_box(NIWAKI_KERNELS),
+        // By reference, so that the word stays in the firmware.
+        kernels: *core::hint::black_box(&NIWAKI_KERNELS),
         arena_available: count(arena.len()),
         model_region: count(region.len()),
         stack_high_water: 0,

@@ -2,11 +2,11 @@
 //!
 //! * Logs go out by RTT, through the debug probe; without a probe nobody reads them.
 //! * A panic is logged and stops the processor.
-//! * The counter counts clock cycles of the core: [`Dwt`] where the core has one.
+//! * The counter counts clock cycles of the core: `Dwt` where the core has one.
 //! * The flash partition that the linker script calls `STATE` holds what the board has learned.
 #![no_std]
 
-#[cfg(target_arch = "arm")]
+#[cfg(feature = "dwt")]
 mod dwt;
 mod state;
 
@@ -18,7 +18,7 @@ use niwaki_firmware::{About, Board, CounterUnit, agent};
 #[cfg(target_arch = "arm")]
 use panic_probe as _;
 
-#[cfg(target_arch = "arm")]
+#[cfg(feature = "dwt")]
 pub use dwt::Dwt;
 pub use embedded_hal;
 pub use niwaki_firmware::Memory;

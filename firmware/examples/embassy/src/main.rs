@@ -23,7 +23,7 @@ bind_interrupts!(struct Interrupts {
 });
 
 #[embassy_executor::main]
-async fn main(_: Spawner) {
+async fn main(_spawner: Spawner) {
     let chip = embassy_nrf::init(Default::default());
     let mut buffer = [0; 4];
     let config = twim::Config::default();

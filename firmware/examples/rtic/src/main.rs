@@ -25,8 +25,7 @@ mod app {
     use embassy_nrf::twim::{self, Twim};
     use grid_eye::{GridEye, stretch};
     use niwaki_core::Arena;
-    use rtic_monotonics::Monotonic;
-    use rtic_monotonics::systick::prelude::ExtU32;
+    use rtic_monotonics::systick::prelude::*;
 
     use crate::model::{self, ARENA_BYTES, LABELS, ModelSession};
     use crate::{Clock, Interrupts};
