@@ -1,13 +1,13 @@
 //! Federated messages and packets: any bytes are a message or an error.
 
-use niwaki_core::federated::{Answer, Channel, Command, MAX_MESSAGE, Side};
+use niwaki_core::federated::{Answer, Channel, Command, MAX_PACKET, Side};
 use niwaki_core::store::Counters;
 
 const KEY: [u8; 32] = [7; 32];
 
 /// Reads the bytes as a command, as an answer, and as a packet of a channel whose key they do not know.
 pub fn run(data: &[u8]) {
-    let mut text = [0; MAX_MESSAGE];
+    let mut text = [0; MAX_PACKET];
     if let Ok(command) = postcard::from_bytes::<Command<'_>>(data) {
         if let Command::Offer(offer) = &command {
             let sound = offer.check().is_ok();
