@@ -1,4 +1,5 @@
 //! The bodies of the fuzz targets, on their corpora and on random damage to them.
+#![allow(unreachable_pub, reason = "the targets' own crate exports them")]
 
 #[path = "../../fuzz/src/blob.rs"]
 mod blob;
