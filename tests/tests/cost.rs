@@ -30,7 +30,7 @@ fn board() -> Result<(Board, Firmware)> {
             let firmware = Firmware::build(&board, &|line| eprintln!("{line}"))?;
             Ok((board, firmware))
         }
-        Target::Host => anyhow::bail!("the host is no board"),
+        other => anyhow::bail!("{other} is no emulated board"),
     }
 }
 
