@@ -36,7 +36,16 @@ pub trait Board {
 
     /// A count that only goes up, in the unit that [`About::counter`] names.
     fn counter(&mut self) -> u64;
+
+    /// A model begins or ceases to run: for a board with a light to show it.
+    fn busy(&mut self, busy: bool) {
+        let _ = busy;
+    }
 }
+
+/// The kernels that this firmware contains, for a host that looks into its ELF file before it flashes a model.
+#[unsafe(no_mangle)]
+static NIWAKI_KERNELS: u32 = ALL_KERNELS;
 
 /// Answers the host, for ever.
 pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
@@ -53,7 +62,8 @@ pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
         board: about.board,
         core: about.core,
         counter: about.counter,
-        kernels: ALL_KERNELS,
+        // By reference, so that the word stays in the firmware.
+        kernels: *core::hint::black_box(&NIWAKI_KERNELS),
         arena_available: count(arena.len()),
         model_region: count(region.len()),
         stack_high_water: 0,
@@ -175,11 +185,13 @@ impl Device<'_, '_> {
             Request::Federated(_) => Err(DeviceError::NotFederated),
             Request::Run => {
                 let session = session?;
+                board.busy(true);
                 let (result, stack) = stack::measure(|| {
                     let before = read_counter(board);
                     while session.step()? {}
                     Ok(read_counter(board) - before)
                 });
+                board.busy(false);
                 self.info.stack_high_water = self.info.stack_high_water.max(count(stack));
                 let count = result.map_err(refusal)?;
                 self.ran = true;

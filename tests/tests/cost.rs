@@ -27,7 +27,7 @@ fn bench(core: Core) -> Result<Bench> {
             let firmware = Firmware::build(&board, &|line| eprintln!("{line}"))?;
             Ok(Bench { core, board, firmware })
         }
-        Target::Host => anyhow::bail!("the host is no board"),
+        other => anyhow::bail!("{other} is no emulated board"),
     }
 }
 

@@ -16,6 +16,16 @@ pub struct Region {
 }
 
 impl Board {
+    /// The region called `name`.
+    ///
+    /// # Errors
+    ///
+    /// As [`memory`](Self::memory), and when there is no such region.
+    pub fn region(&self, name: &str) -> Result<Region> {
+        let found = self.memory()?.into_iter().find(|region| region.name == name);
+        found.with_context(|| format!("{}: memory.x has no region {name}", self.name))
+    }
+
     /// The regions of the board's memory, in the order of its `memory.x`.
     ///
     /// # Errors
@@ -95,6 +105,14 @@ mod tests {
             let memory = board.memory().unwrap();
             for name in ["FLASH", "RAM", "MODEL", "ARENA"] {
                 assert!(memory.iter().any(|region| region.name == name), "{}: {name}", board.name);
+            }
+            assert!(!board.is_real() || memory.iter().any(|region| region.name == "STATE"));
+            for (index, region) in memory.iter().enumerate() {
+                let end = region.origin + region.length;
+                for other in &memory[index + 1..] {
+                    let apart = end <= other.origin || other.origin + other.length <= region.origin;
+                    assert!(apart, "{}: {} and {}", board.name, region.name, other.name);
+                }
             }
         }
     }

@@ -66,6 +66,11 @@ const QEMU_ARM: Packages = Packages(&["qemu-system-arm"]);
 const QEMU_MISC: Packages = Packages(&["qemu-system-misc"]);
 const FASHION_MNIST: Packages = Packages(&["dataset-fashion-mnist"]);
 
+/// The command that installs `probe-rs`.
+pub const PROBE_RS: &str = "cargo install probe-rs-tools --locked";
+/// The command that installs `espflash`.
+pub const ESPFLASH: &str = "cargo install espflash --locked";
+
 /// Where Debian's package puts the Fashion-MNIST images.
 const FASHION_MNIST_FOLDER: &str = "/usr/share/datasets/fashion-mnist";
 
@@ -106,7 +111,8 @@ pub struct Tool {
     pub required: bool,
 }
 
-/// All that niwaki uses, found or missing. `boards` are those whose firmware is to be built.
+/// All that niwaki uses, found or missing. `boards` are those whose firmware is to be built; what only real
+/// ones need is not required.
 pub fn inspect(boards: &[Board]) -> Vec<Tool> {
     let version = |program: &str| {
         let text = output(Command::new(program).arg("--version"))?;
@@ -132,7 +138,7 @@ pub fn inspect(boards: &[Board]) -> Vec<Tool> {
                 ),
             },
             found: toolchain.ok().map(|toolchain| format!("by way of {}", toolchain.way.name())),
-            required: true,
+            required: emulated(boards).any(|board| board.about.triple == triple),
         });
     }
     for (program, packages) in emulators(boards) {
@@ -151,6 +157,12 @@ pub fn inspect(boards: &[Board]) -> Vec<Tool> {
         get: "cargo install defmt-print".into(),
         required: false,
     });
+    for (name, needed_for, get) in
+        [("probe-rs", "flashing boards", PROBE_RS), ("espflash", "flashing an ESP32", ESPFLASH)]
+    {
+        let (found, get) = (version(name), get.to_owned());
+        tools.push(Tool { name: name.into(), needed_for, found, get, required: false });
+    }
     tools.push(Tool {
         name: "Fashion-MNIST".into(),
         needed_for: "--data fashion-mnist",
@@ -164,7 +176,8 @@ pub fn inspect(boards: &[Board]) -> Vec<Tool> {
 /// Installs what is missing, where that can be done, and returns what there is afterwards. Fails if
 /// something is missing still that the project's tests cannot do without.
 pub fn setup(boards: &[Board], say: &dyn Fn(&str)) -> Result<Vec<Tool>> {
-    for triple in triples(boards) {
+    // Compilers for real boards are looked for when one is built.
+    for triple in triples(emulated(boards)) {
         Toolchain::find_or_install(triple, say)?;
     }
     for (program, packages) in emulators(boards) {
@@ -189,8 +202,12 @@ pub fn emulator_packages(program: &str) -> Packages {
     if program == "qemu-system-arm" { QEMU_ARM } else { QEMU_MISC }
 }
 
-fn triples(boards: &[Board]) -> Vec<&str> {
-    let mut triples: Vec<_> = boards.iter().map(|board| board.about.triple.as_str()).collect();
+fn emulated(boards: &[Board]) -> impl Iterator<Item = &Board> {
+    boards.iter().filter(|board| !board.is_real())
+}
+
+fn triples<'b>(boards: impl IntoIterator<Item = &'b Board>) -> Vec<&'b str> {
+    let mut triples: Vec<_> = boards.into_iter().map(|board| board.about.triple.as_str()).collect();
     triples.sort_unstable();
     triples.dedup();
     triples

@@ -42,11 +42,11 @@ pub(crate) fn program(
 
 /// Runs a board's firmware by hand.
 pub(crate) fn qemu(context: &Context, args: &QemuArgs) -> Result<()> {
-    let names = || context.boards.iter().map(|board| board.name.as_str()).collect::<Vec<_>>();
-    let board =
-        context.boards.iter().find(|board| board.name == args.board).with_context(|| {
-            format!("no board '{}'; there are: {}", args.board, names().join(", "))
-        })?;
+    let names = || context.emulated().map(|board| board.name.as_str()).collect::<Vec<_>>();
+    let board = context
+        .emulated()
+        .find(|board| board.name == args.board)
+        .with_context(|| format!("no board '{}'; there are: {}", args.board, names().join(", ")))?;
     let Some((program, machine)) =
         board.about.emulator.as_ref().and_then(|command| command.split_first())
     else {
@@ -79,7 +79,7 @@ pub(crate) fn sizes(context: &Context) -> Result<()> {
         println!("{name:<24} {flash:>10} {ram:>10}");
         Ok(())
     };
-    for board in &context.boards {
+    for board in context.emulated() {
         row(&board.name, &agent(context, board)?)?;
     }
     row("bare, with its model", &bare(context)?)?;
@@ -91,6 +91,15 @@ pub(crate) fn bare(context: &Context) -> Result<PathBuf> {
     program(context, &context.bare(), CORTEX_M4, Build::default())
 }
 
+/// Builds the examples that use the core without the agent.
+pub(crate) fn examples(context: &Context) -> Result<()> {
+    for folder in context.examples() {
+        program(context, &folder, CORTEX_M4, Build::default())?;
+        eprintln!("{} built", context.within(&folder).display());
+    }
+    Ok(())
+}
+
 /// Builds inference with every kernel, without a model, for `triple`.
 pub(crate) fn engine(context: &Context, triple: &str, features: &[&str]) -> Result<PathBuf> {
     let every = [("NIWAKI_KERNELS", "all")];
@@ -99,13 +108,16 @@ pub(crate) fn engine(context: &Context, triple: &str, features: &[&str]) -> Resu
 }
 
 /// Bytes of flash and of RAM for variables that an ELF file asks for.
-fn size(path: &Path) -> Result<(u64, u64)> {
+pub(crate) fn size(path: &Path) -> Result<(u64, u64)> {
     let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     let file = object::File::parse(&*bytes)?;
     let (mut flash, mut ram) = (0, 0);
     for section in file.sections() {
         let SectionFlags::Elf { sh_type, sh_flags } = section.flags() else { continue };
-        if sh_flags & elf::SHF_ALLOC != elf::SHF_ALLOC {
+        // Stack and arena are not the program's; dummies hold addresses free that two buses share.
+        let name = section.name().unwrap_or_default();
+        let is_space = name.ends_with("_dummy") || [".stack", ".niwaki"].contains(&name);
+        if sh_flags & elf::SHF_ALLOC != elf::SHF_ALLOC || is_space {
             continue;
         }
         if sh_type == elf::SHT_PROGBITS {

@@ -4,6 +4,7 @@
 //! cargo xtask setup   # find or install what is needed
 //! cargo xtask demo    # from data to an emulated microcontroller
 //! cargo xtask test    # every check and test
+//! cargo xtask boards  # the firmware of real boards
 //! cargo xtask miri    # the kernels' tests under Miri
 //! ```
 
@@ -11,6 +12,7 @@ mod demo;
 mod firmware;
 mod miri;
 mod panics;
+mod real;
 mod steps;
 mod test;
 
@@ -43,6 +45,8 @@ enum Command {
     Qemu(firmware::QemuArgs),
     /// Print the flash and RAM that each firmware takes
     Size,
+    /// Build the firmware of the real boards and write docs/boards.md
+    Boards(real::BoardsArgs),
 }
 
 /// What tasks work on.
@@ -52,6 +56,16 @@ struct Context {
 }
 
 impl Context {
+    /// The boards that are emulated.
+    fn emulated(&self) -> impl Iterator<Item = &Board> {
+        self.boards.iter().filter(|board| !board.is_real())
+    }
+
+    /// The boards that are not.
+    fn real(&self) -> impl Iterator<Item = &Board> {
+        self.boards.iter().filter(|board| board.is_real())
+    }
+
     /// The folder of the core-only example.
     fn bare(&self) -> PathBuf {
         self.checkout.join("firmware/examples/bare")
@@ -63,9 +77,15 @@ impl Context {
     }
 
     /// The workspaces that stand outside of the main one.
-    fn standalone(&self) -> [PathBuf; 4] {
+    fn standalone(&self) -> Vec<PathBuf> {
         let firmware = self.checkout.join("firmware");
-        [self.checkout.join("boards"), firmware, self.bare(), self.engine()]
+        let boards = ["boards", "boards/real"].map(|folder| self.checkout.join(folder));
+        boards.into_iter().chain([firmware, self.engine()]).chain(self.examples()).collect()
+    }
+
+    /// Examples of firmware that uses the core without the agent.
+    fn examples(&self) -> [PathBuf; 3] {
+        ["bare", "rtic", "embassy"].map(|name| self.checkout.join("firmware/examples").join(name))
     }
 
     /// A folder's path within the checkout.
@@ -101,5 +121,6 @@ fn run(command: &Command) -> Result<()> {
         Command::Miri(args) => miri::run(&context, args),
         Command::Qemu(args) => firmware::qemu(&context, args),
         Command::Size => firmware::sizes(&context),
+        Command::Boards(args) => real::run(&context, args),
     }
 }

@@ -37,6 +37,7 @@ pub(crate) fn run(context: &Context, args: &TestArgs) -> Result<()> {
         ("firmware: no panic is reachable", Box::new(|| panics::check(context))),
         ("firmware: core-only example runs", Box::new(|| run_bare(context))),
         ("firmware: clippy", Box::new(|| clippy(context))),
+        ("core: builds for every kind of processor", Box::new(|| core_targets(context))),
         (
             "core: tests with overflow checks",
             Box::new(|| cargo("test -p niwaki-core -F link,pack")),
@@ -91,9 +92,34 @@ fn format(context: &Context) -> Result<Outcome> {
 }
 
 fn build(context: &Context) -> Result<Outcome> {
-    for board in &context.boards {
+    for board in context.emulated() {
         firmware::agent(context, board)?;
         eprintln!("{} built", board.name);
+    }
+    firmware::examples(context)?;
+    Ok(Outcome::Passed)
+}
+
+/// The core alone, with all that a device may use, for processors of every kind that it is meant for.
+fn core_targets(context: &Context) -> Result<Outcome> {
+    const TARGETS: [&str; 7] = [
+        "thumbv6m-none-eabi",
+        "thumbv7m-none-eabi",
+        "thumbv7em-none-eabihf",
+        "thumbv8m.main-none-eabihf",
+        "riscv32imc-unknown-none-elf",
+        "riscv32imac-unknown-none-elf",
+        "wasm32-unknown-unknown",
+    ];
+    let folder = std::path::absolute(target_folder(&context.checkout))?;
+    for triple in TARGETS {
+        let say = |line: &str| eprintln!("setup: {line}");
+        let toolchain = Toolchain::find_or_install(triple, &say)?;
+        let mut command = toolchain.cargo("build", &folder.join(toolchain.way.name()));
+        command.args(["--quiet", "--release", "--package", "niwaki-core"]);
+        command.args(["--features", "federated,frontend,defmt"]);
+        call(command.current_dir(&context.checkout))?;
+        eprintln!("{triple}: built");
     }
     Ok(Outcome::Passed)
 }
@@ -102,11 +128,10 @@ fn clippy(context: &Context) -> Result<Outcome> {
     let target_folder = std::path::absolute(target_folder(&context.checkout))?;
     // Those that boards share are workspace members, which clippy looks at with each board.
     let mut crates: Vec<_> = context
-        .boards
-        .iter()
+        .emulated()
         .map(|board| (board.folder.clone(), board.about.triple.clone()))
         .collect();
-    crates.push((context.bare(), CORTEX_M4.into()));
+    crates.extend(context.examples().map(|folder| (folder, CORTEX_M4.into())));
     crates.push((context.engine(), CORTEX_M4.into()));
     crates.push((context.checkout.join("firmware"), CORTEX_M4.into()));
     for (folder, triple) in crates {

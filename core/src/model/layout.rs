@@ -83,7 +83,7 @@ pub struct Header {
     /// Array of [`OpRecord`] in the order of execution.
     pub ops: Span,
     /// Strings, each a `u16` length and that many bytes of UTF-8: the model's name, the labels, the
-    /// name of each operator's layer. May be empty.
+    /// name of each operator's layer, the core that the kernels were chosen for. May end early.
     pub strings: Span,
     /// Array of [`NormalisationRecord`]: none, one for all elements, one per channel, one per column
     /// and channel, or one per element of the input tensor.

@@ -245,6 +245,12 @@ impl<'m, const KERNELS: u32> Model<'m, KERNELS> {
         self.string(1usize.wrapping_add(self.label_count()).wrapping_add(index))
     }
 
+    /// The processor core that the kernels were chosen for, such as `cortex-m4`; empty when the blob does not
+    /// say. Any core gives the same outputs.
+    pub fn core_name(&self) -> &'m str {
+        self.string(1usize.wrapping_add(self.label_count()).wrapping_add(self.op_count()))
+    }
+
     /// How sound becomes the raw features; `None` for models of anything else.
     pub fn front_end(&self) -> Option<&FrontEnd> {
         self.front_end.as_ref()

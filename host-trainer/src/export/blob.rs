@@ -64,7 +64,7 @@ pub fn write_with(graph: &Graph, choice: KernelChoice) -> Result<Exported> {
 /// Writes a graph as it is.
 pub(super) fn write_simplified(graph: &Graph, choice: KernelChoice) -> Result<Exported> {
     let (chosen, plan) = with_smaller_arena(graph, choice)?;
-    let bytes = assemble(graph, &plan, &chosen)?;
+    let bytes = assemble(graph, &plan, &chosen, choice)?;
     let layer =
         |(node, chosen): (&Node, &Chosen)| Layer { name: node.name.clone(), kernel: chosen.kernel };
     let layers = graph.nodes.iter().zip(&chosen).map(layer).collect();
@@ -403,7 +403,12 @@ fn core_tensor(graph: &Graph, id: TensorId) -> Tensor {
     }
 }
 
-fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
+fn assemble(
+    graph: &Graph,
+    plan: &Plan,
+    chosen: &[Chosen],
+    choice: KernelChoice,
+) -> Result<Vec<u8>> {
     let id = |tensor: TensorId| u16::try_from(tensor.0).context("more than 65,535 tensors");
     let tensors: Vec<TensorRecord> = graph
         .tensors
@@ -454,8 +459,12 @@ fn assemble(graph: &Graph, plan: &Plan, chosen: &[Chosen]) -> Result<Vec<u8>> {
         .collect();
     let normalisation = append(&mut bytes, normalisation.as_bytes())?;
     let names = graph.nodes.iter().map(|node| &node.name);
+    let core = match choice {
+        KernelChoice::Cheapest(core) => Some(core.to_string()),
+        KernelChoice::Only(_) => None,
+    };
     let mut strings = Vec::new();
-    for text in std::iter::once(&graph.name).chain(&graph.labels).chain(names) {
+    for text in std::iter::once(&graph.name).chain(&graph.labels).chain(names).chain(&core) {
         strings.extend(
             u16::try_from(text.len()).context("a name of more than 65,535 bytes")?.to_le_bytes(),
         );

@@ -1,6 +1,7 @@
 //! Measures a model on an emulated board, layer by layer.
 
 use niwaki_core::Model;
+use niwaki_core::link::CounterUnit;
 use serde::Serialize;
 
 use super::cost::Core;
@@ -16,7 +17,9 @@ pub struct Bench {
     pub core: String,
     /// The model's name.
     pub model: String,
-    /// Mean number of executed instructions of an inference.
+    /// What the board counts: `instructions` on an emulator, `cycles` on a real one.
+    pub unit: &'static str,
+    /// Mean number of executed instructions (or cycles: see `unit`) of an inference.
     pub instructions_per_inference: u64,
     /// Instructions that the cost model predicts; absent where the core has no calibration.
     pub predicted: Option<f64>,
@@ -49,7 +52,7 @@ pub struct LayerBench {
     pub kernel: &'static str,
     /// Shapes of what it reads and writes.
     pub shape: Shape,
-    /// Executed instructions.
+    /// Executed instructions, or cycles.
     pub instructions: u64,
     /// Predicted instructions; absent where the core has no calibration.
     pub predicted: Option<f64>,
@@ -85,7 +88,38 @@ pub fn bench(
     inputs: &[Vec<i8>],
     cycles: bool,
 ) -> Result<Bench, TargetError> {
-    let mut device = Device::start(board, firmware, model)?;
+    let device = Device::start(board, firmware, model)?;
+    let mixes = match (inputs.first(), Timing::of(&board.about.core)) {
+        (Some(input), Some(_)) if cycles => trace(board, firmware, model, input)?,
+        _ => Vec::new(),
+    };
+    measure(board, device, engine, model, inputs, &mixes)
+}
+
+/// As [`bench`](fn@bench), on a real board at the serial port `port`, which counts clock cycles.
+///
+/// # Errors
+///
+/// When the board does not answer or holds another model, or an input has a wrong length.
+pub fn bench_attached(
+    board: &Board,
+    port: &str,
+    engine: Engine,
+    model: &Model<'_>,
+    inputs: &[Vec<i8>],
+) -> Result<Bench, TargetError> {
+    let device = Device::connect(board, port, model)?;
+    measure(board, device, engine, model, inputs, &[])
+}
+
+fn measure(
+    board: &Board,
+    mut device: Device,
+    engine: Engine,
+    model: &Model<'_>,
+    inputs: &[Vec<i8>],
+    mixes: &[LayerMix],
+) -> Result<Bench, TargetError> {
     let mut total = 0;
     for input in inputs {
         total += device.run(input)?.count;
@@ -95,13 +129,12 @@ pub fn bench(
         None => Vec::new(),
     };
     let core = &board.about.core;
-    let mixes = match (inputs.first(), Timing::of(core)) {
-        (Some(input), Some(_)) if cycles => trace(board, firmware, model, input)?,
-        _ => Vec::new(),
-    };
     let cycles: Vec<Option<f64>> = mixes.iter().map(|mix| LayerMix::cycles(mix, core)).collect();
     let calibrated = Core::from_name(core);
     let analysis = analyse(model, calibrated.unwrap_or(Core::CortexM4));
+    // The cost model predicts instructions.
+    let unit = device.about().counter;
+    let calibrated = calibrated.filter(|_| unit == CounterUnit::Instructions);
     let predicted = |instructions: f64| calibrated.map(|_| instructions);
     let layer = |(index, (layer, instructions)): (usize, (&LayerAnalysis, u64))| LayerBench {
         name: layer.name.clone(),
@@ -116,6 +149,7 @@ pub fn bench(
     Ok(Bench {
         target: board.about.target.clone(),
         core: core.clone(),
+        unit: unit_name(unit),
         model: analysis.name.clone(),
         instructions_per_inference: total / inputs.len().max(1) as u64,
         predicted: predicted(analysis.instructions),
@@ -133,4 +167,12 @@ pub fn bench(
         nonzeros: analysis.nonzeros,
         layers: analysis.layers.iter().zip(counts).enumerate().map(layer).collect(),
     })
+}
+
+/// What a counter counts, as results name it.
+pub(super) fn unit_name(unit: CounterUnit) -> &'static str {
+    match unit {
+        CounterUnit::Instructions => "instructions",
+        CounterUnit::Cycles => "cycles",
+    }
 }

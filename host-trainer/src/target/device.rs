@@ -3,6 +3,7 @@
 use niwaki_core::Model;
 
 use super::emulator::Emulator;
+use super::line::Line;
 use super::link::{About, Link, LinkError};
 use super::{Board, Firmware, Log, TargetError};
 use crate::export::hexadecimal;
@@ -12,8 +13,9 @@ use crate::export::hexadecimal;
 pub struct Device {
     board: String,
     about: About,
-    firmware: Firmware,
-    link: Link<Emulator>,
+    /// The firmware of an emulated board, whose log it explains.
+    firmware: Option<Firmware>,
+    link: Link<Line>,
     input_len: usize,
     output_len: usize,
 }
@@ -54,6 +56,21 @@ impl Device {
         Self::attach(board, firmware, model, emulator)
     }
 
+    /// Talks to `board` at the other end of the serial port `port`, which runs the agent and has `model` in its
+    /// flash.
+    ///
+    /// # Errors
+    ///
+    /// When the port cannot be opened, nobody answers, or another board or another model does.
+    pub fn connect(board: &Board, port: &str, model: &Model<'_>) -> Result<Self, TargetError> {
+        let device = Self::hold(board, None, model, Line::open(port)?)?;
+        if device.about.board != board.name {
+            let (board, found) = (board.name.clone(), device.about.board);
+            return Err(TargetError::OtherBoard { port: port.to_owned(), board, found });
+        }
+        Ok(device)
+    }
+
     /// Waits until a started `emulator` has accepted the model that it was given.
     pub(super) fn attach(
         board: &Board,
@@ -61,8 +78,17 @@ impl Device {
         model: &Model<'_>,
         emulator: Emulator,
     ) -> Result<Self, TargetError> {
+        Self::hold(board, Some(firmware), model, Line::Emulated(emulator))
+    }
+
+    fn hold(
+        board: &Board,
+        firmware: Option<&Firmware>,
+        model: &Model<'_>,
+        line: Line,
+    ) -> Result<Self, TargetError> {
         let board = board.name.clone();
-        let mut link = Link::new(emulator).map_err(|source| TargetError::Device {
+        let mut link = Link::new(line).map_err(|source| TargetError::Device {
             board: board.clone(),
             source,
             log: Log::default(),
@@ -79,7 +105,7 @@ impl Device {
             });
         }
         let (input_len, output_len) = (held.input_len as usize, held.output_len as usize);
-        Ok(Self { board, about, firmware: firmware.clone(), link, input_len, output_len })
+        Ok(Self { board, about, firmware: firmware.cloned(), link, input_len, output_len })
     }
 
     /// What the device tells about itself.
@@ -127,7 +153,8 @@ impl Device {
     /// As [`profile`](Self::profile) on the input that is in the arena, with the executed blocks in the
     /// emulator's log.
     pub(super) fn profile_logged(&mut self) -> Result<Vec<u64>, TargetError> {
-        let logs = self.link.line_mut().log_blocks();
+        let emulator = self.link.line_mut().emulator();
+        let logs = emulator.map_or(Ok(()), |emulator| emulator.log_blocks());
         logs.map_err(TargetError::io("asking the emulator for a log of executed blocks"))?;
         let counts = self.link.profile_loaded();
         self.explain(counts)
@@ -143,26 +170,36 @@ impl Device {
         self.explain(bytes)
     }
 
-    /// What the device has logged.
+    /// What the device has logged, where it is emulated.
     pub fn log(&mut self) -> Vec<String> {
-        self.firmware.decode_log(&self.link.line_mut().log())
+        log(self.firmware.as_ref(), &mut self.link).device
     }
 
     fn explain<R>(&mut self, result: Result<R, LinkError>) -> Result<R, TargetError> {
-        explain(&self.board, &self.firmware, &mut self.link, result)
+        explain(&self.board, self.firmware.as_ref(), &mut self.link, result)
     }
 }
 
 /// Adds to an error what the device logged.
 fn explain<R>(
     board: &str,
-    firmware: &Firmware,
-    link: &mut Link<Emulator>,
+    firmware: Option<&Firmware>,
+    link: &mut Link<Line>,
     result: Result<R, LinkError>,
 ) -> Result<R, TargetError> {
-    result.map_err(|source| {
-        let emulator = link.line_mut();
-        let log = Log { device: firmware.decode_log(&emulator.log()), emulator: emulator.output() };
-        TargetError::Device { board: board.to_owned(), source, log }
+    result.map_err(|source| TargetError::Device {
+        board: board.to_owned(),
+        source,
+        log: log(firmware, link),
     })
+}
+
+/// What the device logged and its emulator printed. A real board's log goes to its debug probe.
+fn log(firmware: Option<&Firmware>, link: &mut Link<Line>) -> Log {
+    match (firmware, link.line_mut().emulator()) {
+        (Some(firmware), Some(emulator)) => {
+            Log { device: firmware.decode_log(&emulator.log()), emulator: emulator.output() }
+        }
+        _ => Log::default(),
+    }
 }

@@ -23,6 +23,8 @@ pub struct Firmware {
     pub model_region: Range<u64>,
     /// Addresses of the arena.
     pub arena: Range<u64>,
+    /// The kernels that it contains, where it says so.
+    pub kernels: Option<u32>,
 }
 
 impl Firmware {
@@ -62,7 +64,8 @@ impl Firmware {
         let model_region = symbol("_model_start")?..symbol("_model_end")?;
         let arena = symbol("_arena_start")?..symbol("_arena_end")?;
         let code_bytes = file.sections().filter(in_flash).map(|s| s.size()).sum();
-        Ok(Self { elf: path.to_path_buf(), code_bytes, model_region, arena })
+        let kernels = kernels(&file);
+        Ok(Self { elf: path.to_path_buf(), code_bytes, model_region, arena, kernels })
     }
 
     /// Whether the board's memory holds the model and its arena.
@@ -108,6 +111,14 @@ impl Firmware {
             )],
         }
     }
+}
+
+/// The word that the agent holds for this.
+fn kernels(file: &object::File<'_>) -> Option<u32> {
+    let symbol = file.symbols().find(|symbol| symbol.name() == Ok("NIWAKI_KERNELS"))?;
+    let section = file.section_by_index(symbol.section_index()?).ok()?;
+    let word = section.data_range(symbol.address(), 4).ok()??;
+    Some(u32::from_le_bytes(word.try_into().ok()?))
 }
 
 fn in_flash<'d>(section: &impl ObjectSection<'d>) -> bool {

@@ -3,7 +3,8 @@
 //! A [`Target`] names a place. [`Firmware`] is the agent built for a board; [`Device`] is a board that
 //! runs it with a model, reached over a serial line by the messages of [`niwaki_core::link`].
 //! [`validate`] compares a device's outputs with this computer's, byte by byte; [`bench`](fn@bench) measures a
-//! model, [`sweep`] the kernels over density; [`Engine`] is what a firmware for one model takes.
+//! model, [`sweep`] the kernels over density; [`Engine`] is what a firmware for one model takes. [`Plan`] writes
+//! models and firmware to real boards.
 //!
 //! An emulator counts executed *instructions*. They are exact and repeatable, but they are not clock
 //! cycles.
@@ -15,15 +16,19 @@ mod device;
 mod emulator;
 mod engine;
 mod firmware;
+mod flash;
+mod line;
 mod link;
 mod mix;
 pub mod sweep;
+mod uf2;
 mod validate;
 
-pub use bench::{Bench, LayerBench, bench};
+pub use bench::{Bench, LayerBench, bench, bench_attached};
 pub use device::{Device, Features, Ran};
 pub use engine::Engine;
 pub use firmware::Firmware;
+pub use flash::{Call, FlashError, Order, Plan, Step};
 pub use link::{Link, LinkError};
 pub use mix::{LayerMix, TIMINGS, Timing, trace};
 pub use niwaki_toolchain::{Board, Region, boards, checkout, tools};
@@ -40,8 +45,15 @@ use niwaki_core::{ModelError, RunError};
 pub enum Target {
     /// This computer, which runs the same core as a device does.
     Host,
-    /// A board.
+    /// A board; where it is emulated, its emulator is started for every run.
     Board(Board),
+    /// A board that runs the agent with a model in its flash, at a serial port.
+    Attached {
+        /// The board.
+        board: Board,
+        /// Name of the port, such as `/dev/ttyACM0`.
+        port: String,
+    },
 }
 
 impl Target {
@@ -72,11 +84,27 @@ impl Target {
         })
     }
 
+    /// This target at a serial port, where one is given.
+    ///
+    /// # Errors
+    ///
+    /// When a real board has no port, or this computer has one.
+    pub fn at(self, port: Option<&str>) -> Result<Self, TargetError> {
+        match (self, port) {
+            (Self::Board(board), Some(port)) => Ok(Self::Attached { board, port: port.to_owned() }),
+            (Self::Board(board), None) if board.is_real() => {
+                Err(TargetError::NotEmulated { board: board.name })
+            }
+            (Self::Host, Some(_)) => Err(TargetError::HostHasNoPort),
+            (target, _) => Ok(target),
+        }
+    }
+
     /// What `--target` calls it.
     pub fn name(&self) -> &str {
         match self {
             Self::Host => "host",
-            Self::Board(board) => &board.about.target,
+            Self::Board(board) | Self::Attached { board, .. } => &board.about.target,
         }
     }
 }
@@ -118,11 +146,27 @@ pub enum TargetError {
         /// What is wrong with it.
         problem: String,
     },
-    /// Boards without an emulator need a probe or a serial port.
-    #[error("{board} is not emulated")]
+    /// Boards without an emulator need a serial port.
+    #[error(
+        "{board} is not emulated: connect it, write the model with `niwaki flash MODEL --board {board}`, and \
+         name its serial port with --port"
+    )]
     NotEmulated {
         /// The board.
         board: String,
+    },
+    /// A serial port leads to a board.
+    #[error("--port names the serial port of a board; the target `host` is this computer")]
+    HostHasNoPort,
+    /// Another board is connected.
+    #[error("at {port} is {found}, expected {board}")]
+    OtherBoard {
+        /// The port.
+        port: String,
+        /// The board that was asked for.
+        board: String,
+        /// What the device calls itself.
+        found: String,
     },
     /// The emulator is not installed.
     #[error("{program} is not installed: {get}")]

@@ -435,6 +435,7 @@ mod tests {
             code_bytes: 0,
             model_region: 0..region,
             arena: 0..arena,
+            kernels: None,
         };
         for wanted in SHAPES {
             let small = Fitting::find(wanted, &firmware(128 << 10, 11 << 10)).unwrap();

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::data::Dataset;
 use crate::export::{AlignedVec, top1};
 
+use super::bench::unit_name;
 use super::device::Features;
 use super::{Device, Firmware, Ran, Target, TargetError};
 
@@ -54,8 +55,9 @@ pub struct Validation {
     pub accuracy_host: Option<f64>,
     /// The same on the target.
     pub accuracy_target: Option<f64>,
-    /// Mean number of executed instructions of an inference (cycles, on a board with a cycle counter);
-    /// none on the host.
+    /// What the target counts: `instructions` on an emulator, `cycles` on a real board; none on the host.
+    pub unit: Option<&'static str>,
+    /// Mean number of executed instructions (or cycles: see `unit`) of an inference; none on the host.
     pub instructions_per_inference: Option<u64>,
     /// Mean number of executed instructions of the features of a clip, where the target computed them; none
     /// on the host.
@@ -141,8 +143,10 @@ pub fn validate(
     let mean = |total: u64| (count > 0).then(|| total / count as u64);
     let share =
         |right: usize| (samples.labels.is_some() && count > 0).then(|| right as f64 / count as f64);
+    let unit = runner.unit();
     Ok(Validation {
         target: target.name().to_owned(),
+        unit,
         samples: count,
         mismatched_bytes: found.mismatched_bytes,
         mismatched_feature_bytes: samples.clips.map(|_| found.mismatched_feature_bytes),
@@ -150,8 +154,8 @@ pub fn validate(
         first_mismatch: found.first_mismatch,
         accuracy_host: share(found.right_on_host),
         accuracy_target: share(found.right_on_target),
-        instructions_per_inference: firmware.and_then(|_| mean(found.instructions)),
-        instructions_per_clip: firmware
+        instructions_per_inference: unit.and_then(|_| mean(found.instructions)),
+        instructions_per_clip: unit
             .and(samples.clips)
             .and_then(|_| mean(found.feature_instructions)),
         model_bytes: model.as_bytes().len(),
@@ -222,7 +226,17 @@ impl<'m> Runner<'m> {
             (Target::Board(board), Some(firmware)) => {
                 Ok(Self::Device(Box::new(Device::start(board, firmware, model)?)))
             }
+            (Target::Attached { board, port }, _) => {
+                Ok(Self::Device(Box::new(Device::connect(board, port, model)?)))
+            }
             _ => Ok(Self::Host { model: *model, arena: AlignedVec::zeroed(model.arena_len()) }),
+        }
+    }
+
+    fn unit(&self) -> Option<&'static str> {
+        match self {
+            Self::Device(device) => Some(unit_name(device.about().counter)),
+            Self::Host { .. } => None,
         }
     }
 

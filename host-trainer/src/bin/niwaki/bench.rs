@@ -7,7 +7,7 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table};
 use niwaki::export;
 use niwaki::report;
-use niwaki::target::{Bench, Board, Engine, Firmware, Target, bench, sweep};
+use niwaki::target::{Bench, Board, Engine, Firmware, Target, bench, bench_attached, sweep};
 use niwaki_core::Model;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -31,14 +31,18 @@ begin to beat the dense one. --out BASE writes BASE.md, BASE.csv and BASE.svg.
 Examples:
   niwaki bench model.niwaki --target qemu-cortex-m4
   niwaki bench kws.niwaki --target qemu-cortex-m4 --inputs kws_inputs.npy --limit 20 --format json
+  niwaki bench model.niwaki --target nrf52840-dk --port /dev/ttyACM0
   niwaki bench --kernels --target qemu-cortex-m4 --out docs/results/break-even-cortex-m4")]
 pub(crate) struct BenchArgs {
     /// The model, as `niwaki export` or `niwaki import` wrote it
     #[arg(required_unless_present = "kernels", conflicts_with = "kernels")]
     model: Option<PathBuf>,
-    /// Where to run it: an emulated board; `niwaki targets` lists them
+    /// Where to run it: a board; `niwaki targets` lists them
     #[arg(long, default_value = "qemu-cortex-m4")]
     target: String,
+    /// Serial port of a real board that runs the agent with the model: it counts clock cycles
+    #[arg(long, value_name = "PORT", conflicts_with_all = ["kernels", "no_cycles"])]
+    port: Option<String>,
     /// Take quantised inputs from this file instead of a random one: int8, one sample after the other
     #[arg(long, value_name = "X.npy", conflicts_with = "kernels")]
     inputs: Option<PathBuf>,
@@ -58,12 +62,13 @@ pub(crate) struct BenchArgs {
 
 /// Runs `niwaki bench`.
 pub(crate) fn run(args: &BenchArgs, format: Format) -> Result<()> {
-    let target = Target::find(&args.target)?;
-    let Target::Board(board) = &target else {
-        bail!(
+    let target = Target::find(&args.target)?.at(args.port.as_deref())?;
+    let board = match &target {
+        Target::Board(board) | Target::Attached { board, .. } => board,
+        Target::Host => bail!(
             "--target host: times on this computer say nothing about a microcontroller; \
-             take an emulated board (`niwaki targets` lists them)"
-        );
+             take a board (`niwaki targets` lists them)"
+        ),
     };
     match &args.model {
         Some(path) => model(args, path, board, format),
@@ -89,12 +94,17 @@ fn model(args: &BenchArgs, path: &Path, board: &Board, format: Format) -> Result
             vec![(0..model.input().len()).map(|_| random.random()).collect()]
         }
     };
-    let firmware = firmware(board)?;
     let engine =
         output::spin("linking the engine", |say| Engine::measure(board, model.kernels(), say))?;
-    let found = output::spin(&format!("running on {}", args.target), |_| {
-        bench(board, &firmware, engine, &model, &inputs, !args.no_cycles)
-    })?;
+    let firmware = if args.port.is_some() { None } else { Some(firmware(board)?) };
+    let found =
+        output::spin(&format!("running on {}", args.target), |_| match (&firmware, &args.port) {
+            (Some(firmware), _) => bench(board, firmware, engine, &model, &inputs, !args.no_cycles),
+            (None, port) => {
+                let port = port.as_deref().unwrap_or_default();
+                bench_attached(board, port, engine, &model, &inputs)
+            }
+        })?;
     match format {
         Format::Json => output::print_json(&found),
         Format::Table => {
@@ -109,7 +119,7 @@ fn totals(found: &Bench) -> Table {
     let mut row = |name: &str, value: String| {
         table.add_row([name.to_owned(), value]);
     };
-    row("instructions per inference", found.instructions_per_inference.to_string());
+    row(&format!("{} per inference", found.unit), found.instructions_per_inference.to_string());
     if let Some(predicted) = found.predicted {
         let error = deviation(predicted, found.instructions_per_inference);
         row("predicted", format!("{predicted:.0} ({error})"));
@@ -134,7 +144,7 @@ fn totals(found: &Bench) -> Table {
 
 fn layers(found: &Bench) -> Table {
     let cycles = found.cycles_estimated.is_some();
-    let mut header = vec!["layer", "kernel", "output", "MACs", "nonzeros", "instr."];
+    let mut header = vec!["layer", "kernel", "output", "MACs", "nonzeros", found.unit];
     if found.predicted.is_some() {
         header.extend(["predicted", "error"]);
     }

@@ -9,10 +9,12 @@ mod doctor;
 mod eval;
 mod experiment;
 mod export;
+mod flash;
 mod import;
 mod inputs;
 mod layerwise;
 mod learn;
+mod man;
 mod output;
 mod report;
 mod search;
@@ -68,7 +70,9 @@ enum Command {
     Report(report::ReportArgs),
     /// Compare a target's outputs with this computer's, byte by byte
     Validate(validate::ValidateArgs),
-    /// Measure a model, or the kernels over density, on an emulated board
+    /// Write a model, and the agent if asked, to a real board
+    Flash(flash::FlashArgs),
+    /// Measure a model on a board, or the kernels over density on an emulated one
     Bench(bench::BenchArgs),
     /// List the places where models run
     Targets,
@@ -76,6 +80,8 @@ enum Command {
     Calibrate(calibrate::CalibrateArgs),
     /// Print a script that completes arguments in a shell
     Completions(completions::CompletionsArgs),
+    /// Write the manual pages
+    Man(man::ManArgs),
     /// Say what is installed, what is missing and how to get it
     Doctor,
 }
@@ -94,6 +100,7 @@ fn main() -> ExitCode {
         Command::Import(args) => import::run(args, cli.format),
         Command::Analyze(args) => analyze::run(args, cli.format),
         Command::Eval(args) => eval::run(args, cli.format),
+        Command::Flash(args) => flash::run(args, cli.format),
         Command::Bench(args) => bench::run(args, cli.format),
         Command::Targets => targets::run(cli.format),
         Command::Learn(args) => learn::run(args, cli.format),
@@ -101,6 +108,7 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run(args, cli.format),
         Command::Validate(args) => validate::run(args, cli.format),
         Command::Completions(args) => completions::run(args, &mut Cli::command()),
+        Command::Man(args) => man::run(args, Cli::command()),
         Command::Doctor => doctor::run(cli.format),
     };
     match result {

@@ -74,7 +74,9 @@ pub(crate) fn run(args: &ReportArgs, format: Format) -> Result<()> {
     bar.finish_and_clear();
 
     let core = match &target {
-        Target::Board(board) => Core::from_name(&board.about.core).unwrap_or(Core::CortexM4),
+        Target::Board(board) | Target::Attached { board, .. } => {
+            Core::from_name(&board.about.core).unwrap_or(Core::CortexM4)
+        }
         Target::Host => Core::CortexM4,
     };
     let analysis = export::analyse(&model, core);

@@ -31,7 +31,7 @@ pub(crate) fn run(format: Format) -> Result<()> {
         .iter()
         .map(|target| match target {
             Target::Host => Ok(host()),
-            Target::Board(board) => describe(board),
+            Target::Board(board) | Target::Attached { board, .. } => describe(board),
         })
         .collect::<Result<Vec<Row>>>()?;
     if format == Format::Json {

@@ -17,18 +17,19 @@ use crate::output::{self, Format};
 #[command(after_help = "\
 Runs the model on the target and on this computer and compares every output byte. The exit code is not 0
 when a byte differs. A model of sound gets raw samples: the target computes the features, which are compared
-too. Instructions are those that the emulator executes; they are not clock cycles.
+too. Instructions are those that the emulator executes; they are not clock cycles. A real board counts cycles.
 
 Examples:
   niwaki validate model.niwaki --target qemu-cortex-m4 --data digits
   niwaki validate model.niwaki --target qemu-cortex-m4 --data fashion-mnist --limit 1000 --format json
   niwaki validate model.niwaki --target host --data digits
+  niwaki validate model.niwaki --target nrf52840-dk --port /dev/ttyACM0 --data digits
   niwaki validate speech.niwaki --target qemu-cortex-m4 --data ../shared/data/arabic-speech --limit 20
   niwaki validate kws.niwaki --inputs kws_inputs.npy --golden kws_golden.npy --limit 20")]
 pub(crate) struct ValidateArgs {
     /// The model, as `niwaki export` wrote it
     model: PathBuf,
-    /// Where to run it: a board under boards/, or `host`
+    /// Where to run it: a board, or `host`; `niwaki targets` lists them
     #[arg(long, default_value = "qemu-cortex-m4")]
     target: String,
     /// Data set: digits, fashion-mnist, mnist, or the path of a folder or file
@@ -46,7 +47,10 @@ pub(crate) struct ValidateArgs {
     /// Also compare with the outputs that another engine gave for the inputs
     #[arg(long, value_name = "Y.npy", requires = "inputs")]
     golden: Option<PathBuf>,
-    /// Use this ELF file of the board's firmware instead of building it
+    /// Serial port of a real board that runs the agent with the model, such as /dev/ttyACM0
+    #[arg(long, value_name = "PORT", conflicts_with = "firmware")]
+    port: Option<String>,
+    /// Use this ELF file of the emulated board's firmware instead of building it
     #[arg(long, value_name = "ELF")]
     firmware: Option<PathBuf>,
     #[command(flatten)]
@@ -55,7 +59,7 @@ pub(crate) struct ValidateArgs {
 
 /// Runs `niwaki validate`.
 pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
-    let target = Target::find(&args.target)?;
+    let target = Target::find(&args.target)?.at(args.port.as_deref())?;
     let blob = export::read_model(&args.model)?;
     let model = Model::new(blob.as_bytes())
         .with_context(|| format!("{} is refused", args.model.display()))?;
@@ -119,7 +123,7 @@ pub(crate) fn run(args: &ValidateArgs, format: Format) -> Result<()> {
 
 fn firmware(target: &Target, args: &ValidateArgs) -> Result<Option<Firmware>> {
     let Target::Board(_) = target else {
-        ensure!(args.firmware.is_none(), "--firmware: the target `host` runs no firmware");
+        ensure!(args.firmware.is_none(), "--firmware: it is for an emulated board");
         return Ok(None);
     };
     if let Some(elf) = &args.firmware {
@@ -141,12 +145,13 @@ fn facts(found: &Validation) -> comfy_table::Table {
     row("differ from golden", found.golden_mismatched_bytes.map(|count| count.to_string()));
     row("accuracy, host", percent(found.accuracy_host));
     row("accuracy, target", percent(found.accuracy_target));
+    let unit = found.unit.unwrap_or("instructions");
     row(
-        "instructions per inference",
+        &format!("{unit} per inference"),
         found.instructions_per_inference.map(|count| count.to_string()),
     );
     row(
-        "instructions per clip's features",
+        &format!("{unit} per clip's features"),
         found.instructions_per_clip.map(|count| count.to_string()),
     );
     row("model", Some(bytes(found.model_bytes as u64)));
@@ -157,7 +162,7 @@ fn facts(found: &Validation) -> comfy_table::Table {
 }
 
 fn layers(found: &Validation) -> comfy_table::Table {
-    let mut table = output::table(["", "layer", "kernel", "instructions"]);
+    let mut table = output::table(["", "layer", "kernel", found.unit.unwrap_or("instructions")]);
     for (index, layer) in found.layers.iter().enumerate() {
         let count = layer.instructions.map_or_else(|| "-".to_owned(), |count| count.to_string());
         table.add_row([index.to_string(), layer.name.clone(), layer.kernel.to_owned(), count]);

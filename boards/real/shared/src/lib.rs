@@ -1,0 +1,88 @@
+//! What real boards have in common.
+//!
+//! * Logs go out by RTT, through the debug probe; without a probe nobody reads them.
+//! * A panic is logged and stops the processor.
+//! * The counter counts clock cycles of the core: `Dwt` where the core has one.
+//! * The flash partition that the linker script calls `STATE` holds what the board has learned.
+#![no_std]
+
+#[cfg(feature = "dwt")]
+mod dwt;
+mod state;
+
+use defmt_rtt as _;
+use embedded_hal::digital::OutputPin;
+use embedded_io::{Read, Write};
+use embedded_storage::nor_flash::NorFlash;
+use niwaki_firmware::{About, Board, CounterUnit, agent};
+#[cfg(target_arch = "arm")]
+use panic_probe as _;
+
+#[cfg(feature = "dwt")]
+pub use dwt::Dwt;
+pub use embedded_hal;
+pub use niwaki_firmware::Memory;
+#[cfg(target_arch = "arm")]
+pub use niwaki_firmware::systick;
+
+/// What a board brings.
+#[derive(Debug)]
+pub struct Parts<S, C, L, F> {
+    /// The line to the host.
+    pub serial: S,
+    /// Clock cycles of the core since the start.
+    pub cycles: C,
+    /// A light that is on while a model runs; high is on.
+    pub led: L,
+    /// The flash of the state partition.
+    pub flash: F,
+    /// The address that the linker script gives the first byte of this flash.
+    pub flash_origin: u32,
+}
+
+struct Real<S, C, L> {
+    about: About,
+    serial: S,
+    cycles: C,
+    led: L,
+}
+
+impl<S: Read + Write, C: FnMut() -> u64, L: OutputPin> Board for Real<S, C, L> {
+    type Serial = S;
+
+    fn about(&self) -> About {
+        self.about
+    }
+
+    fn serial(&mut self) -> &mut S {
+        &mut self.serial
+    }
+
+    fn counter(&mut self) -> u64 {
+        (self.cycles)()
+    }
+
+    fn busy(&mut self, busy: bool) {
+        // A light that fails is no reason to stop.
+        let _ = self.led.set_state(busy.into());
+    }
+}
+
+/// Runs the agent on the board called `board` whose processor core is `core`.
+pub fn run<S, C, L, F>(
+    board: &'static str,
+    core: &'static str,
+    parts: Parts<S, C, L, F>,
+    memory: Memory,
+) -> !
+where
+    S: Read + Write,
+    C: FnMut() -> u64,
+    L: OutputPin,
+    F: NorFlash,
+{
+    let Parts { serial, cycles, led, flash, flash_origin } = parts;
+    state::report(flash, flash_origin);
+    let about = About { board, core, counter: CounterUnit::Cycles };
+    agent(Real { about, serial, cycles, led }, memory)
+}

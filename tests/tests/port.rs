@@ -1,0 +1,109 @@
+//! A board at a serial port: an emulated one, whose line is a pseudo-terminal.
+#![cfg(unix)]
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use niwaki::target::{
+    Board, Device, Engine, Firmware, Samples, Target, TargetError, bench_attached, validate,
+};
+use niwaki_core::Model;
+use niwaki_tests::networks;
+use tempfile::TempDir;
+
+/// A board that runs the agent with a model, and the name of its port.
+struct Attached {
+    emulator: Child,
+    port: String,
+    /// Holds the model, which the emulator reads at some time after it has named the port.
+    _folder: TempDir,
+}
+
+impl Attached {
+    fn start(board: &Board, firmware: &Firmware, model: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("model.niwaki");
+        std::fs::write(&file, model).unwrap();
+        let (program, machine) = board.about.emulator.as_ref().unwrap().split_first().unwrap();
+        let address = firmware.model_region.start;
+        let loader = format!("loader,file={},addr={address:#x},force-raw=on", file.display());
+        let mut emulator = Command::new(program)
+            .args(machine)
+            .args(["-display", "none", "-monitor", "none", "-nodefaults", "-serial", "pty"])
+            .args(["-icount", "shift=0", "-semihosting-config", "enable=on,target=native"])
+            .args(["-device", &loader, "-kernel"])
+            .arg(&firmware.elf)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // "char device redirected to /dev/pts/3 (label serial0)"
+        let mut said = Vec::new();
+        let mut output = BufReader::new(emulator.stdout.take().unwrap());
+        let port = loop {
+            said.clear();
+            assert!(output.read_until(b'\n', &mut said).unwrap() > 0, "no port was named");
+            let line = String::from_utf8_lossy(&said).into_owned();
+            if let Some(word) = line.split_whitespace().find(|word| word.starts_with("/dev/")) {
+                break word.to_owned();
+            }
+        };
+        // The log of the board goes there too: somebody has to read it.
+        std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
+        Self { emulator, port, _folder: folder }
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let _ = self.emulator.kill();
+        let _ = self.emulator.wait();
+    }
+}
+
+#[test]
+fn a_board_at_a_port_is_validated_and_measured() {
+    let Target::Board(board) = Target::find("qemu-cortex-m4").unwrap() else { panic!() };
+    let firmware = Firmware::build(&board, &|_| {}).unwrap();
+    assert_eq!(firmware.kernels, Some(niwaki_core::ALL_KERNELS));
+    let blob = networks::residual(1);
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let inputs = networks::inputs(2, 2, model.input().len());
+    let attached = Attached::start(&board, &firmware, model.as_bytes());
+    let port = attached.port.as_str();
+
+    let target = Target::Board(board.clone()).at(Some(port)).unwrap();
+    let samples = Samples { inputs: &inputs, labels: None, golden: None, clips: None };
+    // Twice: the second conversation finds the line as the first left it.
+    for _ in 0..2 {
+        let found = validate(&target, None, &model, samples, &|| {}).unwrap();
+        assert_eq!((found.samples, found.mismatched_bytes), (2, 0));
+        assert_eq!((found.unit, found.code_bytes), (Some("instructions"), None));
+    }
+    let engine = Engine { text: 1, constants: 2 };
+    let found = bench_attached(&board, port, engine, &model, &inputs[..1]).unwrap();
+    assert_eq!((found.layers.len(), found.unit), (model.op_count(), "instructions"));
+
+    let other = networks::residual(9);
+    let other = Model::new(other.as_bytes()).unwrap();
+    let error = Device::connect(&board, port, &other).unwrap_err();
+    assert!(matches!(error, TargetError::OtherModel { .. }), "{error}");
+    let Target::Board(pico) = Target::find("pico").unwrap() else { panic!() };
+    let error = Device::connect(&pico, port, &model).unwrap_err().to_string();
+    assert!(error.contains("is mps2-an386, expected pico"), "{error}");
+}
+
+#[test]
+fn ports_are_needed_and_named() {
+    let find = |name| Target::find(name).unwrap();
+    let error = find("nrf52840-dk").at(None).unwrap_err().to_string();
+    assert!(error.contains("niwaki flash MODEL --board nrf52840-dk"), "{error}");
+    let error = find("host").at(Some("/dev/ttyACM0")).unwrap_err().to_string();
+    assert!(error.contains("`host` is this computer"), "{error}");
+    let Target::Board(pico) = find("pico") else { panic!() };
+    let blob = networks::residual(1);
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let error = Device::connect(&pico, "/dev/ttyNOWHERE", &model).unwrap_err().to_string();
+    assert!(error.contains("opening /dev/ttyNOWHERE (there are: "), "{error}");
+}
