@@ -38,6 +38,7 @@
 //! # }
 //! ```
 
+mod axis;
 mod backward;
 mod layer;
 mod loss;
