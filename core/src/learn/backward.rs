@@ -198,7 +198,7 @@ impl LayerPass<'_> {
                 });
                 if let Some(slot) = slot {
                     let velocity = slot.to_f32() + gradient * share;
-                    *slot = f16::from_f32(finite(velocity, MAX_WEIGHT_VELOCITY));
+                    *slot = stored(velocity);
                 }
                 if let Some(to) = to.as_deref_mut() {
                     let w = f32::from(weight.place.read(self.stream));
@@ -238,6 +238,11 @@ impl Steps {
 /// The channel's rescale as a real number.
 pub(super) fn rescale(record: &ChannelRecord) -> f32 {
     Rescale::new(record.multiplier.get(), record.shift.get()).unwrap_or(Rescale::ZERO).real()
+}
+
+/// A weight's velocity as it is kept.
+pub(super) fn stored(velocity: f32) -> f16 {
+    f16::from_f32(finite(velocity, MAX_WEIGHT_VELOCITY))
 }
 
 /// Largest number of f16.
