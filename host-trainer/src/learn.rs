@@ -21,6 +21,12 @@ pub struct Samples {
 }
 
 impl Samples {
+    /// Input and class of sample `index`.
+    pub fn get(&self, index: usize) -> (&[i8], usize) {
+        let len = self.inputs.len() / self.labels.len().max(1);
+        (&self.inputs[index * len..][..len], self.labels[index])
+    }
+
     fn each(&self) -> impl Iterator<Item = (&[i8], usize)> {
         let len = self.inputs.len() / self.labels.len().max(1);
         self.inputs.chunks(len.max(1)).zip(self.labels.iter().copied())

@@ -3,6 +3,7 @@
 mod break_even;
 mod chart;
 
+pub use chart::{Axis, Line, lines};
 pub use break_even::{break_even_csv, break_even_markdown, break_even_svg};
 
 use anyhow::Result;

@@ -9,6 +9,7 @@ mod doctor;
 mod eval;
 mod experiment;
 mod export;
+mod federate;
 mod import;
 mod inputs;
 mod layerwise;
@@ -56,6 +57,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Tune a model's last layers to groups of samples, as a device does
     Learn(learn::LearnArgs),
+    /// Let devices, simulated or emulated, tune a model together
+    Federate(federate::FederateArgs),
     /// Show a training run and its model on one HTML page
     Report(report::ReportArgs),
     /// Compare a target's outputs with this computer's, byte by byte
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args, cli.format),
         Command::Targets => targets::run(cli.format),
         Command::Learn(args) => learn::run(args, cli.format),
+        Command::Federate(args) => federate::run(args, cli.format),
         Command::Calibrate(args) => calibrate::run(args, cli.format),
         Command::Report(args) => report::run(args, cli.format),
         Command::Validate(args) => validate::run(args, cli.format),
