@@ -11,8 +11,8 @@ use super::message::{
 };
 use super::update::{self, Buffers, quantise};
 use crate::learn::{
-    Contrast, LearnError, Learner, MAX_LAYERS, Parameters, Plan, Prototypes, Proximal, Terms, memory,
-    split,
+    Contrast, LearnError, Learner, MAX_LAYERS, Parameters, Plan, Prototypes, Proximal, Terms,
+    memory, split,
 };
 use crate::session::Session;
 use crate::store::{Counters, Snapshot, Store, StoreError};

@@ -184,7 +184,8 @@ fn prototypes(rule: Aggregation, deltas: &[Delta], classes: usize) -> (Vec<i8>, 
                     quotient(sum, kept.len() as i128)
                 }
                 _ => {
-                    let term = |delta: &&Delta| i128::from(of(delta)) * i128::from(delta.counts[class]);
+                    let term =
+                        |delta: &&Delta| i128::from(of(delta)) * i128::from(delta.counts[class]);
                     let count: i128 = seen.iter().map(|d| i128::from(d.counts[class])).sum();
                     quotient(seen.iter().map(term).sum(), count)
                 }

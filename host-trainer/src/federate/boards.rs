@@ -98,9 +98,7 @@ impl Party for Reached<'_> {
         if self.epoch < *epochs {
             for sample in order(own, *seed, self.client, self.round, self.epoch) {
                 let (input, label) = samples.get(sample);
-                self.device
-                    .over_line(|link| link.learn(input, label as u16))
-                    .map_err(unreached)?;
+                self.device.over_line(|link| link.learn(input, label as u16)).map_err(unreached)?;
             }
             self.device.over_line(|link| link.end_epoch()).map_err(unreached)?;
             self.epoch += 1;

@@ -107,7 +107,8 @@ pub fn history_page(title: &str, initial: f64, rows: &[Row]) -> Result<String> {
 
     let percent = |share: f64| 100.0 * share;
     let mut bytes = 0.0;
-    let [mut over_rounds, mut over_bytes] = [vec![(0.0, percent(initial))], vec![(0.0, percent(initial))]];
+    let [mut over_rounds, mut over_bytes] =
+        [vec![(0.0, percent(initial))], vec![(0.0, percent(initial))]];
     for row in rows {
         bytes += row.bytes_up as f64;
         if let Some(accuracy) = row.accuracy {
@@ -116,8 +117,12 @@ pub fn history_page(title: &str, initial: f64, rows: &[Row]) -> Result<String> {
         }
     }
     let chart = |points: Vec<(f64, f64)>, x: Axis<'_>| {
-        lines(&[Line { name: "global model".into(), points }], x, Axis { name: "accuracy, %", log: false })
-            .map_err(|error| anyhow!("drawing the chart: {error}"))
+        lines(
+            &[Line { name: "global model".into(), points }],
+            x,
+            Axis { name: "accuracy, %", log: false },
+        )
+        .map_err(|error| anyhow!("drawing the chart: {error}"))
     };
     let totals = Totals::new(rows);
     let share = |share: Option<f64>| {

@@ -26,7 +26,7 @@ pub use alone::alone;
 pub use boards::Boards;
 pub use history::{Dropped, Row, Totals, history_page};
 pub use peer::{DropOut, Fleet, Party, PartyError};
-pub use server::{Global, Server, Settings, accuracy};
+pub use server::{Global, Server, Settings, accuracy, samples_of};
 pub use simulate::{Failures, Moon, Simulation};
 
 use niwaki_core::federated::{Contrast, Offer};

@@ -16,7 +16,12 @@ use crate::data::{Dataset, Split};
 /// # Errors
 ///
 /// When there are fewer samples than devices.
-pub fn divide(data: &Dataset, count: Option<usize>, alpha: f64, seed: u64) -> Result<Vec<Vec<usize>>> {
+pub fn divide(
+    data: &Dataset,
+    count: Option<usize>,
+    alpha: f64,
+    seed: u64,
+) -> Result<Vec<Vec<usize>>> {
     let samples = data.indices(Split::Train);
     let groups = by_group(data, &samples);
     let count = match (count, &groups) {
@@ -98,7 +103,9 @@ fn dirichlet(
 /// Nobody goes without a sample: the largest give one to those who have none.
 fn share_with_the_empty(parties: &mut [Vec<usize>]) {
     while let Some(empty) = parties.iter().position(Vec::is_empty) {
-        let Some(largest) = (0..parties.len()).max_by_key(|&index| parties[index].len()) else { return };
+        let Some(largest) = (0..parties.len()).max_by_key(|&index| parties[index].len()) else {
+            return;
+        };
         let Some(sample) = parties[largest].pop() else { return };
         parties[empty].push(sample);
     }

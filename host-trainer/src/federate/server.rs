@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use niwaki_core::Model;
+use niwaki_core::Session;
 use niwaki_core::federated::Offer;
 use niwaki_core::learn::{Parameters, Plan, Tail};
 use niwaki_core::store::Counters;
-use niwaki_core::Session;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use zerocopy::IntoBytes;
 
 use super::peer::Peer;
 use super::{Aggregation, Delta, DropOut, Dropped, Fleet, Party, Row, aggregate, random};
-use crate::export::{AlignedVec, hexadecimal, top1};
+use crate::data::{Dataset, Split};
+use crate::export::{AlignedVec, hexadecimal, quantised_inputs, top1};
 use crate::learn::Samples;
 use crate::net::trained::write_atomically;
 
@@ -147,7 +148,8 @@ impl<'m> Server<'m> {
             unacknowledged: Vec::new(),
             rows: Vec::new(),
         };
-        let mut server = Self { plan, settings, folder: folder.map(Path::to_path_buf), state: fresh };
+        let mut server =
+            Self { plan, settings, folder: folder.map(Path::to_path_buf), state: fresh };
         if let Some(folder) = folder {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("creating the folder {}", folder.display()))?;
@@ -171,7 +173,12 @@ impl<'m> Server<'m> {
             path.display()
         );
         let len = |global: &Global| {
-            [global.weights.len(), global.biases.len(), global.prototypes.len(), global.counts.len()]
+            [
+                global.weights.len(),
+                global.biases.len(),
+                global.prototypes.len(),
+                global.counts.len(),
+            ]
         };
         ensure!(
             len(&stored.global) == len(&fresh.global),
@@ -207,8 +214,10 @@ impl<'m> Server<'m> {
     fn sample(&self, round: u32, fleet: &dyn Fleet) -> Vec<u32> {
         let mut random = random(self.settings.seed, &[0, round.into()]);
         let count = self.settings.sampled.min(fleet.len());
-        let mut clients: Vec<u32> =
-            rand::seq::index::sample(&mut random, fleet.len(), count).iter().map(|i| i as u32).collect();
+        let mut clients: Vec<u32> = rand::seq::index::sample(&mut random, fleet.len(), count)
+            .iter()
+            .map(|i| i as u32)
+            .collect();
         clients.sort_unstable();
         clients
     }
@@ -305,10 +314,10 @@ impl<'m> Server<'m> {
         if let Some(row) = self.state.rows.last_mut() {
             row.bytes_up += peers.iter().map(|peer| peer.up).sum::<u64>();
             row.bytes_down += peers.iter().map(|peer| peer.down).sum::<u64>();
-            row.unacknowledged.extend(late.into_iter().map(|(client, reason)| Dropped {
-                client,
-                reason: reason.to_string(),
-            }));
+            row.unacknowledged.extend(
+                late.into_iter()
+                    .map(|(client, reason)| Dropped { client, reason: reason.to_string() }),
+            );
         }
     }
 
@@ -373,4 +382,21 @@ pub fn accuracy(model: &Model<'_>, parameters: &Parameters<'_>, samples: &Sample
         })
         .collect::<Result<Vec<usize>>>()?;
     Ok(right.iter().sum::<usize>() as f64 / samples.labels.len() as f64)
+}
+
+/// All samples of a data set as a model takes them, and those of the test split.
+///
+/// # Errors
+///
+/// When the data do not fit the model, or have no test split.
+pub fn samples_of(model: &Model<'_>, data: &Dataset) -> Result<(Samples, Samples)> {
+    let take = |samples: &[usize]| -> Result<Samples> {
+        let inputs = quantised_inputs(model, data, samples)?;
+        let labels = samples.iter().map(|&sample| data.labels[sample] as usize).collect();
+        Ok(Samples { inputs, labels })
+    };
+    let test = data.indices(Split::Test);
+    ensure!(!test.is_empty(), "`{}` has no test split; see --test-fraction", data.name);
+    let all: Vec<usize> = (0..data.len()).collect();
+    Ok((take(&all)?, take(&test)?))
 }

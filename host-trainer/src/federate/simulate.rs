@@ -135,12 +135,7 @@ impl<'s> Simulation<'s> {
         }
     }
 
-    fn device<'a>(
-        &'a self,
-        client: u32,
-        round: u32,
-        memory: &'a mut Memory,
-    ) -> Result<Device<'a>> {
+    fn device<'a>(&'a self, client: u32, round: u32, memory: &'a mut Memory) -> Result<Device<'a>> {
         let mut journal = Disk { flash: self.flash(client)?, path: self.path(client) };
         let Memory { learner, client: own, arena, others } = memory;
         let plan = &self.plan;
@@ -362,8 +357,7 @@ impl Drop for Device<'_> {
             let _ = self.journal.save_counters(&counters);
         }
         let flash = std::mem::take(&mut self.journal.flash);
-        let mut states =
-            self.simulation.states.lock().unwrap_or_else(|poison| poison.into_inner());
+        let mut states = self.simulation.states.lock().unwrap_or_else(|poison| poison.into_inner());
         states.insert(self.index, flash);
     }
 }
@@ -414,4 +408,3 @@ impl Journal for Disk {
         Ok(Some(snapshot))
     }
 }
-

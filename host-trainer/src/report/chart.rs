@@ -316,7 +316,10 @@ fn draw_lines(
         .y_label_area_size(52)
         .build_cartesian_2d(range(&|point| point.0), range(&|point| point.1))?;
     let label = |axis: Axis<'_>, value: f64| match axis.log {
-        true => format!("{:.3}", 10f64.powf(value)).trim_end_matches('0').trim_end_matches('.').to_owned(),
+        true => format!("{:.3}", 10f64.powf(value))
+            .trim_end_matches('0')
+            .trim_end_matches('.')
+            .to_owned(),
         false => format!("{}", (value * 100.0).round() / 100.0),
     };
     chart

@@ -3,8 +3,8 @@
 mod break_even;
 mod chart;
 
-pub use chart::{Axis, Line, lines};
 pub use break_even::{break_even_csv, break_even_markdown, break_even_svg};
+pub use chart::{Axis, Line, lines};
 
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};

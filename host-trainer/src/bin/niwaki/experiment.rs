@@ -52,6 +52,8 @@ enum Experiment {
     Methods(MethodsArgs),
     /// Compare the layer-wise search with uniform criteria and with chance, at the same cost
     Criteria(CriteriaArgs),
+    /// Compare ways in which devices learn together, and apart, over rounds and over bytes
+    Federated(crate::federated::FederatedArgs),
 }
 
 /// Arguments of `niwaki experiment criteria`.
@@ -148,6 +150,7 @@ pub(crate) fn run(args: &ExperimentArgs, format: Format) -> Result<()> {
     match &args.experiment {
         Experiment::Methods(args) => methods(args, format),
         Experiment::Criteria(args) => criteria(args, format),
+        Experiment::Federated(args) => crate::federated::run(args, format),
     }
 }
 
@@ -461,7 +464,7 @@ impl Prepared {
 }
 
 /// Commit of the working directory, marked if files other than results have changed since.
-fn commit(results: &Path) -> Option<String> {
+pub(crate) fn commit(results: &Path) -> Option<String> {
     let git = |arguments: &[&str]| {
         Command::new("git").args(arguments).stderr(Stdio::null()).stdin(Stdio::null()).output().ok()
     };
@@ -474,7 +477,7 @@ fn commit(results: &Path) -> Option<String> {
 }
 
 /// The command line as a user would type it.
-fn command() -> String {
+pub(crate) fn command() -> String {
     let plain =
         |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:=,+".contains(c));
     let arguments = std::env::args().skip(1).filter(|argument| argument != "--summarise");

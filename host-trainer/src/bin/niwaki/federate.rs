@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use niwaki::data::{Dataset, LoadOptions, Split, load};
+use niwaki::data::{LoadOptions, load};
 use niwaki::export::{self, AlignedVec};
 use niwaki::federate::{
     Aggregation, Boards, Failures, Fleet, Global, Learning, Method, Moon, Row, Server, Settings,
-    Simulation, Totals, accuracy, alone, history_page, parties,
+    Simulation, Totals, accuracy, alone, history_page, parties, samples_of,
 };
 use niwaki::learn::Samples;
 use niwaki::target::Target;
@@ -150,7 +150,7 @@ pub(crate) fn run(args: &FederateArgs, format: Format) -> Result<()> {
         data.name,
         data.classes()
     );
-    let (samples, test) = quantised(&model, &data)?;
+    let (samples, test) = samples_of(&model, &data)?;
     let parties = parties::divide(&data, args.clients.count, args.alpha, args.seed)?;
     let before = accuracy(&model, &Global::new(&plan).parameters(), &test)?;
     let offer = args.learning.offer(args.method, model.id(), args.max_samples);
@@ -215,7 +215,13 @@ pub(crate) fn run(args: &FederateArgs, format: Format) -> Result<()> {
                 let what = format!("starting {} boards", parties.len());
                 let fleet = output::spin(&what, |_| {
                     Boards::start(
-                        board, &firmware, &model, &samples, &parties, args.seed, offer.epochs,
+                        board,
+                        &firmware,
+                        &model,
+                        &samples,
+                        &parties,
+                        args.seed,
+                        offer.epochs,
                     )
                 })?;
                 rounds(args, &mut server, &fleet, &model, &test)?;
@@ -242,19 +248,6 @@ pub(crate) fn run(args: &FederateArgs, format: Format) -> Result<()> {
         Format::Json => output::print_json(&report),
         Format::Table => print(&report),
     }
-}
-
-/// All samples as the model takes them, and those of the test split.
-fn quantised(model: &Model<'_>, data: &Dataset) -> Result<(Samples, Samples)> {
-    let take = |samples: &[usize]| -> Result<Samples> {
-        let inputs = export::quantised_inputs(model, data, samples)?;
-        let labels = samples.iter().map(|&sample| data.labels[sample] as usize).collect();
-        Ok(Samples { inputs, labels })
-    };
-    let test = data.indices(Split::Test);
-    ensure!(!test.is_empty(), "`{}` has no test split; see --test-fraction", data.name);
-    let all: Vec<usize> = (0..data.len()).collect();
-    Ok((take(&all)?, take(&test)?))
 }
 
 /// Runs the rounds that are left, until Ctrl-C.

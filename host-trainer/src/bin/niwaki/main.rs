@@ -10,6 +10,7 @@ mod eval;
 mod experiment;
 mod export;
 mod federate;
+mod federated;
 mod import;
 mod inputs;
 mod layerwise;
