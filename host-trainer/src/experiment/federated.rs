@@ -288,7 +288,9 @@ pub fn standings(rows: &[Row]) -> Result<Vec<Standing>> {
             bytes_down: last(|point| point.bytes_down as f64)?,
             bytes_up_to_dense: goal.and_then(|goal| {
                 spread(&|curve| {
-                    let there = curve.iter().find(|point| point.accuracy >= goal.mean - 0.005);
+                    // Methods without a federation send nothing.
+                    let mut sent = curve.iter().filter(|point| point.bytes_up > 0);
+                    let there = sent.find(|point| point.accuracy >= goal.mean - 0.005);
                     there.map(|point| point.bytes_up as f64)
                 })
             }),
@@ -316,7 +318,6 @@ pub fn write_federated_page(
     };
     let y = Axis { name: "test accuracy, %", log: false };
     let over_rounds: Vec<Line> = standings.iter().map(|s| line(s, |p| p.round.into())).collect();
-    // Methods without a federation send nothing.
     let sent = standings.iter().filter(|standing| standing.bytes_up.mean > 0.0);
     let over_bytes: Vec<Line> = sent.map(|s| line(s, |p| p.bytes_up as f64 / 1024.0)).collect();
     let write = |name: &str, text: &str| write_atomically(&folder.join(name), text.as_bytes());

@@ -79,8 +79,8 @@ pub(crate) struct FederateArgs {
     #[arg(long, value_name = "LAYERS")]
     tunable: Option<usize>,
     /// Seed of all that is drawn by chance
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    #[arg(long = "seed", value_name = "SEED", default_value_t = 1)]
+    run_seed: u64,
     /// Folder for the server's state, the history and the report
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
@@ -151,7 +151,7 @@ pub(crate) fn run(args: &FederateArgs, format: Format) -> Result<()> {
         data.classes()
     );
     let (samples, test) = samples_of(&model, &data)?;
-    let parties = parties::divide(&data, args.clients.count, args.alpha, args.seed)?;
+    let parties = parties::divide(&data, args.clients.count, args.alpha, args.run_seed)?;
     let before = accuracy(&model, &Global::new(&plan).parameters(), &test)?;
     let offer = args.learning.offer(args.method, model.id(), args.max_samples);
     let learns_alone = matches!(args.method, Method::Local | Method::Central);
@@ -171,7 +171,7 @@ pub(crate) fn run(args: &FederateArgs, format: Format) -> Result<()> {
         };
         let bar = output::bar(args.rounds.into(), "rounds");
         let mut rows = Vec::new();
-        let seed = args.seed;
+        let seed = args.run_seed;
         alone(&model, &parties, &samples, &test, &offer, args.rounds, seed, |round, accuracy| {
             rows.push(Row { round, accuracy: Some(accuracy), ..Row::default() });
             bar.set_message(format!("{:.2} %", 100.0 * accuracy));
@@ -186,14 +186,14 @@ pub(crate) fn run(args: &FederateArgs, format: Format) -> Result<()> {
             minimum: args.minimum,
             deadline_seconds: args.deadline,
             aggregation: args.aggregation,
-            seed: args.seed,
+            seed: args.run_seed,
         };
         let mut server = Server::open(&model, settings, args.out.as_deref())?;
         match &args.clients.target {
             None => {
                 let folder = args.out.as_ref().map(|out| out.join("devices"));
                 let mut fleet =
-                    Simulation::new(&model, &samples, &parties, args.seed, folder.as_deref())?
+                    Simulation::new(&model, &samples, &parties, args.run_seed, folder.as_deref())?
                         .with_failures(failures);
                 if args.method == Method::Moon {
                     let Learning { contrast_weight: weight, temperature, .. } = args.learning;
@@ -220,7 +220,7 @@ pub(crate) fn run(args: &FederateArgs, format: Format) -> Result<()> {
                         &model,
                         &samples,
                         &parties,
-                        args.seed,
+                        args.run_seed,
                         offer.epochs,
                     )
                 })?;
