@@ -49,7 +49,7 @@ const CRC_BYTES: usize = 4;
 const HEADER_BYTES: usize = 2;
 
 /// What the host asks of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Request<'a> {
     /// Who are you? Answered with [`Response::Version`], with or without a model.
@@ -103,10 +103,43 @@ pub enum Request<'a> {
         /// At most [`CHUNK`].
         len: u32,
     },
+    /// Tune the model's tunable layers from the blob's weights on, alone. From now on [`Request::Run`] runs
+    /// the model as it was tuned. Answered with [`Response::Done`].
+    BeginLearning {
+        /// Step per unit of gradient.
+        learning_rate: f32,
+        /// Part of the velocity that stays from batch to batch.
+        momentum: f32,
+        /// Samples of a batch.
+        batch: u16,
+    },
+    /// Be a device of a federation, with this key: packets for the client come in
+    /// [`Request::Federated`]. A firmware that was built with a key of its own does not need this. The line
+    /// must be trusted at that moment. Answered with [`Response::Done`].
+    Provision {
+        /// The device's key.
+        key: [u8; 32],
+    },
+    /// Learn the loaded input, alone or for the round. Answered with [`Response::Learned`].
+    Learn {
+        /// Its class.
+        label: u16,
+    },
+    /// End an epoch: take the step of an unfinished batch, and after the last epoch of a round make the
+    /// update. Answered with [`Response::Done`].
+    EndEpoch,
+    /// Send bytes of what was learned: all weights' parameters as `i16`, then all biases' as `i32`,
+    /// little-endian. Answered with [`Response::Output`].
+    ReadLearned {
+        /// First byte.
+        offset: u32,
+        /// At most [`CHUNK`].
+        len: u32,
+    },
 }
 
 /// What a device answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Response<'a> {
     /// To [`Request::Version`].
@@ -147,6 +180,13 @@ pub enum Response<'a> {
     },
     /// To [`Request::ReadInput`].
     Input(&'a [u8]),
+    /// To [`Request::Learn`].
+    Learned {
+        /// Loss of the sample before it was learned.
+        loss: f32,
+        /// Counter units that learning it took.
+        count: u64,
+    },
 }
 
 /// What a device tells about itself and its model.
@@ -241,6 +281,23 @@ pub enum DeviceError {
         /// Index of the sample that is next.
         expected: u32,
     },
+    /// The firmware cannot learn, or the model has no layers that can be tuned.
+    NotTunable,
+    /// The arena leaves too little memory for learning.
+    LearningMemory {
+        /// Bytes that it needs.
+        needed: u32,
+        /// Bytes that there are.
+        available: u32,
+    },
+    /// Learning was not begun, or there is no round to learn for.
+    NotLearning,
+    /// A setting of learning or the class of a sample is out of range.
+    Learning,
+    /// The device was made one of a federation or learns alone; a reset returns it to neither.
+    Occupied,
+    /// The round asks for noise, and the board has no source of random numbers.
+    NoRandomNumbers,
 }
 
 impl core::fmt::Display for DeviceError {
@@ -270,6 +327,25 @@ impl core::fmt::Display for DeviceError {
             Self::Sequence { expected } => {
                 write!(f, "samples of a clip come in order; the next one is number {expected}")
             }
+            Self::NotTunable => f.write_str(
+                "the firmware was built without learning, or the model has no layers that can be tuned",
+            ),
+            Self::LearningMemory { needed, available } => write!(
+                f,
+                "learning needs {needed} bytes of memory beside the arena, there are {available}"
+            ),
+            Self::NotLearning => {
+                f.write_str("learning was not begun, or there is no round to learn for")
+            }
+            Self::Learning => {
+                f.write_str("a setting of learning or the class of a sample is out of range")
+            }
+            Self::Occupied => f.write_str(
+                "the device already learns alone or is one of a federation: reset it first",
+            ),
+            Self::NoRandomNumbers => f.write_str(
+                "the round asks for noise, and the board has no source of random numbers",
+            ),
         }
     }
 }

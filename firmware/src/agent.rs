@@ -1,12 +1,16 @@
 //! The loop that answers the host.
 
 use embedded_io::{Read, Write};
+#[cfg(feature = "learn")]
+use niwaki_core::learn::Settings;
 use niwaki_core::link::{
     CHUNK, CounterUnit, DeviceError, Frame, Info, MAX_FRAME, ModelInfo, Receiver, Request,
     Response, encode,
 };
 use niwaki_core::{ALL_KERNELS, Model, ModelError, RunError, Session};
 
+#[cfg(feature = "learn")]
+use crate::learning::Learning;
 use crate::memory::Memory;
 #[cfg(feature = "frontend")]
 use crate::sound::Sound;
@@ -40,6 +44,12 @@ pub trait Board {
     /// A model begins or ceases to run: for a board with a light to show it.
     fn busy(&mut self, busy: bool) {
         let _ = busy;
+    }
+
+    /// A random number that nobody can foretell, for the noise that protects what a device learned; `None`
+    /// where the board has no source of them.
+    fn random(&mut self) -> Option<u32> {
+        None
     }
 }
 
@@ -85,6 +95,14 @@ pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
         Ok((session, rest)) => (Ok(session), rest),
         Err(error) => (Err(error), Default::default()),
     };
+    #[cfg(feature = "learn")]
+    let (learning, rest) = match &session {
+        Ok(session) => {
+            let (learning, rest) = Learning::new(session.model(), as_bytes_mut(rest));
+            (learning, as_values_mut(rest))
+        }
+        Err(error) => (Err(*error), rest),
+    };
     #[cfg(feature = "frontend")]
     let sound = session.as_ref().map_err(|error| *error).and_then(|session| {
         let front_end = session.model().front_end().ok_or(DeviceError::NoFrontEnd)?;
@@ -97,6 +115,12 @@ pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
         session,
         #[cfg(feature = "frontend")]
         sound,
+        #[cfg(feature = "learn")]
+        learning,
+        #[cfg(feature = "learn")]
+        learned: 0,
+        #[cfg(feature = "learn")]
+        buffer: [0; CHUNK],
         ran: false,
     };
     match &device.session {
@@ -145,16 +169,24 @@ pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
     }
 }
 
-struct Device<'m, 'a> {
+struct Device<'a> {
     info: Info<'static>,
-    session: Result<Session<'m, 'a>, DeviceError>,
+    session: Result<Session<'a, 'a>, DeviceError>,
     #[cfg(feature = "frontend")]
     sound: Result<Sound<'a>, DeviceError>,
+    #[cfg(feature = "learn")]
+    learning: Result<Learning<'a>, DeviceError>,
+    /// Samples learned.
+    #[cfg(feature = "learn")]
+    learned: u32,
+    /// Holds an answer that lies nowhere else.
+    #[cfg(feature = "learn")]
+    buffer: [u8; CHUNK],
     /// Whether the output belongs to the input that was loaded last.
     ran: bool,
 }
 
-impl Device<'_, '_> {
+impl Device<'_> {
     /// Carries out one request. Responses before the last go to `reply`.
     fn answer<B: Board>(
         &mut self,
@@ -182,12 +214,18 @@ impl Device<'_, '_> {
                 }
                 Ok(Response::Done)
             }
-            Request::Federated(_) => Err(DeviceError::NotFederated),
             Request::Run => {
                 let session = session?;
                 board.busy(true);
+                #[cfg(feature = "learn")]
+                let tail = self.learning.as_ref().ok().and_then(Learning::tail);
                 let (result, stack) = stack::measure(|| {
                     let before = read_counter(board);
+                    #[cfg(feature = "learn")]
+                    if let Some(tail) = tail {
+                        tail.run_loaded(session).map_err(|_| RunError::ModelChanged)?;
+                        return Ok(read_counter(board) - before);
+                    }
                     while session.step()? {}
                     Ok(read_counter(board) - before)
                 });
@@ -237,9 +275,68 @@ impl Device<'_, '_> {
             }
             #[cfg(not(feature = "frontend"))]
             Request::LoadSamples { .. } => Err(DeviceError::NoFrontEnd),
+            #[cfg(feature = "learn")]
+            Request::BeginLearning { learning_rate, momentum, batch } => {
+                let settings = Settings { learning_rate, momentum, batch };
+                let learning = self.learning.as_mut().map_err(|error| *error)?;
+                learning.begin(settings).map(|()| Response::Done)
+            }
+            #[cfg(feature = "learn")]
+            Request::Provision { key } => {
+                let learning = self.learning.as_mut().map_err(|error| *error)?;
+                learning.provision(&key).map(|()| Response::Done)
+            }
+            #[cfg(feature = "learn")]
+            Request::Learn { label } => {
+                self.ran = false;
+                let session = session?;
+                let learning = self.learning.as_mut().map_err(|error| *error)?;
+                let mut learn = || {
+                    let before = read_counter(board);
+                    let loss = learning.learn(session, label)?;
+                    Ok(Response::Learned { loss, count: read_counter(board) - before })
+                };
+                // Every sample takes the same stack, but that the last of a batch takes more: the first few
+                // are measured, which takes longer than learning may.
+                let measured = self.learned < STACK_SAMPLES;
+                let (result, stack) = if measured { stack::measure(learn) } else { (learn(), 0) };
+                self.info.stack_high_water = self.info.stack_high_water.max(count(stack));
+                self.learned = self.learned.saturating_add(1);
+                result
+            }
+            #[cfg(feature = "learn")]
+            Request::EndEpoch => {
+                let learning = self.learning.as_mut().map_err(|error| *error)?;
+                learning.end_epoch(|| board.random()).map(|()| Response::Done)
+            }
+            #[cfg(feature = "learn")]
+            Request::ReadLearned { offset, len } => {
+                let learning = self.learning.as_ref().map_err(|error| *error)?;
+                learning.read(offset, len, &mut self.buffer).map(Response::Output)
+            }
+            #[cfg(feature = "learn")]
+            Request::Federated(packet) => {
+                let Ok(learning) = &mut self.learning else {
+                    return Err(DeviceError::NotFederated);
+                };
+                let len = learning.packet(packet, &mut self.buffer)?;
+                self.buffer.get(..len).map(Response::Federated).ok_or(DeviceError::NotFederated)
+            }
+            #[cfg(not(feature = "learn"))]
+            Request::Federated(_) => Err(DeviceError::NotFederated),
+            #[cfg(not(feature = "learn"))]
+            Request::BeginLearning { .. }
+            | Request::Provision { .. }
+            | Request::Learn { .. }
+            | Request::EndEpoch
+            | Request::ReadLearned { .. } => Err(DeviceError::NotTunable),
         }
     }
 }
+
+/// Samples whose learning is watched for the stack that it takes.
+#[cfg(feature = "learn")]
+const STACK_SAMPLES: u32 = 16;
 
 /// Reads the counter, in a function of its own: its name tells a host that traces the execution where an
 /// operator begins and ends.
@@ -281,6 +378,16 @@ fn part(values: &[i8], offset: u32, len: u32) -> Result<&[u8], DeviceError> {
 /// A size as the protocol sends it. Nothing on these devices is as large as 4 GiB.
 pub(crate) fn count(size: usize) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
+}
+
+#[cfg(feature = "learn")]
+fn as_bytes_mut(values: &mut [i8]) -> &mut [u8] {
+    zerocopy::IntoBytes::as_mut_bytes(values)
+}
+
+#[cfg(feature = "learn")]
+fn as_values_mut(bytes: &mut [u8]) -> &mut [i8] {
+    zerocopy::FromBytes::mut_from_bytes(bytes).unwrap_or_default()
 }
 
 fn as_bytes(values: &[i8]) -> &[u8] {

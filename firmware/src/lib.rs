@@ -9,6 +9,10 @@
 #![no_std]
 
 mod agent;
+#[cfg(feature = "learn")]
+mod flash;
+#[cfg(feature = "learn")]
+mod learning;
 mod memory;
 #[cfg(feature = "frontend")]
 mod sound;

@@ -8,6 +8,8 @@ pub mod data;
 #[cfg(unix)]
 pub mod experiment;
 pub mod export;
+#[cfg(unix)]
+pub mod federate;
 pub mod import;
 pub mod learn;
 pub mod net;

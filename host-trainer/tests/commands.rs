@@ -215,3 +215,87 @@ fn targets_are_listed_with_their_memory() {
     assert_eq!(m4["flash_bytes"].as_u64(), Some(4 << 20));
     assert!(m4["arena_bytes"].as_u64().unwrap() > 1 << 20);
 }
+
+/// The demonstration's model: digits.
+fn demonstration() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    root.join("firmware/examples/bare/src/model/model.niwaki").to_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_emulated_board_learns_what_the_host_learns() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = folder.path().join("table.md").to_str().unwrap().to_owned();
+    let model = demonstration();
+    let learn = ["learn", &model, "--tunable", "1", "--per-class", "3", "--epochs", "2"];
+    let host = json(&[&learn[..], &["--out", &table]].concat());
+    let board = json(&[&learn[..], &["--target", "qemu-cortex-m4"]].concat());
+    let of = |result: &Value, name: &str| result["groups"][0][name].clone();
+    for name in ["checksum", "losses", "accuracy_before", "accuracy_after", "learned", "tested"] {
+        assert!(!of(&host, name).is_null() && of(&host, name) == of(&board, name), "{name}");
+    }
+    assert_eq!(of(&host, "learned"), 30);
+    assert!(host["instructions_per_sample"].is_null());
+    assert!(board["instructions_per_sample"].as_u64().unwrap() > 10_000, "{board}");
+    assert!(std::fs::read_to_string(&table).unwrap().contains("| all | 30 | "));
+    assert!(
+        error(&["learn", &model, "--target", "abacus"]).contains("there is no target 'abacus'")
+    );
+    assert!(error(&["learn", &model]).contains("no tunable layers"));
+}
+
+#[test]
+fn devices_learn_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let model = demonstration();
+    let federate = |more: &[&str]| {
+        let common = ["federate", "--model", &model, "--tunable", "1", "--learning-rate", "0.02"];
+        let common = [&common[..], &["--train-limit", "60", "--method", "contrastive"]].concat();
+        json(&[&common[..], more].concat())
+    };
+    // In one go and in two.
+    let (whole, parts) = (path("whole"), path("parts"));
+    let expected = federate(&["--clients", "sim:4", "--rounds", "3", "--out", &whole]);
+    federate(&["--clients", "sim:4", "--rounds", "1", "--out", &parts]);
+    assert_eq!(federate(&["--clients", "sim:4", "--rounds", "3", "--out", &parts]), expected);
+    let history = expected["history"].as_array().unwrap();
+    assert_eq!(history.len(), 3);
+    let sum = |name: &str| history.iter().map(|row| row[name].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(expected["bytes_up"], sum("bytes_up"));
+    // A byte per weight and device at least.
+    let least = 12 * expected["tunable_weights"].as_u64().unwrap();
+    assert!((least..4 * least).contains(&sum("bytes_up")), "{expected}");
+    assert!(std::fs::read_to_string(path("whole/report.html")).unwrap().contains("</svg>"));
+    assert_eq!(std::fs::read_to_string(path("whole/rounds.jsonl")).unwrap().lines().count(), 3);
+
+    assert_eq!(federate(&["--clients", "qemu-cortex-m4:4", "--rounds", "3"]), expected);
+
+    let refused = error(&["federate", "--model", &model, "--tunable", "1"]);
+    assert!(refused.contains("have no groups"), "{refused}");
+    let refused = error(&["federate", "--model", &model, "--aggregation", "median"]);
+    assert!(refused.contains("trimmed-mean[:SHARE"), "{refused}");
+}
+
+#[test]
+fn federated_methods_are_compared_and_never_run_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out").to_str().unwrap().to_owned();
+    let model = demonstration();
+    let compare = |more: &[&str]| {
+        let common = ["experiment", "federated", "--model", &model, "--dense", &model];
+        let small = ["--tunable", "1", "--train-limit", "40", "--clients", "4", "--rounds", "2"];
+        json(&[&common[..], &small[..], &["--out", &out], more].concat())
+    };
+    let first = compare(&["--seeds", "1", "--methods", "fedavg,local"]);
+    assert_eq!(first["finished"], 2);
+    let rows = || std::fs::read_to_string(folder.path().join("out/rows.jsonl")).unwrap();
+    let before = rows();
+    let all = compare(&["--seeds", "1"]);
+    assert_eq!((all["finished"].as_u64(), all["trials"].as_u64()), (Some(7), Some(7)));
+    assert!(rows().starts_with(&before) && rows().lines().count() == 7);
+    let page = std::fs::read_to_string(folder.path().join("out/README.md")).unwrap();
+    for method in ["contrastive", "fedavg", "fedprox", "moon", "local", "central", "fedavg-dense"] {
+        assert!(page.contains(&format!("| {method} | 1 | ")), "{page}");
+    }
+}

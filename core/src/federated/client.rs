@@ -11,7 +11,8 @@ use super::message::{
 };
 use super::update::{self, Buffers, quantise};
 use crate::learn::{
-    Contrast, LearnError, Learner, MAX_LAYERS, Parameters, Plan, Prototypes, memory, split,
+    Contrast, LearnError, Learner, MAX_LAYERS, Parameters, Plan, Prototypes, Proximal, Terms,
+    memory, split,
 };
 use crate::session::Session;
 use crate::store::{Counters, Snapshot, Store, StoreError};
@@ -249,9 +250,9 @@ impl<'m, 'b> Client<'m, 'b> {
         self.finished
     }
 
-    /// Numbers that come next on the channel.
-    #[cfg(test)]
-    pub(super) fn channel_next(&self) -> Counters {
+    /// Counters of the channel: a device that is switched off in good order may store them in place of its
+    /// last reservation, and wastes no numbers.
+    pub fn counters(&self) -> Counters {
         self.channel.next()
     }
 
@@ -484,18 +485,41 @@ impl<'m, 'b> Client<'m, 'b> {
         input: &[i8],
         label: usize,
     ) -> Result<f32, ClientError<core::convert::Infallible>> {
+        session.set_input(input).map_err(LearnError::from)?;
+        self.learn_loaded(session, label, None)
+    }
+
+    /// As [`learn`](Self::learn), of the input that [`Session::input_mut`] was filled with. With an `own`
+    /// contrastive term, the application compares with features of its own choice instead of the round's
+    /// prototypes.
+    ///
+    /// # Errors
+    ///
+    /// As [`learn`](Self::learn).
+    pub fn learn_loaded<const KERNELS: u32>(
+        &mut self,
+        session: &mut Session<'_, '_, KERNELS>,
+        label: usize,
+        own: Option<Contrast<'_>>,
+    ) -> Result<f32, ClientError<core::convert::Infallible>> {
         let State::Learning { offer, samples, loss, .. } = &mut self.state else {
             return Err(ClientError::NoRound);
         };
         if *samples >= offer.max_samples {
             return Err(ClientError::TooManySamples { limit: offer.max_samples });
         }
-        let contrast = offer.contrast.map(|contrast| Contrast {
+        let offered = offer.contrast.map(|contrast| Contrast {
             prototypes: Prototypes { values: self.prototypes, counts: self.counts },
             weight: contrast.weight,
             temperature: contrast.temperature,
         });
-        let of_sample = self.learner.learn(session, input, label, contrast.as_ref())?;
+        let anchor = Parameters { weights: self.weights, biases: self.biases };
+        let proximal = Proximal { anchor, weight: offer.proximal };
+        let terms = Terms {
+            contrast: own.or(offered),
+            proximal: Some(proximal).filter(|proximal| proximal.weight > 0.0),
+        };
+        let of_sample = self.learner.learn_loaded(session, label, &terms)?;
         *loss += of_sample;
         *samples = samples.wrapping_add(1);
         if let Some(count) = self.own_counts.get_mut(label) {

@@ -183,6 +183,9 @@ pub struct Offer {
     pub max_samples: u32,
     /// Contrastive distillation; prototypes are then part of the global state.
     pub contrast: Option<Contrast>,
+    /// Weight of the proximal term of FedProx, which keeps the device's parameters near the global ones; 0
+    /// for none.
+    pub proximal: f32,
     /// Largest Euclidean norm of the update: see [`Update`]. An update above is scaled down to it.
     pub clip: f32,
     /// Standard deviation of Gaussian noise, in units of `clip`; 0 for none.
@@ -224,6 +227,7 @@ impl Offer {
         // Comparisons with NaN are false.
         setting(self.clip > 0.0 && self.clip <= MAX_CLIP, Setting::Clip)?;
         setting(self.noise >= 0.0 && self.noise <= 100.0, Setting::Noise)?;
+        setting(self.proximal >= 0.0 && self.proximal <= 1e3, Setting::Proximal)?;
         if let Some(contrast) = self.contrast {
             setting(contrast.weight >= 0.0 && contrast.weight <= 1e3, Setting::Contrast)?;
             let range = 1e-3..=1e3;
@@ -325,6 +329,8 @@ pub enum Setting {
     Noise,
     /// Weight or temperature of the contrastive distillation.
     Contrast,
+    /// Weight of the proximal term.
+    Proximal,
 }
 
 impl fmt::Display for Refusal {

@@ -30,7 +30,7 @@
 //!   norm, model, round and count of samples are checked by the server with [`Update::check`] and
 //!   [`Update::differences`].
 //!
-//! The threat model and the meaning of the privacy noise: `docs/learning.md`.
+//! The threat model and the meaning of the privacy noise: `docs/federation.md`.
 
 mod channel;
 mod client;

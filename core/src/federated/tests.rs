@@ -136,6 +136,7 @@ fn offer(model: &Model<'_>, round: u32) -> Offer {
         epochs: 2,
         max_samples: 100,
         contrast: Some(Contrast { weight: 0.5, temperature: 0.5 }),
+        proximal: 0.0,
         clip: 1e6,
         noise: 0.0,
     }
@@ -510,6 +511,7 @@ fn bad_commands_are_refused_by_name() {
             (Offer { momentum: bad, ..next }, Setting::Momentum),
             (Offer { clip: bad, ..next }, Setting::Clip),
             (Offer { noise: bad, ..next }, Setting::Noise),
+            (Offer { proximal: bad, ..next }, Setting::Proximal),
             (
                 Offer { contrast: Some(Contrast { weight: bad, temperature: 1.0 }), ..next },
                 Setting::Contrast,
@@ -684,7 +686,7 @@ fn power_may_fail_anywhere_in_a_round() {
         let mut store = store(flash.reboot(usize::MAX));
         let mut client = boot(&model, &mut store).unwrap();
         // Numbers that the server has seen are not used again.
-        assert!(client.channel_next().send >= last_sent, "{budget}");
+        assert!(client.counters().send >= last_sent, "{budget}");
         let weights = client.learner().parameters().weights.to_vec();
         match client.finished() {
             1 => assert_eq!(weights, first),

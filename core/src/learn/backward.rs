@@ -8,11 +8,12 @@
 
 use half::f16;
 
+use super::axis::Axis;
 use super::layer::Layer;
 use super::plan::LayerPlan;
 use crate::kernels::Rescale;
 use crate::model::layout::ChannelRecord;
-use crate::model::{Add, Lookup, Mean, Op, Pool, Window};
+use crate::model::{Add, Lookup, Mean, Op, Pool};
 
 /// Entries on either side over which a table's slope is taken.
 const SLOPE: usize = 4;
@@ -62,13 +63,15 @@ pub(super) fn pull(pulls: &[Option<Pull<'_>>], gradient: &[f32], index: usize) -
     match first {
         Pull::Avg(pool) => {
             let (at, channel) = place(pool.input.width, pool.input.channels);
+            let (down, across) = (Axis::rows(&pool.window), Axis::columns(&pool.window));
             let mut sum = 0.0;
-            for oy in windows(&pool.window, 0, at[0], pool.output.height) {
-                let rows = covered(&pool.window, 0, oy, pool.input.height);
-                for ox in windows(&pool.window, 1, at[1], pool.output.width) {
-                    let count = rows.wrapping_mul(covered(&pool.window, 1, ox, pool.input.width));
+            for oy in down.windows(at[0], pool.output.height) {
+                let rows = down.inputs(oy, pool.input.height).len();
+                for ox in across.windows(at[1], pool.output.width) {
+                    let columns = across.inputs(ox, pool.input.width).len();
+                    let count = rows.wrapping_mul(columns).max(1);
                     let output = flat([oy, ox], channel, pool.output.width, pool.output.channels);
-                    sum += pull(rest, gradient, output) / count.max(1) as f32;
+                    sum += pull(rest, gradient, output) / count as f32;
                 }
             }
             sum
@@ -78,8 +81,8 @@ pub(super) fn pull(pulls: &[Option<Pull<'_>>], gradient: &[f32], index: usize) -
                 return 0.0;
             }
             let (at, channel) = place(pool.input.width, pool.input.channels);
-            let rows = windows(&pool.window, 0, at[0], pool.output.height);
-            let columns = windows(&pool.window, 1, at[1], pool.output.width);
+            let rows = Axis::rows(&pool.window).windows(at[0], pool.output.height);
+            let columns = Axis::columns(&pool.window).windows(at[1], pool.output.width);
             if rows.is_empty() || columns.is_empty() {
                 return 0.0;
             }
@@ -112,21 +115,6 @@ pub(super) fn pull(pulls: &[Option<Pull<'_>>], gradient: &[f32], index: usize) -
             }
         }
     }
-}
-
-/// Output positions whose window covers input position `at` on an axis.
-fn windows(window: &Window, axis: usize, at: usize, outputs: usize) -> core::ops::Range<usize> {
-    let (kernel, stride, pad) = (window.kernel[axis], window.stride[axis].max(1), window.pad[axis]);
-    let padded = at.wrapping_add(pad);
-    let first = padded.wrapping_add(1).saturating_sub(kernel).div_ceil(stride);
-    first..(padded / stride).wrapping_add(1).min(outputs).max(first)
-}
-
-/// Input positions under the window at output position `at` on an axis.
-fn covered(window: &Window, axis: usize, at: usize, inputs: usize) -> usize {
-    let start = at.wrapping_mul(window.stride[axis]);
-    let end = start.wrapping_add(window.kernel[axis]).min(inputs.wrapping_add(window.pad[axis]));
-    end.saturating_sub(start.max(window.pad[axis]))
 }
 
 /// Bit `index`.
@@ -210,7 +198,7 @@ impl LayerPass<'_> {
                 });
                 if let Some(slot) = slot {
                     let velocity = slot.to_f32() + gradient * share;
-                    *slot = f16::from_f32(finite(velocity, MAX_WEIGHT_VELOCITY));
+                    *slot = stored(velocity);
                 }
                 if let Some(to) = to.as_deref_mut() {
                     let w = f32::from(weight.place.read(self.stream));
@@ -252,6 +240,11 @@ pub(super) fn rescale(record: &ChannelRecord) -> f32 {
     Rescale::new(record.multiplier.get(), record.shift.get()).unwrap_or(Rescale::ZERO).real()
 }
 
+/// A weight's velocity as it is kept.
+pub(super) fn stored(velocity: f32) -> f16 {
+    f16::from_f32(finite(velocity, MAX_WEIGHT_VELOCITY))
+}
+
 /// Largest number of f16.
 const MAX_WEIGHT_VELOCITY: f32 = 65_504.0;
 const MAX_BIAS_VELOCITY: f32 = 1e30;
@@ -264,18 +257,13 @@ fn finite(value: f32, limit: f32) -> f32 {
 /// Sets the bit of the first largest input under each window.
 pub(super) fn open_first_maxima(pool: &Pool, x: &[i8], gates: &mut [u8]) {
     gates.fill(0);
-    let range = |axis: usize, at: usize, inputs: usize| {
-        let start = at.wrapping_mul(pool.window.stride[axis]);
-        let end = start.wrapping_add(pool.window.kernel[axis]);
-        let pad = pool.window.pad[axis];
-        start.saturating_sub(pad)..end.saturating_sub(pad).min(inputs)
-    };
+    let (down, across) = (Axis::rows(&pool.window), Axis::columns(&pool.window));
     for oy in 0..pool.output.height {
         for ox in 0..pool.output.width {
             for channel in 0..pool.input.channels {
                 let mut largest: Option<(i8, usize)> = None;
-                for iy in range(0, oy, pool.input.height) {
-                    for ix in range(1, ox, pool.input.width) {
+                for iy in down.inputs(oy, pool.input.height) {
+                    for ix in across.inputs(ox, pool.input.width) {
                         let pixel = iy.wrapping_mul(pool.input.width).wrapping_add(ix);
                         let index = pixel.wrapping_mul(pool.input.channels).wrapping_add(channel);
                         let value = x.get(index).copied().unwrap_or(i8::MIN);

@@ -1,8 +1,7 @@
 //! A weighted operator as learning sees it: where each of its nonzero weights is, whatever the format
 //! of its stream.
 
-use core::ops::Range;
-
+use super::axis::Axis;
 use crate::kernels::packed;
 use crate::kernels::sparse::{Block, ConvStream, Entry, LinearStream};
 use crate::model::layout::ChannelRecord;
@@ -177,18 +176,17 @@ impl<'m> Layer<'m> {
     /// the weight lies over the input, in the order of the pixels.
     #[inline(always)]
     pub(super) fn positions(&self, weight: &Weight, mut f: impl FnMut(usize, usize)) {
-        let [_, width, depth] = self.size;
-        let rows = self.span(0, weight.tap[0], self.output.height);
-        let columns = self.span(1, weight.tap[1], self.output.width);
-        let from = |axis: usize, first: usize| {
-            let padded = first.wrapping_mul(self.window.stride[axis]);
-            padded.wrapping_add(weight.tap[axis]).wrapping_sub(self.window.pad[axis])
-        };
-        let step = self.window.stride[1].wrapping_mul(depth);
-        let row_step = self.window.stride[0].wrapping_mul(width).wrapping_mul(depth);
-        let mut row = from(0, rows.start)
+        let [height, width, depth] = self.size;
+        let (down, across) = (Axis::rows(&self.window), Axis::columns(&self.window));
+        let [tap_row, tap_column] = weight.tap;
+        let rows = down.outputs(tap_row, height, self.output.height);
+        let columns = across.outputs(tap_column, width, self.output.width);
+        let step = across.stride().wrapping_mul(depth);
+        let row_step = down.stride().wrapping_mul(width).wrapping_mul(depth);
+        let mut row = down
+            .input(rows.start, tap_row)
             .wrapping_mul(width)
-            .wrapping_add(from(1, columns.start))
+            .wrapping_add(across.input(columns.start, tap_column))
             .wrapping_mul(depth)
             .wrapping_add(weight.input);
         for oy in rows {
@@ -200,14 +198,6 @@ impl<'m> Layer<'m> {
             }
             row = row.wrapping_add(row_step);
         }
-    }
-
-    /// Output positions on an axis at which kernel index `tap` lies over the input.
-    fn span(&self, axis: usize, tap: usize, outputs: usize) -> Range<usize> {
-        let (stride, pad) = (self.window.stride[axis].max(1), self.window.pad[axis]);
-        let first = pad.saturating_sub(tap).div_ceil(stride);
-        let end = self.size[axis].wrapping_add(pad).saturating_sub(tap).div_ceil(stride);
-        first..end.min(outputs).max(first)
     }
 }
 

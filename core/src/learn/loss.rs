@@ -1,6 +1,6 @@
 //! What learning minimises, and its gradient. Gradients are with respect to stored integers.
 
-use super::LearnError;
+use super::{LearnError, Parameters, Plan};
 use crate::model::Tensor;
 
 /// Class prototypes: what features of each class are like, on the whole. A federation's are the means
@@ -41,6 +41,36 @@ impl Contrast<'_> {
         }
         Ok(())
     }
+}
+
+/// The proximal term of FedProx (Li et al., MLSys 2020): half the squared distance of the parameters from
+/// an anchor, times a weight. Its gradient is added once per batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Proximal<'a> {
+    /// The parameters that are not to be left far, such as a federation's global ones.
+    pub anchor: Parameters<'a>,
+    /// Weight of the term, for real-valued parameters. From 0 to 1,000.
+    pub weight: f32,
+}
+
+impl Proximal<'_> {
+    pub(super) fn check(&self, plan: &Plan<'_>) -> Result<(), LearnError> {
+        self.anchor.check(plan)?;
+        if self.weight >= 0.0 && self.weight <= 1e3 {
+            Ok(())
+        } else {
+            Err(LearnError::Setting("weight of the proximal term"))
+        }
+    }
+}
+
+/// Terms of the loss beside the cross-entropy.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms<'a> {
+    /// Contrastive distillation; needs at least two tunable layers to change anything.
+    pub contrast: Option<Contrast<'a>>,
+    /// Distance from an anchor.
+    pub proximal: Option<Proximal<'a>>,
 }
 
 /// Cross-entropy of the softmax of real scores against class `label`.

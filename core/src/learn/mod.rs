@@ -38,6 +38,7 @@
 //! # }
 //! ```
 
+mod axis;
 mod backward;
 mod layer;
 mod loss;
@@ -53,7 +54,7 @@ use crate::model::Op;
 use crate::session::{RunError, Session};
 use backward::{LayerPass, Pull, set_bit};
 use layer::Layer;
-pub use loss::{Contrast, Prototypes};
+pub use loss::{Contrast, Prototypes, Proximal, Terms};
 pub use plan::Plan;
 use plan::range;
 pub use tail::Tail;
@@ -387,16 +388,35 @@ impl<'m, 'b> Learner<'m, 'b> {
         label: usize,
         contrast: Option<&Contrast<'_>>,
     ) -> Result<f32, LearnError> {
+        self.tail.start(session, input)?;
+        self.learn_loaded(session, label, &Terms { contrast: contrast.copied(), proximal: None })
+    }
+
+    /// As [`learn`](Self::learn), of the input that [`Session::input_mut`] was filled with, and with more
+    /// terms of the loss. Returns the loss without the proximal term.
+    ///
+    /// # Errors
+    ///
+    /// As [`learn`](Self::learn).
+    pub fn learn_loaded<const KERNELS: u32>(
+        &mut self,
+        session: &mut Session<'_, '_, KERNELS>,
+        label: usize,
+        terms: &Terms<'_>,
+    ) -> Result<f32, LearnError> {
         let plan = self.plan();
         let (classes, features) = (plan.class_count(), plan.feature_count());
         let tensor = plan.scores;
         if label >= classes {
             return Err(LearnError::Label { label, classes });
         }
-        if let Some(contrast) = contrast {
+        if let Some(contrast) = &terms.contrast {
             contrast.check(classes, features)?;
         }
-        self.forward(session, input)?;
+        if let Some(proximal) = &terms.proximal {
+            proximal.check(plan)?;
+        }
+        self.forward_loaded(session)?;
         if self.pending == 0 {
             for velocity in self.velocity.iter_mut() {
                 *velocity = f16::from_f32(velocity.to_f32() * self.settings.momentum);
@@ -404,15 +424,32 @@ impl<'m, 'b> Learner<'m, 'b> {
             for velocity in self.bias_velocity.iter_mut() {
                 *velocity *= self.settings.momentum;
             }
+            if let Some(proximal) = &terms.proximal {
+                self.pull_back(proximal);
+            }
         }
         let scores = session.arena().get(tensor.range()).unwrap_or_default();
         let loss = loss::cross_entropy(scores, &tensor, label, self.from);
-        let loss = loss + self.backward(label, contrast);
+        let loss = loss + self.backward(label, terms.contrast.as_ref());
         self.pending = self.pending.wrapping_add(1);
         if self.pending >= self.settings.batch {
             self.finish_batch();
         }
         Ok(loss)
+    }
+
+    /// Adds the gradient of the proximal term, once per batch.
+    fn pull_back(&mut self, proximal: &Proximal<'_>) {
+        let scale = proximal.weight / (1 << tail::FRACTION) as f32;
+        let anchors = self.weights.iter().zip(proximal.anchor.weights);
+        for (velocity, (&now, &anchor)) in self.velocity.iter_mut().zip(anchors) {
+            let distance = i32::from(now).wrapping_sub(anchor.into()) as f32;
+            *velocity = backward::stored(velocity.to_f32() + scale * distance);
+        }
+        let anchors = self.biases.iter().zip(proximal.anchor.biases);
+        for (velocity, (&now, &anchor)) in self.bias_velocity.iter_mut().zip(anchors) {
+            *velocity += scale * now.saturating_sub(anchor) as f32;
+        }
     }
 
     /// Takes the step of an unfinished batch, such as the last of an epoch.
@@ -466,8 +503,16 @@ impl<'m, 'b> Learner<'m, 'b> {
         session: &mut Session<'_, '_, KERNELS>,
         input: &[i8],
     ) -> Result<(), LearnError> {
-        let plan = &self.tail.plan;
         self.tail.start(session, input)?;
+        self.forward_loaded(session)
+    }
+
+    fn forward_loaded<const KERNELS: u32>(
+        &mut self,
+        session: &mut Session<'_, '_, KERNELS>,
+    ) -> Result<(), LearnError> {
+        let plan = &self.tail.plan;
+        self.tail.check(session)?;
         let mut layers = plan.layers();
         let mut between = [].as_slice();
         for index in 0..plan.executed {

@@ -68,10 +68,32 @@ impl<'m, 'b> Tail<'m, 'b> {
         input: &[i8],
     ) -> Result<&'s [i8], LearnError> {
         self.start(session, input)?;
+        self.run_loaded(session)
+    }
+
+    /// One inference of the input that [`Session::input_mut`] was filled with.
+    ///
+    /// # Errors
+    ///
+    /// When the session is another model's.
+    pub fn run_loaded<'s, const KERNELS: u32>(
+        &self,
+        session: &'s mut Session<'_, '_, KERNELS>,
+    ) -> Result<&'s [i8], LearnError> {
+        self.check(session)?;
         for index in 0..self.plan.model.op_count() {
             self.execute(session, index)?;
         }
         Ok(session.output())
+    }
+
+    /// Whether the session is this model's.
+    pub(super) fn check<const KERNELS: u32>(
+        &self,
+        session: &Session<'_, '_, KERNELS>,
+    ) -> Result<(), LearnError> {
+        let same = session.model().id() == self.plan.model.id();
+        if same { Ok(()) } else { Err(LearnError::OtherModel) }
     }
 
     /// Checks that the session is this model's and sets its input.
@@ -80,9 +102,7 @@ impl<'m, 'b> Tail<'m, 'b> {
         session: &mut Session<'_, '_, KERNELS>,
         input: &[i8],
     ) -> Result<(), LearnError> {
-        if session.model().id() != self.plan.model.id() {
-            return Err(LearnError::OtherModel);
-        }
+        self.check(session)?;
         Ok(session.set_input(input)?)
     }
 

@@ -17,6 +17,7 @@
 
 mod bench;
 mod criteria;
+mod federated;
 mod page;
 mod plot;
 mod rows;
@@ -26,6 +27,7 @@ mod summary;
 
 pub use bench::{Bench, Measured};
 pub use criteria::Teachers;
+pub use federated::{Contest, DENSE, Point, Standing, standings, write_federated_page};
 pub use page::{Page, write_page};
 pub use rows::{ROWS_FILE, Row, Store, read_rows};
 pub use runner::{Event, Outcome, Work, run};

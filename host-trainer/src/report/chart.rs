@@ -392,3 +392,101 @@ fn draw_break_even(
         .draw()?;
     Ok(())
 }
+
+/// A line of a chart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Line {
+    /// What the legend calls it.
+    pub name: String,
+    /// Its points, from left to right.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// An axis of a chart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Axis<'a> {
+    /// What it shows.
+    pub name: &'a str,
+    /// Whether it shows powers of ten; points at 0 and below are left out then.
+    pub log: bool,
+}
+
+/// A chart of lines over a common axis.
+///
+/// # Errors
+///
+/// When it cannot be drawn.
+pub fn lines(lines: &[Line], x: Axis<'_>, y: Axis<'_>) -> Result<String> {
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (860, 420)).into_drawing_area();
+        draw_lines(&area, lines, x, y).map_err(|error| anyhow!("drawing the lines: {error}"))?;
+    }
+    Ok(svg)
+}
+
+fn draw_lines(
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    lines: &[Line],
+    x: Axis<'_>,
+    y: Axis<'_>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let place = |axis: Axis<'_>, value: f64| match axis.log {
+        true => (value > 0.0).then(|| value.log10()),
+        false => Some(value),
+    };
+    let placed: Vec<(&str, Vec<(f64, f64)>)> = lines
+        .iter()
+        .map(|line| {
+            let points = line.points.iter();
+            let points = points.filter_map(|&(at, value)| Some((place(x, at)?, place(y, value)?)));
+            (line.name.as_str(), points.collect())
+        })
+        .collect();
+    let range = |of: &dyn Fn(&(f64, f64)) -> f64| {
+        let all = placed.iter().flat_map(|(_, points)| points).map(of);
+        let (low, high) = all.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+            (low.min(value), high.max(value))
+        });
+        let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
+        let margin = (high - low).max(1e-3) * 0.04;
+        low - margin..high + margin
+    };
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(area)
+        .margin(10)
+        .x_label_area_size(38)
+        .y_label_area_size(52)
+        .build_cartesian_2d(range(&|point| point.0), range(&|point| point.1))?;
+    let label = |axis: Axis<'_>, value: f64| match axis.log {
+        true => format!("{:.3}", 10f64.powf(value))
+            .trim_end_matches('0')
+            .trim_end_matches('.')
+            .to_owned(),
+        false => format!("{}", (value * 100.0).round() / 100.0),
+    };
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_desc(x.name)
+        .y_desc(y.name)
+        .x_label_formatter(&|value| label(x, *value))
+        .y_label_formatter(&|value| label(y, *value))
+        .draw()?;
+    for (index, (name, points)) in placed.iter().enumerate() {
+        let style = Palette99::pick(index).stroke_width(2);
+        chart
+            .draw_series(LineSeries::new(points.iter().copied(), style))?
+            .label(*name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+    }
+    if lines.len() > 1 {
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::LowerRight)
+            .background_style(WHITE.mix(0.8))
+            .draw()?;
+    }
+    area.present()?;
+    Ok(())
+}

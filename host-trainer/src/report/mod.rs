@@ -8,6 +8,7 @@ pub(crate) use chart::curves as curves_svg;
 pub use search::search_html;
 
 pub use break_even::{break_even_csv, break_even_markdown, break_even_svg};
+pub use chart::{Axis, Line, lines};
 
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};

@@ -160,6 +160,19 @@ impl Device {
         self.explain(counts)
     }
 
+    /// What `ask` gets over the line, with the device's log added to an error.
+    ///
+    /// # Errors
+    ///
+    /// When `ask` fails.
+    pub(crate) fn over_line<R>(
+        &mut self,
+        ask: impl FnOnce(&mut Link<Emulator>) -> Result<R, LinkError>,
+    ) -> Result<R, TargetError> {
+        let result = ask(&mut self.link);
+        self.explain(result)
+    }
+
     /// The greatest number of bytes of stack that a run has taken.
     ///
     /// # Errors

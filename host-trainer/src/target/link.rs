@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
+use niwaki_core::learn::Settings;
 use niwaki_core::link::{
     CHUNK, CounterUnit, DeviceError, Frame, FrameError, Info, MAX_FRAME, ModelInfo, Receiver,
     Request, Response, encode,
@@ -235,6 +236,73 @@ impl<L: Read + Write> Link<L> {
         }
     }
 
+    /// Makes the device tune its model alone, from the blob's weights on.
+    ///
+    /// # Errors
+    ///
+    /// When the device cannot learn.
+    pub fn begin_learning(&mut self, settings: Settings) -> Result<(), LinkError> {
+        let Settings { learning_rate, momentum, batch } = settings;
+        self.done(Request::BeginLearning { learning_rate, momentum, batch })
+    }
+
+    /// Makes the device one of a federation, with this key.
+    ///
+    /// # Errors
+    ///
+    /// When the device cannot learn, or has a key.
+    pub fn provision(&mut self, key: [u8; 32]) -> Result<(), LinkError> {
+        self.done(Request::Provision { key })
+    }
+
+    /// Learns one sample; returns its loss and the counter's units that it took.
+    ///
+    /// # Errors
+    ///
+    /// When the device refuses the sample, or does not learn.
+    pub fn learn(&mut self, input: &[i8], label: u16) -> Result<(f32, u64), LinkError> {
+        self.load(input)?;
+        self.ask(Request::Learn { label }, INFERENCE, |response| match response {
+            Response::Learned { loss, count } => Some((loss, count)),
+            _ => None,
+        })
+    }
+
+    /// Ends an epoch.
+    ///
+    /// # Errors
+    ///
+    /// When the device does not learn.
+    pub fn end_epoch(&mut self) -> Result<(), LinkError> {
+        self.done(Request::EndEpoch)
+    }
+
+    /// Reads what was learned: all weights' parameters, then all biases', little-endian.
+    ///
+    /// # Errors
+    ///
+    /// When the device has learned nothing, or `bytes` are too many.
+    pub fn read_learned(&mut self, bytes: &mut [u8]) -> Result<(), LinkError> {
+        let values = zerocopy::FromBytes::mut_from_bytes(bytes).unwrap_or_default();
+        self.read(values, |offset, len| Request::ReadLearned { offset, len })
+    }
+
+    /// Hands a packet to the device's federated client and returns the answer.
+    ///
+    /// # Errors
+    ///
+    /// When the client does not answer.
+    pub fn federated(&mut self, packet: &[u8]) -> Result<Vec<u8>, LinkError> {
+        self.ask(Request::Federated(packet), INFERENCE, |response| match response {
+            Response::Federated(packet) => Some(packet.to_vec()),
+            _ => None,
+        })
+    }
+
+    fn done(&mut self, request: Request<'_>) -> Result<(), LinkError> {
+        self.ask(request, INFERENCE, |response| (response == Response::Done).then_some(()))
+    }
+
     fn load(&mut self, input: &[i8]) -> Result<(), LinkError> {
         let mut offset = 0;
         for part in input.chunks(CHUNK) {
@@ -347,5 +415,10 @@ fn name(request: Request<'_>) -> &'static str {
         Request::Federated(_) => "federated",
         Request::LoadSamples { .. } => "load samples",
         Request::ReadInput { .. } => "read input",
+        Request::BeginLearning { .. } => "begin learning",
+        Request::Provision { .. } => "provision",
+        Request::Learn { .. } => "learn",
+        Request::EndEpoch => "end epoch",
+        Request::ReadLearned { .. } => "read learned",
     }
 }

@@ -55,6 +55,8 @@ enum Experiment {
     Criteria(CriteriaArgs),
     /// Compare ways of finding sparse candidates at the same number of true evaluations
     Search(SearchExperimentArgs),
+    /// Compare ways in which devices learn together, and apart, over rounds and over bytes
+    Federated(crate::federated::FederatedArgs),
 }
 
 /// Arguments of `niwaki experiment criteria`.
@@ -152,6 +154,7 @@ pub(crate) fn run(args: &ExperimentArgs, format: Format) -> Result<()> {
         Experiment::Methods(args) => methods(args, format),
         Experiment::Criteria(args) => criteria(args, format),
         Experiment::Search(args) => crate::search::experiment(args, format),
+        Experiment::Federated(args) => crate::federated::run(args, format),
     }
 }
 

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use niwaki::data::{Dataset, LoadOptions, Split, load};
 use niwaki::export::{self, AlignedVec};
-use niwaki::learn::{Samples, Schedule, Tuned, tune};
+use niwaki::learn::{Samples, Schedule, Tuned, tune, tune_on};
+use niwaki::target::{Device, Target};
 use niwaki_core::Model;
 use niwaki_core::learn::{Plan, Settings};
 use rayon::prelude::*;
@@ -23,13 +24,14 @@ learned, and the accuracy on its other samples is measured before and after.
 Examples:
   niwaki learn model.niwaki --data wisdm.csv --group user --epochs 3
   niwaki learn model.niwaki --data wisdm.csv --group user --member 7 --per-class 5
+  niwaki learn model.niwaki --data wisdm.csv --group user --target qemu-cortex-m4 --out table.md
   niwaki learn model.niwaki --data digits --tunable 1   # no groups: the validation split is learned")]
 pub(crate) struct LearnArgs {
     /// The model, as `niwaki export --tunable` wrote it
     model: PathBuf,
-    /// Where to learn
-    #[arg(long, value_enum, default_value_t = LearnTarget::Host)]
-    target: LearnTarget,
+    /// Where to learn: host, by the code that devices run, or an emulated board
+    #[arg(long, default_value = "host")]
+    target: String,
     /// Data set: digits, fashion-mnist, mnist, or the path of a folder or file
     #[arg(long, default_value = "digits")]
     data: String,
@@ -43,7 +45,7 @@ pub(crate) struct LearnArgs {
     #[arg(long, default_value_t = 3, value_name = "N")]
     epochs: usize,
     /// Step per unit of gradient
-    #[arg(long, default_value_t = 0.01, value_name = "RATE")]
+    #[arg(long, default_value_t = 0.05, value_name = "RATE")]
     learning_rate: f32,
     /// Part of the velocity that stays from batch to batch
     #[arg(long, default_value_t = 0.9)]
@@ -57,19 +59,18 @@ pub(crate) struct LearnArgs {
     /// Seed of the samples' order
     #[arg(long, default_value_t = 1, value_name = "SEED")]
     order_seed: u64,
+    /// Also write the table to this Markdown file
+    #[arg(long, value_name = "FILE.md")]
+    out: Option<PathBuf>,
     #[command(flatten)]
     options: LoadOptions,
 }
 
-/// Where a model learns.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LearnTarget {
-    /// This computer, by the code that devices run
-    Host,
-}
-
 #[derive(Debug, Serialize)]
 struct Learned {
+    target: String,
+    /// Mean over the groups; none on the host.
+    instructions_per_sample: Option<u64>,
     /// Bytes of RAM that learning needs beside the arena.
     learner_bytes: usize,
     arena_bytes: usize,
@@ -91,7 +92,7 @@ struct Group {
 
 /// Runs `niwaki learn`.
 pub(crate) fn run(args: &LearnArgs, format: Format) -> Result<()> {
-    let LearnTarget::Host = args.target;
+    let target = Target::find(&args.target)?;
     let mut blob = export::read_model(&args.model)?;
     if let Some(layers) = args.tunable {
         blob = AlignedVec::new(&export::mark_tunable(blob.as_bytes(), layers)?);
@@ -99,7 +100,7 @@ pub(crate) fn run(args: &LearnArgs, format: Format) -> Result<()> {
     let model = Model::new(blob.as_bytes())
         .with_context(|| format!("{} is refused", args.model.display()))?;
     let plan = Plan::new(&model)?;
-    let data = load(&args.data, &args.options)?;
+    let data = load(&args.data, &args.options.for_model(&model))?;
     ensure!(
         data.classes() == plan.class_count(),
         "the model has {} classes, the data `{}` has {}",
@@ -111,6 +112,15 @@ pub(crate) fn run(args: &LearnArgs, format: Format) -> Result<()> {
         Settings { learning_rate: args.learning_rate, momentum: args.momentum, batch: args.batch };
     let schedule = Schedule { settings, epochs: args.epochs, seed: args.order_seed };
     let members = members(&data, args.member.as_deref())?;
+    let place = match &target {
+        Target::Host => None,
+        Target::Board(board) => {
+            let firmware = output::firmware(&target)?.context("the board has no firmware")?;
+            Some((board, firmware))
+        }
+    };
+    let bar = output::bar(members.len() as u64, "groups");
+    bar.set_message(target.name().to_owned());
     let groups = members
         .into_par_iter()
         .map(|(name, samples)| {
@@ -120,16 +130,30 @@ pub(crate) fn run(args: &LearnArgs, format: Format) -> Result<()> {
                 let labels = samples.iter().map(|&sample| data.labels[sample] as usize).collect();
                 Ok(Samples { inputs, labels })
             };
-            let tuned = tune(&model, &take(&learned)?, &take(&tested)?, &schedule)
-                .with_context(|| format!("group `{name}`"))?;
+            let (learned, tested) = (take(&learned)?, take(&tested)?);
+            let tuned = match &place {
+                None => tune(&model, &learned, &tested, &schedule),
+                Some((board, firmware)) => {
+                    Device::start(board, firmware, &model).map_err(Into::into).and_then(
+                        |mut device| tune_on(&mut device, &model, &learned, &tested, &schedule),
+                    )
+                }
+            };
+            let tuned = tuned.with_context(|| format!("group `{name}`"))?;
+            bar.inc(1);
             Ok(Group { name, tuned })
         })
         .collect::<Result<Vec<Group>>>()?;
+    bar.finish_and_clear();
     let over = |value: &dyn Fn(&Tuned) -> f64| {
         let values: Vec<f64> = groups.iter().map(|group| value(&group.tuned)).collect();
         mean_and_deviation(&values)
     };
+    let counts: Vec<u64> =
+        groups.iter().filter_map(|group| group.tuned.instructions_per_sample).collect();
     let result = Learned {
+        target: target.name().to_owned(),
+        instructions_per_sample: counts.iter().sum::<u64>().checked_div(counts.len() as u64),
         learner_bytes: plan.learner_len(),
         arena_bytes: model.arena_len(),
         tunable_layers: plan.layer_count(),
@@ -139,6 +163,10 @@ pub(crate) fn run(args: &LearnArgs, format: Format) -> Result<()> {
         gain: over(&|tuned| tuned.accuracy_after - tuned.accuracy_before),
         groups,
     };
+    if let Some(path) = &args.out {
+        std::fs::write(path, markdown(&result, &data.name))
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
     match format {
         Format::Json => output::print_json(&result),
         Format::Table => {
@@ -168,9 +196,47 @@ pub(crate) fn run(args: &LearnArgs, format: Format) -> Result<()> {
                 result.learner_bytes,
                 result.arena_bytes,
             );
+            if let Some(count) = result.instructions_per_sample {
+                println!("{count} instructions per sample learned on {}", result.target);
+            }
             Ok(())
         }
     }
+}
+
+/// The result as a page.
+fn markdown(result: &Learned, data: &str) -> String {
+    let percent = |share: f64| format!("{:.1}", 100.0 * share);
+    let spread =
+        |[mean, deviation]: [f64; 2]| format!("{} ± {}", percent(mean), percent(deviation));
+    let mut text = format!(
+        "# Learning on {} from {data}\n\n```\n{}\n```\n\n| group | learned | tested | before, % | after, % |\n\
+         |---|---|---|---|---|\n",
+        result.target,
+        crate::experiment::command(),
+    );
+    for Group { name, tuned } in &result.groups {
+        let (before, after) = (percent(tuned.accuracy_before), percent(tuned.accuracy_after));
+        let row =
+            format!("| {name} | {} | {} | {before} | {after} |\n", tuned.learned, tuned.tested);
+        text.push_str(&row);
+    }
+    text += &format!(
+        "\nMean ± standard deviation over {} groups: {} % before, {} % after, gain {} points. {} weights in {} layers\n\
+         are tuned, in {} bytes of RAM beside the arena of {}.\n",
+        result.groups.len(),
+        spread(result.accuracy_before),
+        spread(result.accuracy_after),
+        spread(result.gain),
+        result.tunable_weights,
+        result.tunable_layers,
+        result.learner_bytes,
+        result.arena_bytes,
+    );
+    if let Some(count) = result.instructions_per_sample {
+        text += &format!("A learned sample takes {count} instructions.\n");
+    }
+    text
 }
 
 /// Names and samples of the groups to tune for.

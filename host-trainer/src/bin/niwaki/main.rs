@@ -9,6 +9,8 @@ mod doctor;
 mod eval;
 mod experiment;
 mod export;
+mod federate;
+mod federated;
 mod flash;
 mod import;
 mod inputs;
@@ -66,6 +68,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Tune a model's last layers to groups of samples, as a device does
     Learn(learn::LearnArgs),
+    /// Let devices, simulated or emulated, tune a model together
+    Federate(federate::FederateArgs),
     /// Show a training run and its model on one HTML page
     Report(report::ReportArgs),
     /// Compare a target's outputs with this computer's, byte by byte
@@ -104,6 +108,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args, cli.format),
         Command::Targets => targets::run(cli.format),
         Command::Learn(args) => learn::run(args, cli.format),
+        Command::Federate(args) => federate::run(args, cli.format),
         Command::Calibrate(args) => calibrate::run(args, cli.format),
         Command::Report(args) => report::run(args, cli.format),
         Command::Validate(args) => validate::run(args, cli.format),

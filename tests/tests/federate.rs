@@ -1,0 +1,539 @@
+//! Learning on emulated boards, and federations of devices.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use niwaki::export::{AlignedVec, mark_tunable};
+use niwaki::federate::{
+    Aggregation, Boards, Failures, Fleet, Global, Learning, Method, Moon, Party, PartyError,
+    Server, Settings, Simulation, accuracy,
+};
+use niwaki::learn::{Samples, Schedule, tune, tune_on};
+use niwaki::target::{Board, Device, Firmware, Target};
+use niwaki_core::Model;
+use niwaki_core::federated::{
+    Answer, Channel, Command, Enrolment, MAX_PACKET, PART, Part, Reply, Side, Status, Update,
+};
+use niwaki_core::learn::{self, Plan};
+use niwaki_core::store::Counters;
+use niwaki_tests::networks;
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
+
+const CLASSES: usize = 10;
+
+/// A model with random weights whose last two layers can be tuned: a sparse convolution and a classifier.
+fn blob() -> AlignedVec {
+    AlignedVec::new(
+        &mark_tunable(networks::keywords(4, networks::FRONT_END).as_bytes(), 2).unwrap(),
+    )
+}
+
+/// Samples of classes that differ in their pattern, with noise.
+fn samples(model: &Model<'_>, seed: u64, count: usize) -> Samples {
+    let mut patterns = Pcg64::seed_from_u64(99);
+    let len = model.input().len();
+    let patterns: Vec<Vec<i32>> =
+        (0..CLASSES).map(|_| (0..len).map(|_| patterns.random_range(-70..70)).collect()).collect();
+    let mut random = Pcg64::seed_from_u64(seed);
+    let mut all = Samples::default();
+    for _ in 0..count {
+        let label = random.random_range(0..CLASSES);
+        all.labels.push(label);
+        let noised = |value: &i32| (value + random.random_range(-57..57)) as i8;
+        all.inputs.extend(patterns[label].iter().map(noised));
+    }
+    all
+}
+
+/// The samples in order, `each` for every party.
+fn parties(count: usize, each: usize) -> Vec<Vec<usize>> {
+    (0..count).map(|party| (party * each..(party + 1) * each).collect()).collect()
+}
+
+fn settings(method: Method) -> Settings {
+    let learning = Learning {
+        epochs: 2,
+        learning_rate: 0.02,
+        momentum: 0.5,
+        batch: 4,
+        clip: 1e3,
+        noise: 0.0,
+        contrast_weight: 0.5,
+        temperature: 0.5,
+        proximal: 0.01,
+    };
+    Settings {
+        offer: learning.offer(method, [0; 8], 1000),
+        sampled: usize::MAX,
+        minimum: 1,
+        deadline_seconds: 600.0,
+        aggregation: Aggregation::FedAvg,
+        seed: 5,
+    }
+}
+
+fn rounds(server: &mut Server<'_>, fleet: &dyn Fleet, until: u32) {
+    while server.round() < until {
+        server.run_round(fleet, &|_, _| Ok(None)).unwrap();
+    }
+}
+
+fn boards() -> &'static [(Board, Firmware)] {
+    static BOARDS: OnceLock<Vec<(Board, Firmware)>> = OnceLock::new();
+    BOARDS.get_or_init(|| {
+        // With floating-point unit and without.
+        let build = |name: &str| {
+            let Target::Board(board) = Target::find(name).unwrap() else { panic!("{name}") };
+            let firmware = Firmware::build(&board, &|line| eprintln!("{line}")).unwrap();
+            (board, firmware)
+        };
+        ["qemu-cortex-m4", "qemu-cortex-m3"].map(build).into()
+    })
+}
+
+#[test]
+fn a_board_learns_the_bytes_of_the_host() {
+    let blob = blob();
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let (train, test) = (samples(&model, 1, 10), samples(&model, 2, 5));
+    let settings = learn::Settings { learning_rate: 0.02, momentum: 0.5, batch: 4 };
+    let schedule = Schedule { settings, epochs: 2, seed: 1 };
+    let on_host = tune(&model, &train, &test, &schedule).unwrap();
+    assert!(on_host.losses[1] < on_host.losses[0], "{on_host:?}");
+    assert_eq!(on_host.losses.len(), 2);
+    for (board, firmware) in boards() {
+        let mut device = Device::start(board, firmware, &model).unwrap();
+        // A device can begin anew.
+        let times = if board.about.core == "cortex-m4" { 2 } else { 1 };
+        for _ in 0..times {
+            let found = tune_on(&mut device, &model, &train, &test, &schedule).unwrap();
+            eprintln!("{}: {found:?} {on_host:?}", board.name);
+            assert_eq!(found.checksum, on_host.checksum, "{}", board.name);
+            let bits =
+                |losses: &[f32]| losses.iter().map(|loss| loss.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&found.losses), bits(&on_host.losses));
+            assert_eq!(found.accuracy_before, on_host.accuracy_before);
+            assert_eq!(found.accuracy_after, on_host.accuracy_after);
+            let count = found.instructions_per_sample.unwrap();
+            assert!((100_000..100_000_000).contains(&count), "{}: {count}", board.name);
+            let stack = found.stack_bytes.unwrap();
+            assert!((64..8192).contains(&stack), "{}: {stack}", board.name);
+        }
+    }
+}
+
+#[test]
+fn a_board_refuses_what_it_cannot_learn() {
+    let (board, firmware) = &boards()[0];
+    let schedule = Schedule { settings: learn::Settings::default(), epochs: 1, seed: 1 };
+    let blob = networks::keywords(4, networks::FRONT_END);
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let train = samples(&model, 1, 2);
+    let tunable = self::blob();
+    let tunable = Model::new(tunable.as_bytes()).unwrap();
+    let mut device = Device::start(board, firmware, &tunable).unwrap();
+    let bad = Samples { labels: vec![0, CLASSES], ..train.clone() };
+    let error = tune_on(&mut device, &tunable, &bad, &train, &schedule).unwrap_err();
+    assert!(format!("{error:#}").contains("class of a sample is out of range"), "{error:#}");
+    // The device lives on.
+    assert!(tune_on(&mut device, &tunable, &train, &train, &schedule).is_ok());
+}
+
+#[test]
+fn four_boards_give_the_bytes_of_the_simulation() {
+    let blob = blob();
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let (samples, parties) = (samples(&model, 3, 8), parties(4, 2));
+    let (board, firmware) = &boards()[0];
+    let settings = settings(Method::Contrastive);
+    let simulated = Simulation::new(&model, &samples, &parties, 7, None).unwrap();
+    let epochs = settings.offer.epochs;
+    let emulated = Boards::start(board, firmware, &model, &samples, &parties, 7, epochs).unwrap();
+    let run = |fleet: &dyn Fleet| {
+        let mut server = Server::open(&model, settings, None).unwrap();
+        rounds(&mut server, fleet, 3);
+        (server.global().clone(), server.rows().to_vec())
+    };
+    let (expected, found) = (run(&simulated), run(&emulated));
+    assert!(expected.1.iter().all(|row| row.finished == 4 && row.unacknowledged.is_empty()));
+    assert_eq!(found.0, expected.0);
+    // Losses, norms and the bytes on the line, too.
+    assert_eq!(found.1, expected.1);
+    assert_ne!(expected.0, Global::new(&Plan::new(&model).unwrap()));
+}
+
+/// A fleet whose server ends, as by a kill, with some packet.
+struct Killed<'a> {
+    fleet: &'a Simulation<'a>,
+    packets_left: AtomicUsize,
+}
+
+impl Fleet for Killed<'_> {
+    fn len(&self) -> usize {
+        self.fleet.len()
+    }
+
+    fn key(&self, client: u32) -> [u8; 32] {
+        self.fleet.key(client)
+    }
+
+    fn assemble(
+        &self,
+        round: u32,
+        clients: &[u32],
+        visit: &mut dyn FnMut(&mut [Box<dyn Party + '_>]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.fleet.assemble(round, clients, &mut |parties| {
+            let mut watched: Vec<Box<dyn Party + '_>> = Vec::new();
+            for party in parties {
+                watched.push(Box::new(Watched { party: &mut **party, left: &self.packets_left }));
+            }
+            visit(&mut watched)
+        })
+    }
+}
+
+struct Watched<'a> {
+    party: &'a mut (dyn Party + 'a),
+    left: &'a AtomicUsize,
+}
+
+impl Party for Watched<'_> {
+    fn ask(&mut self, packet: &[u8]) -> Result<Vec<u8>, PartyError> {
+        assert!(self.left.fetch_sub(1, Ordering::Relaxed) > 1, "killed");
+        self.party.ask(packet)
+    }
+
+    fn work(&mut self) -> Result<Duration, PartyError> {
+        self.party.work()
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_goes_on() {
+    const PLENTY: usize = 1_000_000;
+    let blob = blob();
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let (samples, parties) = (samples(&model, 4, 15), parties(5, 3));
+    let settings = Settings { sampled: 3, ..settings(Method::Contrastive) };
+    let fleet = |simulation| Killed { fleet: simulation, packets_left: AtomicUsize::new(PLENTY) };
+    let simulation = Simulation::new(&model, &samples, &parties, 7, None).unwrap();
+    let whole = fleet(&simulation);
+    let mut server = Server::open(&model, settings, None).unwrap();
+    let (mut globals, mut packets) = (vec![], vec![]);
+    for round in 1..=3 {
+        rounds(&mut server, &whole, round);
+        globals.push(server.global().clone());
+        packets.push(PLENTY - whole.packets_left.load(Ordering::Relaxed));
+    }
+    let [begin, end] = [packets[0] + 1, packets[1]];
+    let (mut repeated, mut kept) = (0, 0);
+    for kill_at in (begin..=end).step_by(5).chain(end - 3..=end) {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Server::open(&model, settings, Some(folder.path())).unwrap();
+        let devices = folder.path().join("devices");
+        let simulation =
+            || Simulation::new(&model, &samples, &parties, 7, Some(devices.as_path())).unwrap();
+        let killed = catch_unwind(AssertUnwindSafe(|| {
+            let simulation = simulation();
+            let fleet = Killed { fleet: &simulation, packets_left: AtomicUsize::new(kill_at) };
+            rounds(&mut open(), &fleet, 2);
+        }));
+        assert!(killed.is_err(), "{kill_at}");
+        // All that is left is on disk.
+        let simulation = simulation();
+        let mut server = open();
+        match server.round() {
+            1 => {
+                assert_eq!(server.global(), &globals[0]);
+                rounds(&mut server, &simulation, 3);
+                assert_eq!(server.global(), &globals[2], "{kill_at}");
+                repeated += 1;
+            }
+            2 => {
+                // Stored, but not every device knows; those abandon the round.
+                assert_eq!(server.global(), &globals[1]);
+                rounds(&mut server, &simulation, 3);
+                assert_eq!(server.rows()[2].finished, 3, "{:?}", server.rows());
+                kept += 1;
+            }
+            other => panic!("{other}"),
+        }
+    }
+    assert!(repeated > 10 && kept > 0, "{repeated} {kept}");
+    // Other settings do not go on with this state.
+    let folder = tempfile::tempdir().unwrap();
+    rounds(&mut Server::open(&model, settings, Some(folder.path())).unwrap(), &simulation, 1);
+    let other = Settings { seed: 6, ..settings };
+    let error = Server::open(&model, other, Some(folder.path())).err().unwrap().to_string();
+    assert!(error.contains("other settings"), "{error}");
+}
+
+#[test]
+fn devices_that_fail_are_noted_and_the_others_go_on() {
+    let blob = blob();
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let (samples, parties) = (samples(&model, 5, 40), parties(20, 2));
+    let failures = Failures { drop_out: 0.2, stragglers: 0.2, label_flip: 0.0 };
+    let simulation = |failures| {
+        let simulation = Simulation::new(&model, &samples, &parties, 3, None).unwrap();
+        simulation.with_failures(failures)
+    };
+    let mut server = Server::open(&model, settings(Method::FedAvg), None).unwrap();
+    let fleet = simulation(failures);
+    rounds(&mut server, &fleet, 4);
+    let reasons: Vec<&str> = server
+        .rows()
+        .iter()
+        .flat_map(|row| row.dropped.iter().map(|failed| failed.reason.as_str()))
+        .collect();
+    let count = |text: &str| reasons.iter().filter(|reason| reason.contains(text)).count();
+    let (vanished, late) = (count("vanished"), count("no update within 600 s"));
+    assert!(vanished > 5 && late > 5 && vanished + late == reasons.len(), "{reasons:?}");
+    assert!(server.rows().iter().all(|row| row.aggregated
+        && row.finished + row.dropped.len() == row.offered
+        && row.unacknowledged.is_empty()));
+
+    // A round without enough updates changes nothing, and the devices return to where they were.
+    let folder = tempfile::tempdir().unwrap();
+    let kept = |failures| {
+        let folder = Some(folder.path());
+        let simulation = Simulation::new(&model, &samples, &parties, 3, folder).unwrap();
+        simulation.with_failures(failures)
+    };
+    let strict = Settings { minimum: 20, ..settings(Method::FedAvg) };
+    let mut server = Server::open(&model, strict, None).unwrap();
+    rounds(&mut server, &kept(failures), 1);
+    assert!(!server.rows()[0].aggregated && server.rows()[0].finished > 0);
+    assert_eq!(server.global(), &Global::new(&Plan::new(&model).unwrap()));
+    rounds(&mut server, &kept(Failures::default()), 2);
+    assert!(server.rows()[1].aggregated, "{:?}", server.rows());
+}
+
+#[test]
+fn every_method_learns() {
+    let blob = blob();
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let (train, parties, test) = (samples(&model, 6, 120), parties(6, 20), samples(&model, 7, 200));
+    let of = |global: &Global| accuracy(&model, &global.parameters(), &test).unwrap();
+    let before = of(&Global::new(&Plan::new(&model).unwrap()));
+    let mut checksums = vec![];
+    for method in [Method::FedAvg, Method::FedProx, Method::Contrastive, Method::Moon] {
+        let mut fleet = Simulation::new(&model, &train, &parties, 7, None).unwrap();
+        if method == Method::Moon {
+            fleet = fleet.with_moon(Moon { weight: 0.5, temperature: 0.5 });
+        }
+        let mut server = Server::open(&model, settings(method), None).unwrap();
+        rounds(&mut server, &fleet, 8);
+        let after = of(server.global());
+        eprintln!("{method:?}: {before} {after}");
+        assert!(after > before + 0.3, "{method:?}: {before} {after}");
+        // Prototypes are there from the second round on.
+        let losses: Vec<f64> = server.rows().iter().filter_map(|row| row.loss).collect();
+        assert!(losses[7] < losses[1] || method == Method::Moon, "{method:?} {losses:?}");
+        checksums.push(server.global().checksum());
+    }
+    checksums.sort_unstable();
+    checksums.dedup();
+    assert_eq!(checksums.len(), 4, "every method is another");
+}
+
+#[test]
+fn wrong_labels_cost_little_with_a_trimmed_mean() {
+    let blob = blob();
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let (honest, parties, test) =
+        (samples(&model, 8, 300), parties(15, 20), samples(&model, 9, 500));
+    let mut attacked = honest.clone();
+    // Three of fifteen devices.
+    for label in &mut attacked.labels[..60] {
+        *label = CLASSES - 1 - *label;
+    }
+    let run = |samples: &Samples, aggregation: Aggregation| {
+        let fleet = Simulation::new(&model, samples, &parties, 7, None).unwrap();
+        let settings = Settings { aggregation, ..settings(Method::FedAvg) };
+        let mut server = Server::open(&model, settings, None).unwrap();
+        rounds(&mut server, &fleet, 12);
+        accuracy(&model, &server.global().parameters(), &test).unwrap()
+    };
+    let clean = run(&honest, Aggregation::FedAvg);
+    let robust = run(&attacked, Aggregation::TrimmedMean(0.2));
+    let plain = run(&attacked, Aggregation::FedAvg);
+    eprintln!("clean {clean}, attacked: trimmed {robust}, plain {plain}");
+    assert!(clean > 0.8, "{clean}");
+    assert!(robust > clean - 0.02, "{clean} {robust}");
+}
+
+/// A device that answers as it pleases.
+struct Hostile<'a> {
+    channel: Channel,
+    plan: &'a Plan<'a>,
+    lie: &'a Lie,
+    round: u32,
+}
+
+/// What a hostile device says in place of an honest update.
+enum Lie {
+    Update(fn(&mut Update)),
+    Counts(u32),
+    /// 2^32 samples: more than the message has room for.
+    TooManyToEncode,
+}
+
+impl Party for Hostile<'_> {
+    fn ask(&mut self, packet: &[u8]) -> Result<Vec<u8>, PartyError> {
+        let mut text = [0; MAX_PACKET];
+        let (command, answers) = self.channel.open::<Command<'_>>(packet, &mut text).unwrap();
+        let plan = self.plan;
+        let (model, classes) = (plan.model().id(), plan.class_count());
+        let mut update = Update {
+            model,
+            round: self.round,
+            samples: 10,
+            loss: 1.0,
+            weight_scales: [1; 8],
+            bias_scales: [1; 8],
+        };
+        let mut bytes = [127; PART];
+        let reply = match command {
+            Command::Enrol => Reply::Enrolled(Enrolment {
+                model,
+                weights: plan.weight_count() as u32,
+                biases: plan.channel_count() as u32,
+                classes: classes as u16,
+                features: plan.feature_count() as u32,
+                finished: 0,
+            }),
+            Command::Offer(offer) => {
+                self.round = offer.round;
+                Reply::Accepted { round: offer.round }
+            }
+            Command::Global { part, offset, bytes } => {
+                Reply::Received { part, next: offset + bytes.len() as u32 }
+            }
+            Command::Learn { .. } | Command::Status => {
+                if let Lie::TooManyToEncode = self.lie {
+                    // As postcard encodes an answer whose fourth kind of reply is the fourth status.
+                    let wide = (
+                        answers,
+                        3u32,
+                        3u32,
+                        model,
+                        self.round,
+                        1u64 << 32,
+                        1.0f32,
+                        [1u16; 8],
+                        [1u32; 8],
+                    );
+                    let mut buffer = [0; MAX_PACKET];
+                    return Ok(self.channel.seal(&wide, &mut buffer).unwrap().0.to_vec());
+                }
+                if let Lie::Update(change) = self.lie {
+                    change(&mut update);
+                }
+                Reply::Status(Status::Ready(update))
+            }
+            Command::Fetch { part, offset, len, .. } => {
+                if part == Part::Counts {
+                    let count = if let Lie::Counts(count) = *self.lie { count } else { 1 };
+                    for slot in bytes.chunks_mut(4) {
+                        slot.copy_from_slice(&count.to_le_bytes());
+                    }
+                }
+                Reply::Part { part, offset, bytes: &bytes[..len.into()] }
+            }
+            Command::Acknowledge { .. } | Command::Abort { .. } => {
+                Reply::Status(Status::Idle { finished: 0 })
+            }
+        };
+        let mut buffer = [0; MAX_PACKET];
+        Ok(self.channel.seal(&Answer { answers, reply }, &mut buffer).unwrap().0.to_vec())
+    }
+
+    fn work(&mut self) -> Result<Duration, PartyError> {
+        Ok(Duration::ZERO)
+    }
+}
+
+/// Honest devices and, as the last, a hostile one.
+struct Infiltrated<'a> {
+    honest: &'a Simulation<'a>,
+    plan: &'a Plan<'a>,
+    lie: &'a Lie,
+}
+
+impl Fleet for Infiltrated<'_> {
+    fn len(&self) -> usize {
+        self.honest.len() + 1
+    }
+
+    fn key(&self, client: u32) -> [u8; 32] {
+        self.honest.key(client)
+    }
+
+    fn assemble(
+        &self,
+        round: u32,
+        clients: &[u32],
+        visit: &mut dyn FnMut(&mut [Box<dyn Party + '_>]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let (&last, honest) = clients.split_last().unwrap();
+        let mut channel = Channel::new(&self.key(last), Side::Device, Counters::default(), 1);
+        channel.reserved(Counters { send: u64::MAX, receive: u64::MAX });
+        let (plan, lie) = (self.plan, self.lie);
+        let mut hostile = Hostile { channel, plan, lie, round: 0 };
+        self.honest.assemble(round, honest, &mut |parties| {
+            let unlimited = AtomicUsize::new(usize::MAX);
+            let mut all: Vec<Box<dyn Party + '_>> = Vec::new();
+            for party in parties {
+                all.push(Box::new(Watched { party: &mut **party, left: &unlimited }));
+            }
+            all.push(Box::new(Watched { party: &mut hostile, left: &unlimited }));
+            visit(&mut all)
+        })
+    }
+}
+
+#[test]
+fn hostile_updates_are_refused_by_name_and_change_nothing() {
+    let blob = blob();
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let plan = Plan::new(&model).unwrap();
+    let (samples, parties) = (samples(&model, 10, 30), parties(3, 10));
+    let mut settings = settings(Method::Contrastive);
+    settings.offer.clip = 50.0;
+    let honest = || Simulation::new(&model, &samples, &parties, 7, None).unwrap();
+    let mut alone = Server::open(&model, settings, None).unwrap();
+    rounds(&mut alone, &honest(), 1);
+    let lies = [
+        (Lie::Update(|update| update.loss = f32::NAN), "loss is no number"),
+        (Lie::Update(|update| update.loss = f32::NEG_INFINITY), "loss is no number"),
+        (
+            Lie::Update(|update| update.samples = u32::MAX),
+            "counts 4294967295 samples: expected 1 to 1000",
+        ),
+        (Lie::Update(|update| update.samples = 0), "counts 0 samples"),
+        (Lie::TooManyToEncode, "no message of the expected kind"),
+        (Lie::Update(|update| update.weight_scales = [u16::MAX; 8]), "norm of the update"),
+        (Lie::Update(|update| update.bias_scales = [u32::MAX; 8]), "norm of the update"),
+        (Lie::Update(|update| update.weight_scales[0] = 0), "scale of the update is zero"),
+        (Lie::Update(|update| update.model = *b"stranger"), "another model: 737472616e676572"),
+        (Lie::Update(|update| update.round = 77), "another round: 77"),
+        (Lie::Counts(u32::MAX), "classes count 42949672950 samples, the update 10"),
+        (Lie::Counts(0), "classes count 0 samples"),
+    ];
+    for (lie, reason) in &lies {
+        let simulation = honest();
+        let fleet = Infiltrated { honest: &simulation, plan: &plan, lie };
+        let mut server = Server::open(&model, settings, None).unwrap();
+        rounds(&mut server, &fleet, 1);
+        let row = &server.rows()[0];
+        assert_eq!((row.offered, row.finished, row.dropped.len()), (4, 3, 1), "{reason}: {row:?}");
+        assert_eq!(row.dropped[0].client, 3);
+        assert!(row.dropped[0].reason.contains(reason), "{reason}: {row:?}");
+        assert_eq!(server.global(), alone.global(), "{reason}");
+    }
+}
