@@ -8,7 +8,7 @@ use std::time::Duration;
 use niwaki::export::{AlignedVec, mark_tunable};
 use niwaki::federate::{
     Aggregation, Boards, Failures, Fleet, Global, Learning, Method, Moon, Party, PartyError,
-    Server, Settings, Simulation, accuracy,
+    Server, Settings, Simulation, Visit, accuracy,
 };
 use niwaki::learn::{Samples, Schedule, tune, tune_on};
 use niwaki::target::{Board, Device, Firmware, Target};
@@ -110,7 +110,6 @@ fn a_board_learns_the_bytes_of_the_host() {
         let times = if board.about.core == "cortex-m4" { 2 } else { 1 };
         for _ in 0..times {
             let found = tune_on(&mut device, &model, &train, &test, &schedule).unwrap();
-            eprintln!("{}: {found:?} {on_host:?}", board.name);
             assert_eq!(found.checksum, on_host.checksum, "{}", board.name);
             let bits =
                 |losses: &[f32]| losses.iter().map(|loss| loss.to_bits()).collect::<Vec<_>>();
@@ -180,12 +179,7 @@ impl Fleet for Killed<'_> {
         self.fleet.key(client)
     }
 
-    fn assemble(
-        &self,
-        round: u32,
-        clients: &[u32],
-        visit: &mut dyn FnMut(&mut [Box<dyn Party + '_>]) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
+    fn assemble(&self, round: u32, clients: &[u32], visit: &mut Visit<'_>) -> anyhow::Result<()> {
         self.fleet.assemble(round, clients, &mut |parties| {
             let mut watched: Vec<Box<dyn Party + '_>> = Vec::new();
             for party in parties {
@@ -474,12 +468,7 @@ impl Fleet for Infiltrated<'_> {
         self.honest.key(client)
     }
 
-    fn assemble(
-        &self,
-        round: u32,
-        clients: &[u32],
-        visit: &mut dyn FnMut(&mut [Box<dyn Party + '_>]) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
+    fn assemble(&self, round: u32, clients: &[u32], visit: &mut Visit<'_>) -> anyhow::Result<()> {
         let (&last, honest) = clients.split_last().unwrap();
         let mut channel = Channel::new(&self.key(last), Side::Device, Counters::default(), 1);
         channel.reserved(Counters { send: u64::MAX, receive: u64::MAX });

@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 /// Fractional bits of a parameter: it counts 1/256 of an integer step.
 pub(super) const FRACTION: u32 = 8;
-/// Largest tuned weight: -128 is left out, as in TFLite.
+/// Largest tuned weight: -128 is left out, as in TFLite, where the blob does not have it.
 const MAX_WEIGHT: i32 = 127;
 /// Tuned biases stay below this, as the sparse kernels need it.
 const MAX_BIAS: i64 = (crate::kernels::sparse::MAX_BIAS - 1) as i64;
@@ -143,15 +143,20 @@ impl<'m, 'b> Tail<'m, 'b> {
 /// The weight that runs for a weight of the blob and its parameter.
 pub(super) fn tuned(blob: i8, parameter: i16) -> i8 {
     let weight = i32::from(blob).wrapping_add(rounded(parameter.into()));
-    weight.clamp(-MAX_WEIGHT, MAX_WEIGHT) as i8
+    weight.max(smallest(blob)).min(MAX_WEIGHT) as i8
 }
 
 /// Parameter `parameter` changed by `change`, so that the weight stays representable.
 pub(super) fn changed(blob: i8, parameter: i16, change: i32) -> i16 {
     let base = i32::from(blob) << FRACTION;
-    let (low, high) = ((-MAX_WEIGHT << FRACTION) - base, (MAX_WEIGHT << FRACTION) - base);
+    let (low, high) = ((smallest(blob) << FRACTION) - base, (MAX_WEIGHT << FRACTION) - base);
     let parameter = i32::from(parameter).saturating_add(change);
     parameter.max(low).min(high).max(i16::MIN.into()).min(i16::MAX.into()) as i16
+}
+
+/// The smallest value of a weight that is `blob` in the blob: what has learned nothing stays as it is.
+fn smallest(blob: i8) -> i32 {
+    (-MAX_WEIGHT).min(blob.into())
 }
 
 fn rounded(parameter: i32) -> i32 {

@@ -563,3 +563,19 @@ fn learning_is_the_same_everywhere() {
     digest.update(parameters.biases.as_bytes());
     assert_eq!(digest.finalize(), 1_876_548_958, "{:?}", &parameters.weights[..8]);
 }
+
+/// A weight of -128, which other exporters may write, stays as it is until it learns, and no weight leaves
+/// the range of the blob's format.
+#[test]
+fn what_has_learned_nothing_is_the_blob() {
+    for blob in i8::MIN..=i8::MAX {
+        assert_eq!(tail::tuned(blob, 0), blob);
+        for change in [-1_000_000, -300, 0, 300, 1_000_000] {
+            let parameter = tail::changed(blob, 0, change);
+            let learned = i32::from(tail::tuned(blob, parameter));
+            let low = if blob == i8::MIN { -128 } else { -127 };
+            assert!((low..=127).contains(&learned), "{blob} {change} {learned}");
+            assert!((learned - i32::from(blob)) * change >= 0, "{blob} {change} {learned}");
+        }
+    }
+}

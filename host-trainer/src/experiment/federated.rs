@@ -13,8 +13,8 @@ use super::{Row, Spread, Trial};
 use crate::data::Dataset;
 use crate::export::analyse;
 use crate::federate::{
-    Aggregation, Global, Learning, Method, Moon, Server, Settings, Simulation, accuracy, alone,
-    parties, samples_of,
+    Aggregation, Course, Global, Learning, Method, Moon, Server, Settings, Simulation, accuracy,
+    alone, parties, samples_of,
 };
 use crate::learn::Samples;
 use crate::net::trained::write_atomically;
@@ -162,7 +162,8 @@ impl Contest<'_> {
             Method::Central => vec![parties.concat()],
             _ => parties.to_vec(),
         };
-        alone(model, &parties, samples, test, &offer, self.rounds, seed, |round, accuracy| {
+        let course = Course { offer, rounds: self.rounds, seed };
+        alone(model, &parties, samples, test, &course, |round, accuracy| {
             if round % self.test_every == 0 || round == self.rounds {
                 points.push(Point { round, accuracy, bytes_up: 0, bytes_down: 0 });
             }

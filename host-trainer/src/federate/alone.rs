@@ -11,6 +11,17 @@ use super::{Global, accuracy};
 use crate::export::AlignedVec;
 use crate::learn::Samples;
 
+/// What each party does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Course {
+    /// How to learn: settings and epochs of a round.
+    pub offer: Offer,
+    /// Rounds that a federation would have.
+    pub rounds: u32,
+    /// Of the order of the samples.
+    pub seed: u64,
+}
+
 /// Lets each party learn its own samples alone, in as many rounds and epochs as a federation would have, and
 /// tells the parties' mean accuracy on `test` after each round. One party with all samples is central learning.
 ///
@@ -22,11 +33,10 @@ pub fn alone(
     parties: &[Vec<usize>],
     samples: &Samples,
     test: &Samples,
-    offer: &Offer,
-    rounds: u32,
-    seed: u64,
+    course: &Course,
     mut each: impl FnMut(u32, f64),
 ) -> Result<()> {
+    let Course { offer, rounds, seed } = *course;
     let plan = Plan::new(model)?;
     let mut states: Vec<Global> = parties.iter().map(|_| Global::new(&plan)).collect();
     for round in 1..=rounds {

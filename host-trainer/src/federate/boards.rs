@@ -8,7 +8,7 @@ use niwaki_core::Model;
 use rayon::prelude::*;
 
 use super::simulate::{key, order};
-use super::{Fleet, Party, PartyError};
+use super::{Fleet, Party, PartyError, Visit};
 use crate::learn::Samples;
 use crate::target::{Board, Device, Firmware, LinkError, TargetError};
 
@@ -57,12 +57,7 @@ impl Fleet for Boards<'_> {
         key(self.seed, client)
     }
 
-    fn assemble(
-        &self,
-        round: u32,
-        clients: &[u32],
-        visit: &mut dyn FnMut(&mut [Box<dyn Party + '_>]) -> Result<()>,
-    ) -> Result<()> {
+    fn assemble(&self, round: u32, clients: &[u32], visit: &mut Visit<'_>) -> Result<()> {
         let mut devices: Vec<_> = clients
             .iter()
             .map(|&client| {

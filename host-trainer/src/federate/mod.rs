@@ -21,11 +21,11 @@ mod server;
 mod simulate;
 
 pub use aggregate::{Aggregation, Delta, aggregate};
-pub use alone::alone;
+pub use alone::{Course, alone};
 #[cfg(unix)]
 pub use boards::Boards;
 pub use history::{Dropped, Row, Totals, history_page};
-pub use peer::{DropOut, Fleet, Party, PartyError};
+pub use peer::{DropOut, Fleet, Party, PartyError, Visit};
 pub use server::{Global, Server, Settings, accuracy, samples_of};
 pub use simulate::{Failures, Moon, Simulation};
 

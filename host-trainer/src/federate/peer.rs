@@ -43,6 +43,9 @@ pub enum PartyError {
     Vanished(String),
 }
 
+/// What is done with devices that were reached for a round.
+pub type Visit<'v> = dyn FnMut(&mut [Box<dyn Party + '_>]) -> anyhow::Result<()> + 'v;
+
 /// All devices of a federation.
 pub trait Fleet: Sync {
     /// Number of devices; they are called 0, 1, ...
@@ -62,12 +65,7 @@ pub trait Fleet: Sync {
     ///
     /// When `visit` fails, or the devices' own state cannot be kept. A device that cannot be reached is no
     /// error here: it fails when it is asked.
-    fn assemble(
-        &self,
-        round: u32,
-        clients: &[u32],
-        visit: &mut dyn FnMut(&mut [Box<dyn Party + '_>]) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()>;
+    fn assemble(&self, round: u32, clients: &[u32], visit: &mut Visit<'_>) -> anyhow::Result<()>;
 }
 
 /// Why a device's round ended without an update that is used.

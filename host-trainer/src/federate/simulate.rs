@@ -16,7 +16,7 @@ use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Fleet, Party, PartyError, random};
+use super::{Fleet, Party, PartyError, Visit, random};
 use crate::export::AlignedVec;
 use crate::learn::Samples;
 
@@ -221,12 +221,7 @@ impl Fleet for Simulation<'_> {
         key(self.seed, client)
     }
 
-    fn assemble(
-        &self,
-        round: u32,
-        clients: &[u32],
-        visit: &mut dyn FnMut(&mut [Box<dyn Party + '_>]) -> Result<()>,
-    ) -> Result<()> {
+    fn assemble(&self, round: u32, clients: &[u32], visit: &mut Visit<'_>) -> Result<()> {
         let mut memories: Vec<Memory> = clients.iter().map(|_| self.memory()).collect();
         let mut parties: Vec<Box<dyn Party + '_>> = Vec::new();
         for (&client, memory) in clients.iter().zip(&mut memories) {

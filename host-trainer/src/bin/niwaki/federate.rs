@@ -9,8 +9,8 @@ use clap::Args;
 use niwaki::data::{LoadOptions, load};
 use niwaki::export::{self, AlignedVec};
 use niwaki::federate::{
-    Aggregation, Boards, Failures, Fleet, Global, Learning, Method, Moon, Row, Server, Settings,
-    Simulation, Totals, accuracy, alone, history_page, parties, samples_of,
+    Aggregation, Boards, Course, Failures, Fleet, Global, Learning, Method, Moon, Row, Server,
+    Settings, Simulation, Totals, accuracy, alone, history_page, parties, samples_of,
 };
 use niwaki::learn::Samples;
 use niwaki::target::Target;
@@ -171,8 +171,8 @@ pub(crate) fn run(args: &FederateArgs, format: Format) -> Result<()> {
         };
         let bar = output::bar(args.rounds.into(), "rounds");
         let mut rows = Vec::new();
-        let seed = args.run_seed;
-        alone(&model, &parties, &samples, &test, &offer, args.rounds, seed, |round, accuracy| {
+        let course = Course { offer, rounds: args.rounds, seed: args.run_seed };
+        alone(&model, &parties, &samples, &test, &course, |round, accuracy| {
             rows.push(Row { round, accuracy: Some(accuracy), ..Row::default() });
             bar.set_message(format!("{:.2} %", 100.0 * accuracy));
             bar.inc(1);
