@@ -461,7 +461,7 @@ fn assemble(
     let names = graph.nodes.iter().map(|node| &node.name);
     let core = match choice {
         KernelChoice::Cheapest(core) => Some(core.to_string()),
-        KernelChoice::Only(_) => None,
+        KernelChoice::Only(_) | KernelChoice::Fastest(_) => None,
     };
     let mut strings = Vec::new();
     for text in std::iter::once(&graph.name).chain(&graph.labels).chain(names).chain(&core) {

@@ -167,7 +167,7 @@ impl Device {
     /// When `ask` fails.
     pub(crate) fn over_line<R>(
         &mut self,
-        ask: impl FnOnce(&mut Link<Emulator>) -> Result<R, LinkError>,
+        ask: impl FnOnce(&mut Link<Line>) -> Result<R, LinkError>,
     ) -> Result<R, TargetError> {
         let result = ask(&mut self.link);
         self.explain(result)

@@ -16,7 +16,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const LINE_FULL: Duration = Duration::from_secs(10);
 
 /// A line to a board.
-pub(super) enum Line {
+pub(crate) enum Line {
     Emulated(Emulator),
     Port { port: SerialPort, name: String },
 }

@@ -180,7 +180,7 @@ pub(crate) fn run(args: &FederatedArgs, format: Format) -> Result<()> {
         bar.finish_and_clear();
         outcome = Some(ran);
     }
-    let mut rows = read_rows(&args.out)?;
+    let mut rows: Vec<niwaki::experiment::Row> = read_rows(&args.out)?;
     rows.retain(|row| trials.contains(&row.trial));
     ensure!(!rows.is_empty(), "nothing is finished in {}", args.out.display());
     let standings = standings(&rows)?;

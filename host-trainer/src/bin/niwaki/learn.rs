@@ -1,13 +1,14 @@
 //! `niwaki learn`: what tuning a model on a device would bring, one group of samples at a time.
 
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use niwaki::data::{Dataset, LoadOptions, Split, load};
 use niwaki::export::{self, AlignedVec};
 use niwaki::learn::{Samples, Schedule, Tuned, tune, tune_on};
-use niwaki::target::{Device, Target};
+use niwaki::target::{Device, Target, TargetError};
 use niwaki_core::Model;
 use niwaki_core::learn::{Plan, Settings};
 use rayon::prelude::*;
@@ -32,6 +33,9 @@ pub(crate) struct LearnArgs {
     /// Where to learn: host, by the code that devices run, or an emulated board
     #[arg(long, default_value = "host")]
     target: String,
+    /// Serial port of a real board that runs the agent with the model, such as /dev/ttyACM0
+    #[arg(long, value_name = "PORT")]
+    port: Option<String>,
     /// Data set: digits, fashion-mnist, mnist, or the path of a folder or file
     #[arg(long, default_value = "digits")]
     data: String,
@@ -92,7 +96,7 @@ struct Group {
 
 /// Runs `niwaki learn`.
 pub(crate) fn run(args: &LearnArgs, format: Format) -> Result<()> {
-    let target = Target::find(&args.target)?;
+    let target = Target::find(&args.target)?.at(args.port.as_deref())?;
     let mut blob = export::read_model(&args.model)?;
     if let Some(layers) = args.tunable {
         blob = AlignedVec::new(&export::mark_tunable(blob.as_bytes(), layers)?);
@@ -112,13 +116,9 @@ pub(crate) fn run(args: &LearnArgs, format: Format) -> Result<()> {
         Settings { learning_rate: args.learning_rate, momentum: args.momentum, batch: args.batch };
     let schedule = Schedule { settings, epochs: args.epochs, seed: args.order_seed };
     let members = members(&data, args.member.as_deref())?;
-    let place = match &target {
-        Target::Host => None,
-        Target::Board(board) => {
-            let firmware = output::firmware(&target)?.context("the board has no firmware")?;
-            Some((board, firmware))
-        }
-    };
+    let firmware = output::firmware(&target)?;
+    // A board at a port learns for one group after the other.
+    let port_in_use = Mutex::new(());
     let bar = output::bar(members.len() as u64, "groups");
     bar.set_message(target.name().to_owned());
     let groups = members
@@ -131,13 +131,18 @@ pub(crate) fn run(args: &LearnArgs, format: Format) -> Result<()> {
                 Ok(Samples { inputs, labels })
             };
             let (learned, tested) = (take(&learned)?, take(&tested)?);
-            let tuned = match &place {
-                None => tune(&model, &learned, &tested, &schedule),
-                Some((board, firmware)) => {
-                    Device::start(board, firmware, &model).map_err(Into::into).and_then(
-                        |mut device| tune_on(&mut device, &model, &learned, &tested, &schedule),
-                    )
+            let on = |device: Result<Device, TargetError>| -> Result<Tuned> {
+                tune_on(&mut device?, &model, &learned, &tested, &schedule)
+            };
+            let tuned = match (&target, &firmware) {
+                (Target::Board(board), Some(firmware)) => {
+                    on(Device::start(board, firmware, &model))
                 }
+                (Target::Attached { board, port }, _) => {
+                    let _alone = port_in_use.lock().unwrap_or_else(|poison| poison.into_inner());
+                    on(Device::connect(board, port, &model))
+                }
+                _ => tune(&model, &learned, &tested, &schedule),
             };
             let tuned = tuned.with_context(|| format!("group `{name}`"))?;
             bar.inc(1);

@@ -92,7 +92,7 @@ impl Finish {
                     Target::Board(board) => {
                         board.about.core == core.to_string() && board.about.emulator.is_some()
                     }
-                    Target::Host => false,
+                    _ => false,
                 };
                 let found = Target::all()?.into_iter().find(fits);
                 found.map(Some).with_context(|| {
