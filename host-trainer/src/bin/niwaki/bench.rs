@@ -67,7 +67,7 @@ pub(crate) fn run(args: &BenchArgs, format: Format) -> Result<()> {
         Target::Board(board) | Target::Attached { board, .. } => board,
         Target::Host => bail!(
             "--target host: times on this computer say nothing about a microcontroller; \
-             take a board (`niwaki targets` lists them)"
+             take an emulated board, or a real one with --port (`niwaki targets` lists them)"
         ),
     };
     match &args.model {
