@@ -66,10 +66,6 @@ pub struct Settings {
     pub seed: u64,
 }
 
-/// Times by which a prediction may lie beyond the bound: few candidates are known when the first ones are made,
-/// and a search that believed them would never try what turns out to be good.
-const SLACK: f64 = 2.0;
-
 /// Draws without success after which there is taken to be no genome left.
 const PATIENCE: usize = 2_000;
 
@@ -82,8 +78,6 @@ pub struct Optimiser {
     seen: HashSet<Genome>,
     /// Genomes to be proposed first.
     first: Vec<Genome>,
-    /// Objectives beyond which a candidate is of no use.
-    bound: Option<Vec<f64>>,
     proposals: usize,
     results: usize,
     strategy: Strategy,
@@ -111,34 +105,7 @@ impl Optimiser {
             Algorithm::Nsga2 => Strategy::Nsga2(Vec::new()),
             Algorithm::Moead => Strategy::Moead(Moead::new(&settings)),
         };
-        Self {
-            seen: HashSet::new(),
-            first,
-            bound: None,
-            proposals: 0,
-            results: 0,
-            space,
-            settings,
-            strategy,
-        }
-    }
-
-    /// The same optimiser, which takes candidates beyond the bound for worse in every objective, the more so
-    /// the further they are beyond it: without one, the ends of a front draw half of the search to models that
-    /// are small and useless.
-    #[must_use]
-    pub fn bounded(mut self, bound: Option<Vec<f64>>) -> Self {
-        self.bound = bound;
-        self
-    }
-
-    /// Objectives with what lies beyond so many times the bound counted in.
-    fn worth(&self, objectives: &[f64], slack: f64) -> Vec<f64> {
-        let Some(bound) = &self.bound else { return objectives.to_vec() };
-        let pairs = || objectives.iter().zip(bound);
-        let beyond: f64 =
-            pairs().map(|(value, bound)| (value / (slack * bound) - 1.0).max(0.0)).sum();
-        pairs().map(|(value, bound)| value + beyond * bound).collect()
+        Self { seen: HashSet::new(), first, proposals: 0, results: 0, space, settings, strategy }
     }
 
     /// The next genome to evaluate: feasible and new. `None` when none can be found.
@@ -252,10 +219,7 @@ impl Optimiser {
             }
             let predicted = screen.predict(&brood)?;
             let brood = brood.into_iter().zip(predicted);
-            let brood = brood.map(|(genome, predicted)| Member {
-                genome,
-                objectives: self.worth(&predicted, SLACK),
-            });
+            let brood = brood.map(|(genome, predicted)| Member { genome, objectives: predicted });
             for child in brood {
                 // Values count from the best of each objective: where that is only predicted, too.
                 scale.include(&child.objectives);
@@ -269,8 +233,7 @@ impl Optimiser {
 
     /// Learns what a proposed genome is worth.
     pub fn tell(&mut self, proposal: &Proposal, objectives: &[f64]) {
-        let member =
-            Member { genome: proposal.genome.clone(), objectives: self.worth(objectives, 1.0) };
+        let member = Member { genome: proposal.genome.clone(), objectives: objectives.to_vec() };
         self.results += 1;
         match &mut self.strategy {
             Strategy::Random => {}
@@ -609,18 +572,6 @@ mod tests {
         let with = share(zdt1, front(), Algorithm::Moead, &Oracle(zdt1), 200);
         let without = share(zdt1, front(), Algorithm::Moead, &Anything, 1500);
         assert!(with > without, "{with} {without}");
-    }
-
-    #[test]
-    fn what_is_beyond_the_bound_is_dominated() {
-        let settings =
-            Settings { algorithm: Algorithm::Nsga2, objectives: 2, population: 4, seed: 0 };
-        let optimiser = Optimiser::new(Space::new(vec![Gene::Level(9)]).unwrap(), settings, vec![]);
-        let optimiser = optimiser.bounded(Some(vec![0.2, 100.0]));
-        assert_eq!(optimiser.worth(&[0.2, 70.0], 1.0), [0.2, 70.0]);
-        // Three times the bound's error costs twice the bound in both.
-        let worth = optimiser.worth(&[0.6, 10.0], 1.0);
-        assert!((worth[0] - 1.0).abs() < 1e-9 && (worth[1] - 210.0).abs() < 1e-9, "{worth:?}");
     }
 
     #[test]

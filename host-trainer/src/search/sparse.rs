@@ -215,7 +215,6 @@ pub struct SparseProblem<'a> {
     choices: Choices,
     base: Base,
     supernet: Option<Supernet>,
-    reference: Reference,
     stop: &'a (dyn Fn() -> bool + Sync),
     /// What is known of genomes; costs much and is asked for often.
     estimates: Mutex<HashMap<Genome, Option<Estimate>>>,
@@ -271,8 +270,9 @@ impl<'a> SparseProblem<'a> {
             let reference = Reference::new(dense, sparse.net.task == Task::Classify);
             Ok(Some(serde_json::to_vec(&reference)?))
         })?;
-        let Some(reference) = reference else { return Ok(None) };
-        let reference: Reference = serde_json::from_slice(&reference)?;
+        if reference.is_none() {
+            return Ok(None);
+        }
         let mut supernet = None;
         if search.surrogate {
             let folder = work.join("supernet");
@@ -302,7 +302,6 @@ impl<'a> SparseProblem<'a> {
             choices,
             base,
             supernet,
-            reference,
             stop,
             prints: Mutex::default(),
             estimates: Mutex::default(),
@@ -456,10 +455,6 @@ impl Screen for SparseScreen<'_, '_> {
 impl Problem for SparseProblem<'_> {
     fn space(&self) -> Space {
         self.choices.space()
-    }
-
-    fn bound(&self) -> Option<Vec<f64>> {
-        Some(self.reference.bound.clone())
     }
 
     fn first(&self, _: &[Candidate]) -> Vec<Genome> {
