@@ -22,7 +22,7 @@ struct Bench {
 }
 
 fn bench(core: Core) -> Result<Bench> {
-    match Target::find(&format!("qemu-{}", core))? {
+    match Target::find(&format!("qemu-{core}"))? {
         Target::Board(board) => {
             let firmware = Firmware::build(&board, &|line| eprintln!("{line}"))?;
             Ok(Bench { core, board, firmware })
