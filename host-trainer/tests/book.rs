@@ -98,10 +98,14 @@ fn every_command_of_the_book_exists_with_its_options() {
             if !command.chars().all(|c| c.is_ascii_lowercase()) {
                 continue;
             }
-            let sub = call.get(1).filter(|_| ["data", "experiment", "search", "study"].contains(&command.as_str()));
+            let sub = call
+                .get(1)
+                .filter(|_| ["data", "experiment", "search", "study"].contains(&command.as_str()));
             let sub = sub.and_then(|word| word.split('|').next()).map(|w| w.trim_end_matches('\\'));
-            let arguments: Vec<&str> =
-                [command.as_str()].into_iter().chain(sub.filter(|word| !word.is_empty())).collect();
+            let arguments: Vec<&str> = [command.as_str()]
+                .into_iter()
+                .chain(sub.filter(|word| word.starts_with(char::is_alphabetic)))
+                .collect();
             let help = helps.entry(arguments.join(" ")).or_insert_with(|| {
                 let output = Command::new(NIWAKI).args(&arguments).arg("--help").output().unwrap();
                 assert!(output.status.success(), "{}: niwaki {}", path.display(), call.join(" "));
