@@ -60,8 +60,8 @@ fn essence(shown: &Value) -> Vec<Value> {
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(300), "{what} takes too long");
-        std::thread::sleep(Duration::from_millis(10));
+        assert!(begun.elapsed() < Duration::from_secs(600), "{what} takes too long");
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 

@@ -3,7 +3,7 @@
 //! A channel may go when it is always zero in every tensor that has it, or when nothing reads it.
 //! What an operator writes and what reads it share channels, and so do the operands of an addition and
 //! an image and its flattened view: they form a set, from which a channel goes everywhere or nowhere.
-//! Removing is exact: the products that go are zero.
+//! Removing is exact: the products that go are zero. Some may stay, where kernels take channels by fours.
 
 use niwaki_core::kernels::Rescale;
 use niwaki_core::model::Clamp;
@@ -35,7 +35,6 @@ fn remove_once(graph: &mut Graph) -> bool {
             (0..channels).map(|channel| sets.fixed[set] || !go(channel)).collect()
         })
         .collect();
-    let mut any = false;
     for keep in &mut keep {
         // A tensor has at least one channel.
         if !keep.contains(&true)
@@ -43,8 +42,11 @@ fn remove_once(graph: &mut Graph) -> bool {
         {
             *first = true;
         }
-        any |= keep.contains(&false);
     }
+    for node in graph.nodes.iter().filter(|node| goes_by_fours(node)) {
+        fill_up(&mut keep[sets.of[node.output.0]]);
+    }
+    let any = keep.iter().any(|keep| keep.contains(&false));
     if any {
         let of = |tensor: usize| -> Vec<bool> {
             let keep = &keep[sets.of[tensor]];
@@ -57,6 +59,22 @@ fn remove_once(graph: &mut Graph) -> bool {
         }
     }
     any
+}
+
+/// Whether the fast kernel of an operator needs channels to be a multiple of [`LANES`].
+fn goes_by_fours(node: &Node) -> bool {
+    use Operator::{AvgPool, Depthwise, MaxPool};
+    matches!(node.operator, Depthwise { .. } | MaxPool { .. } | AvgPool { .. })
+}
+
+/// Channels that kernels over DSP instructions take at a time.
+const LANES: usize = 4;
+
+/// Keeps channels that could go, until what is kept is a multiple of [`LANES`] or all.
+fn fill_up(keep: &mut [bool]) {
+    let kept = keep.iter().filter(|&&keep| keep).count();
+    let missing = kept.next_multiple_of(LANES) - kept;
+    keep.iter_mut().filter(|keep| !**keep).take(missing).for_each(|keep| *keep = true);
 }
 
 /// Sets of tensors that share channels. Channel `c` of a set is every channel `c + n * base` of its
