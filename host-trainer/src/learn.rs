@@ -9,7 +9,8 @@ use rand_pcg::Pcg64;
 use serde::Serialize;
 use zerocopy::IntoBytes;
 
-use crate::export::{AlignedVec, top1};
+use crate::data::Dataset;
+use crate::export::{AlignedVec, quantised_inputs, top1};
 
 /// Samples as a model takes them.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +22,24 @@ pub struct Samples {
 }
 
 impl Samples {
+    /// These samples of `data`, quantised for `model`.
+    ///
+    /// # Errors
+    ///
+    /// When the data do not fit the model.
+    pub fn of(model: &Model<'_>, data: &Dataset, samples: &[usize]) -> Result<Self> {
+        let classes = Plan::new(model)?.class_count();
+        ensure!(
+            data.classes() == classes,
+            "the model has {classes} classes, the data `{}` has {}",
+            data.name,
+            data.classes()
+        );
+        let inputs = quantised_inputs(model, data, samples)?;
+        let labels = samples.iter().map(|&sample| data.labels[sample] as usize).collect();
+        Ok(Self { inputs, labels })
+    }
+
     /// Input and class of sample `index`.
     pub fn get(&self, index: usize) -> (&[i8], usize) {
         let len = self.inputs.len() / self.labels.len().max(1);

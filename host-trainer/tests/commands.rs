@@ -1,28 +1,13 @@
 //! The commands as a user types them, from data to a model that firmware links.
 
+mod shared;
+
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::Value;
 
-fn niwaki(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_niwaki")).args(arguments).output().expect("niwaki starts")
-}
-
-/// Standard output of a command that must succeed, which must be JSON and nothing else.
-fn json(arguments: &[&str]) -> Value {
-    let output = niwaki(&[arguments, &["--format", "json"]].concat());
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {errors}");
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
-}
-
-/// What a command that must fail says; it must say it on standard error alone.
-fn error(arguments: &[&str]) -> String {
-    let output = niwaki(arguments);
-    assert!(!output.status.success() && output.stdout.is_empty(), "{arguments:?}: {output:?}");
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use shared::{NIWAKI, error, json};
 
 #[test]
 fn from_data_to_a_linked_model() {
@@ -157,7 +142,7 @@ fn killed_experiments_go_on() {
     let page = std::fs::read_to_string(path("whole/README.md")).unwrap();
     assert!(page.contains("--train-limit 300") && page.contains("| rigl* |"), "{page}");
 
-    let mut child = Command::new(env!("CARGO_BIN_EXE_niwaki"))
+    let mut child = Command::new(NIWAKI)
         .args(arguments("parts", "2"))
         .stderr(std::process::Stdio::null())
         .spawn()

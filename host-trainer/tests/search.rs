@@ -1,31 +1,14 @@
 //! Searches as a user starts them: killed, continued, shared by several workers.
 
+mod shared;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-const NIWAKI: &str = env!("CARGO_BIN_EXE_niwaki");
-
-fn niwaki(arguments: &[&str]) -> Output {
-    Command::new(NIWAKI).args(arguments).output().expect("niwaki starts")
-}
-
-/// Standard output of a command that must succeed, which must be JSON and nothing else.
-fn json(arguments: &[&str]) -> Value {
-    let output = niwaki(&[arguments, &["--format", "json"]].concat());
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {errors}");
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
-}
-
-/// What a command that must fail says; it must say it on standard error alone.
-fn error(arguments: &[&str]) -> String {
-    let output = niwaki(arguments);
-    assert!(!output.status.success() && output.stdout.is_empty(), "{arguments:?}: {output:?}");
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use shared::{NIWAKI, error, json, niwaki};
 
 fn start(arguments: &[&str]) -> Child {
     let mut command = Command::new(NIWAKI);

@@ -321,7 +321,9 @@ impl<'m, 'b> Client<'m, 'b> {
         values: &'v mut [u8; PART],
     ) -> Result<Reply<'v>, Refusal> {
         match *command {
-            Command::Enrol => Ok(Reply::Enrolled(self.enrolment())),
+            Command::Enrol => {
+                Ok(Reply::Enrolled(Enrolment::new(self.learner.plan(), self.finished)))
+            }
             Command::Offer(offer) => self.offer(offer, journal),
             Command::Global { part, offset, bytes } => self.global(part, offset, bytes),
             Command::Learn { round } => {
@@ -355,18 +357,6 @@ impl<'m, 'b> Client<'m, 'b> {
     fn in_round(&self, round: u32) -> Result<(), Refusal> {
         let current = self.state.round();
         if current == Some(round) { Ok(()) } else { Err(Refusal::WrongRound { current }) }
-    }
-
-    fn enrolment(&self) -> Enrolment {
-        let plan = self.learner.plan();
-        Enrolment {
-            model: plan.model().id(),
-            weights: plan.weight_count() as u32,
-            biases: plan.channel_count() as u32,
-            classes: plan.class_count() as u16,
-            features: plan.feature_count() as u32,
-            finished: self.finished,
-        }
     }
 
     fn status(&self) -> Status {

@@ -5,7 +5,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::learn::{LearnError, MAX_LAYERS, Settings};
+use crate::learn::{LearnError, MAX_LAYERS, Plan, Settings};
 
 /// Most bytes of values in one [`Command::Global`] or [`Reply::Part`].
 pub const PART: usize = 448;
@@ -140,6 +140,20 @@ pub struct Enrolment {
     pub features: u32,
     /// The last round that the device finished; 0 before the first.
     pub finished: u32,
+}
+
+impl Enrolment {
+    /// What a device with this plan says of itself that has finished these rounds.
+    pub fn new(plan: &Plan<'_>, finished: u32) -> Self {
+        Self {
+            model: plan.model().id(),
+            weights: plan.weight_count() as u32,
+            biases: plan.channel_count() as u32,
+            classes: plan.class_count() as u16,
+            features: plan.feature_count() as u32,
+            finished,
+        }
+    }
 }
 
 /// Values of the global state or of an update, and how wide they are on the way to the device and from

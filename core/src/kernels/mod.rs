@@ -67,21 +67,6 @@ macro_rules! kernel_ids {
         }
 
         impl KernelId {
-    /// Whether it computes a linear operator (fully connected).
-    pub const fn is_linear(self) -> bool {
-        use KernelId::*;
-        matches!(self, LinearDense | LinearPacked | LinearSparse | LinearBlock2 | LinearBlock4)
-    }
-
-    /// Whether it skips weights that are zero.
-    pub const fn is_sparse(self) -> bool {
-        use KernelId::*;
-        matches!(
-            self,
-            ConvSparse | ConvBlock2 | ConvBlock4 | LinearSparse | LinearBlock2 | LinearBlock4
-        )
-    }
-
             /// Every kernel.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
@@ -166,6 +151,21 @@ impl KernelId {
                 | LinearBlock4
                 | LinearPacked
                 | Depthwise
+        )
+    }
+
+    /// Whether it computes a linear operator (fully connected).
+    pub const fn is_linear(self) -> bool {
+        use KernelId::*;
+        matches!(self, LinearDense | LinearPacked | LinearSparse | LinearBlock2 | LinearBlock4)
+    }
+
+    /// Whether it skips weights that are zero.
+    pub const fn is_sparse(self) -> bool {
+        use KernelId::*;
+        matches!(
+            self,
+            ConvSparse | ConvBlock2 | ConvBlock4 | LinearSparse | LinearBlock2 | LinearBlock4
         )
     }
 

@@ -65,6 +65,16 @@ pub struct Point {
     pub bytes_down: u64,
 }
 
+/// What a run consists of.
+struct Run<'a> {
+    model: &'a Model<'a>,
+    method: Method,
+    seed: u64,
+    samples: &'a Samples,
+    test: &'a Samples,
+    parties: &'a [Vec<usize>],
+}
+
 impl Contest<'_> {
     /// What is compared.
     pub fn variants(&self) -> Vec<&'static str> {
@@ -111,19 +121,17 @@ impl Contest<'_> {
         let parties = parties::divide(self.data, self.clients, self.alpha, trial.seed)?;
         let before = accuracy(&model, &Global::new(&plan).parameters(), &test)?;
         let mut points = vec![Point { round: 0, accuracy: before, bytes_up: 0, bytes_down: 0 }];
+        let run = Run {
+            model: &model,
+            method,
+            seed: trial.seed,
+            samples: &samples,
+            test: &test,
+            parties: &parties,
+        };
         match method {
-            Method::Local | Method::Central => {
-                self.run_alone(&model, method, trial.seed, &samples, &test, &parties, &mut points)?;
-            }
-            _ => self.run_together(
-                &model,
-                method,
-                trial.seed,
-                &samples,
-                &test,
-                &parties,
-                &mut points,
-            )?,
+            Method::Local | Method::Central => self.run_alone(&run, &mut points)?,
+            _ => self.run_together(&run, &mut points)?,
         }
         let last = points[points.len() - 1];
         let analysis = analyse(&model, Core::CortexM4);
@@ -146,17 +154,8 @@ impl Contest<'_> {
         })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a run consists of")]
-    fn run_alone(
-        &self,
-        model: &Model<'_>,
-        method: Method,
-        seed: u64,
-        samples: &Samples,
-        test: &Samples,
-        parties: &[Vec<usize>],
-        points: &mut Vec<Point>,
-    ) -> Result<()> {
+    fn run_alone(&self, run: &Run<'_>, points: &mut Vec<Point>) -> Result<()> {
+        let Run { model, method, seed, samples, test, parties } = *run;
         let offer = self.learning.offer(method, model.id(), self.max_samples);
         let parties = match method {
             Method::Central => vec![parties.concat()],
@@ -170,17 +169,8 @@ impl Contest<'_> {
         })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a run consists of")]
-    fn run_together(
-        &self,
-        model: &Model<'_>,
-        method: Method,
-        seed: u64,
-        samples: &Samples,
-        test: &Samples,
-        parties: &[Vec<usize>],
-        points: &mut Vec<Point>,
-    ) -> Result<()> {
+    fn run_together(&self, run: &Run<'_>, points: &mut Vec<Point>) -> Result<()> {
+        let Run { model, method, seed, samples, test, parties } = *run;
         let mut fleet = Simulation::new(model, samples, parties, seed, None)?;
         if method == Method::Moon {
             let Learning { contrast_weight: weight, temperature, .. } = self.learning;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Spread;
 use crate::net::trained::write_atomically;
-use crate::report::curves_svg;
+use crate::report::{Axis, Line, lines};
 use crate::search::optimiser::Algorithm;
 use crate::search::study::Status;
 use crate::search::view::View;
@@ -172,12 +172,13 @@ pub fn write_search_page(
         };
         (0..count).map(at).collect()
     };
-    let curves: Vec<(&str, Vec<(f64, f64)>)> = Way::ALL
+    let curves: Vec<Line> = Way::ALL
         .into_iter()
-        .map(|way| (way.name(), mean(way)))
-        .filter(|(_, curve)| !curve.is_empty())
+        .map(|way| Line { name: way.name().to_owned(), points: mean(way) })
+        .filter(|curve| !curve.points.is_empty())
         .collect();
-    let svg = curves_svg(&curves, "true evaluations", "hypervolume")?;
+    let axis = |name: &'static str| Axis { name, log: false };
+    let svg = lines(&curves, axis("true evaluations"), axis("hypervolume"))?;
     write_atomically(&folder.join(PLOT_FILE), svg.as_bytes())?;
 
     let mut text = format!("# {title}\n\n```sh\n{command}\n```\n\n");

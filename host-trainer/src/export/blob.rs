@@ -91,53 +91,56 @@ fn with_smaller_arena(graph: &Graph, choice: KernelChoice) -> Result<(Vec<Chosen
 }
 
 /// A kernel for each node. A sparse kernel, which is more code to link, must save a fiftieth of the time of
-/// all convolutions and linear layers.
+/// all convolutions and linear layers. What the tensors alone need at their peak, when those with `rows` may
+/// be executed row by row, a layer may use as working memory elsewhere for free.
 fn choose_all(graph: &Graph, choice: KernelChoice, rows: &[Option<Rows>]) -> Result<Vec<Chosen>> {
-    let mut without = 0;
-    let mut best = choose_without(graph, choice, without, rows)?;
-    if !matches!(choice, KernelChoice::Cheapest(_)) {
-        return Ok(best);
-    }
-    let cost = |chosen: &[Chosen]| chosen.iter().map(|chosen| chosen.cost).sum::<f64>();
-    let limit = 1.02 * cost(&best);
-    // Without one of them another may take its place, until none of them is worth it.
-    loop {
-        let fewer = sparse_kernels(&best).map(|kernel| without | kernel.bit());
-        let others = fewer.map(|set| Ok((set, choose_without(graph, choice, set, rows)?)));
-        let others = others.collect::<Result<Vec<_>>>()?;
-        match others.into_iter().find(|(_, other)| cost(other) <= limit) {
-            Some(fewer) => (without, best) = fewer,
-            None => break,
-        }
-    }
-    Ok(best)
-}
-
-fn sparse_kernels(chosen: &[Chosen]) -> impl Iterator<Item = KernelId> {
-    let used = chosen.iter().fold(0, |used, chosen| used | chosen.kernel.bit());
-    KernelId::ALL.iter().copied().filter(move |k| k.is_sparse() && k.bit() & used != 0)
-}
-
-/// The fastest kernel for each node, without those in the set `without`. What the tensors alone need at
-/// their peak, when those with `rows` may be executed row by row, a layer may use as working memory
-/// elsewhere for free.
-fn choose_without(
-    graph: &Graph,
-    choice: KernelChoice,
-    without: u32,
-    rows: &[Option<Rows>],
-) -> Result<Vec<Chosen>> {
     let nodes = graph.nodes.iter().zip(rows);
     let tensors = nodes.map(|(node, &rows)| Needs { rows, ..tensor_needs(node) });
     let tensors = plan(graph, &tensors.collect::<Vec<_>>());
     let nodes = graph.nodes.iter().enumerate();
-    nodes
-        .map(|(step, node)| {
-            let spare = tensors.lower_bound.saturating_sub(tensors.live_len(graph, step));
-            choose(graph, node, choice, without, spare)
-                .with_context(|| format!("layer `{}`", node.name))
-        })
-        .collect()
+    let offers = nodes.map(|(step, node)| {
+        let spare = tensors.lower_bound.saturating_sub(tensors.live_len(graph, step));
+        offers(graph, node, choice, spare).with_context(|| format!("layer `{}`", node.name))
+    });
+    let offers: Vec<Vec<Chosen>> = offers.collect::<Result<_>>()?;
+    let cost = |picks: &[usize]| -> f64 {
+        picks.iter().zip(&offers).map(|(&pick, offers)| offers[pick].cost).sum()
+    };
+    let pick = |without: u32| -> Option<Vec<usize>> {
+        offers.iter().map(|offers| cheapest(offers, without)).collect()
+    };
+    let mut without = 0;
+    let mut best = pick(without).context("no kernel can execute a layer")?;
+    if matches!(choice, KernelChoice::Cheapest(_)) {
+        let limit = 1.02 * cost(&best);
+        // Without one of them another may take its place, until none of them is worth it.
+        loop {
+            let used = best.iter().zip(&offers).map(|(&pick, offers)| offers[pick].kernel);
+            let used = used.fold(0, |used, kernel| used | kernel.bit());
+            let sparse = KernelId::ALL.iter().filter(|k| k.is_sparse() && k.bit() & used != 0);
+            let mut fewer = sparse.filter_map(|kernel| {
+                let without = without | kernel.bit();
+                Some((without, pick(without)?))
+            });
+            match fewer.find(|(_, picks)| cost(picks) <= limit) {
+                Some(fewer) => (without, best) = fewer,
+                None => break,
+            }
+        }
+    }
+    let picked = offers.into_iter().zip(best);
+    Ok(picked.map(|(mut offers, pick)| offers.swap_remove(pick)).collect())
+}
+
+/// The cheapest of a node's offers without the kernels in the set `without`. The plain kernels win only where
+/// no other can do it.
+fn cheapest(offers: &[Chosen], without: u32) -> Option<usize> {
+    let is_plain =
+        |offer: &Chosen| matches!(offer.kernel, KernelId::ConvDense | KernelId::LinearDense);
+    let allowed = || offers.iter().enumerate().filter(|(_, o)| o.kernel.bit() & without == 0);
+    let others = allowed().filter(|(_, offer)| !is_plain(offer));
+    let best = others.min_by(|(_, a), (_, b)| a.price.total_cmp(&b.price));
+    best.or_else(|| allowed().next()).map(|(index, _)| index)
 }
 
 /// What a node needs whatever its kernel.
@@ -156,23 +159,21 @@ struct Chosen {
     constants: Vec<u8>,
     weights: Vec<u8>,
     needs: Needs,
-    /// Predicted instructions of a convolution or linear layer.
+    /// Predicted clock cycles of a convolution or linear layer.
     cost: f64,
+    /// What is compared with other kernels.
+    price: f64,
 }
 
-fn choose(
-    graph: &Graph,
-    node: &Node,
-    choice: KernelChoice,
-    without: u32,
-    scratch_limit: usize,
-) -> Result<Chosen> {
+/// The kernels that can execute a node.
+fn offers(graph: &Graph, node: &Node, choice: KernelChoice, spare: usize) -> Result<Vec<Chosen>> {
     let mut chosen = Chosen {
         kernel: KernelId::Softmax,
         constants: vec![],
         weights: vec![],
         needs: tensor_needs(node),
         cost: 0.0,
+        price: 0.0,
     };
     let shape = |window: Option<Window>, groups: usize| choose::Shape {
         input: core_tensor(graph, node.inputs[0]),
@@ -189,28 +190,32 @@ fn choose(
                 let weights = &weighted.weights[channel * per_channel..][..per_channel];
                 weights.iter().map(|&w| i32::from(w)).sum()
             };
-            chosen.constants = channel_records(graph, node, weighted, sum);
+            let constants = channel_records(graph, node, weighted, sum);
             let shape = match &node.operator {
                 Operator::Conv { window, groups, .. } => shape(Some(*window), *groups),
                 _ => shape(None, 1),
             };
             let bias = folded_biases(graph, node, weighted, sum);
-            let bid = choose::choose(&shape, weighted, &bias, choice, without, scratch_limit)?;
-            chosen.needs = Needs { scratch: bid.scratch_len, ..Needs::default() };
-            if matches!(bid.kernel, KernelId::ConvPacked | KernelId::ConvDense) {
-                chosen.needs.rows = shape.window.and_then(|w| rows(&shape, &w));
-            }
-            if bid.kernel == KernelId::ConvPacked
-                && shape
-                    .window
-                    .is_some_and(|w| packed::conv_in_place(&shape.input, &shape.output, &w))
-            {
-                chosen.needs.sharing = Sharing::Output;
-            }
-            if bid.kernel == KernelId::LinearPacked {
-                chosen.needs.sharing = Sharing::EndOfScratch;
-            }
-            (chosen.kernel, chosen.weights, chosen.cost) = (bid.kernel, bid.weights, bid.cost);
+            let offer = |bid: choose::Bid| {
+                let mut needs = Needs { scratch: bid.scratch_len, ..Needs::default() };
+                if matches!(bid.kernel, KernelId::ConvPacked | KernelId::ConvDense) {
+                    needs.rows = shape.window.and_then(|w| rows(&shape, &w));
+                }
+                if bid.kernel == KernelId::ConvPacked
+                    && shape
+                        .window
+                        .is_some_and(|w| packed::conv_in_place(&shape.input, &shape.output, &w))
+                {
+                    needs.sharing = Sharing::Output;
+                }
+                if bid.kernel == KernelId::LinearPacked {
+                    needs.sharing = Sharing::EndOfScratch;
+                }
+                let choose::Bid { kernel, weights, cost, price, .. } = bid;
+                Chosen { kernel, constants: constants.clone(), weights, needs, cost, price }
+            };
+            let bids = choose::bids(&shape, weighted, &bias, choice, spare)?;
+            return Ok(bids.into_iter().map(offer).collect());
         }
         Operator::Depthwise { weighted, window } => {
             let channels = graph.tensor(node.output).shape[2];
@@ -289,7 +294,7 @@ fn choose(
             };
         }
     }
-    Ok(chosen)
+    Ok(vec![chosen])
 }
 
 fn add_record(inputs: &[(i32, i32); 2], output: (i32, i32)) -> AddRecord {

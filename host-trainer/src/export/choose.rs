@@ -3,7 +3,7 @@
 //! Every kernel that can execute a layer gets a bid: its weights packed, its cost on the target core
 //! predicted. The lowest bid wins.
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use niwaki_core::kernels::sparse::{Block, ConvStream, LinearStream, MAX_BIAS};
 use niwaki_core::kernels::{KernelId, pack_sparse, packed};
 use niwaki_core::model::{Conv, Op, Scratch, Tensor, Weights, Window};
@@ -58,19 +58,19 @@ pub(super) struct Bid {
     pub(super) scratch_len: usize,
     /// Predicted clock cycles.
     pub(super) cost: f64,
+    /// What is compared: memory beyond the limit must buy a fifth of the time.
+    pub(super) price: f64,
 }
 
-/// The winning bid for a layer. Sparse convolutions may take `spare` bytes of working memory or what the
-/// dense one takes; where they need more, they take the least that they can do with, and must be much
-/// cheaper. Kernels in the set `without` do not bid.
-pub(super) fn choose(
+/// The bids for a layer. Sparse convolutions may take `spare` bytes of working memory or what the dense one
+/// takes; where they need more, they take the least that they can do with, and must be much cheaper.
+pub(super) fn bids(
     shape: &Shape,
     weighted: &Weighted,
     bias: &[i32],
     choice: KernelChoice,
-    without: u32,
     spare: usize,
-) -> Result<Bid> {
+) -> Result<Vec<Bid>> {
     use KernelId::{
         ConvBlock2, ConvBlock4, ConvDense, ConvPacked, ConvSparse, LinearBlock2, LinearBlock4,
         LinearDense, LinearPacked, LinearSparse,
@@ -94,7 +94,6 @@ pub(super) fn choose(
     };
     let bids = candidates
         .into_iter()
-        .filter(|kernel| kernel.bit() & without == 0)
         // The sparse kernels' sums begin with the bias and must stay clear of overflow.
         .filter(|kernel| {
             let small = bias.iter().all(|bias| bias.unsigned_abs() < MAX_BIAS);
@@ -103,22 +102,12 @@ pub(super) fn choose(
         .filter_map(|kernel| bid(kernel, shape, weighted, choice.core(), scratch_limit));
     let mut bids: Vec<Bid> = bids.collect();
     if let Some(kernel) = wanted
-        && let Some(index) = bids.iter().position(|bid| bid.kernel == kernel)
+        && bids.iter().any(|bid| bid.kernel == kernel)
     {
-        return Ok(bids.swap_remove(index));
+        bids.retain(|bid| bid.kernel == kernel);
     }
-    // The plain kernels win only where no other can do it.
-    if bids.len() > 1 {
-        bids.retain(|bid| !matches!(bid.kernel, ConvDense | LinearDense));
-    }
-    // Memory beyond the limit must buy a fifth of the time.
-    let price = |bid: &Bid| {
-        let memory = if bid.scratch_len <= scratch_limit { 1.0 } else { 1.25 };
-        bid.cost * memory
-    };
-    bids.into_iter()
-        .min_by(|a, b| price(a).total_cmp(&price(b)))
-        .context("no kernel can execute this layer")
+    ensure!(!bids.is_empty(), "no kernel can execute this layer");
+    Ok(bids)
 }
 
 fn bid(
@@ -187,7 +176,8 @@ fn bid(
     let aligned = AlignedVec::new(&weights);
     let op = operator(kernel, shape, weighted, &aligned, block, scratch_len)?;
     let cost = costs.predict(kernel, &Terms::of(&op, core.has_dsp())).cycles;
-    Some(Bid { kernel, cost, weights, scratch_len })
+    let price = if scratch_len <= scratch_limit { cost } else { 1.25 * cost };
+    Some(Bid { kernel, cost, price, weights, scratch_len })
 }
 
 /// Blocks of neighbouring input channels with a weight that is not zero.

@@ -24,7 +24,9 @@ pub use estimate::{Estimate, estimate};
 pub use graph::{
     Constant, Function, Graph, Node, Operator, Quantisation, TensorId, TensorInfo, Weighted,
 };
-pub use package::{Card, card_path, export_run, hexadecimal, read_model, write_model};
+pub use package::{
+    Card, card_path, export_run, hexadecimal, read_model, read_tunable, write_model,
+};
 pub use plan::{Needs, Plan, Rows, Sharing, plan};
 pub use quantise::quantise;
 pub use run::{AlignedVec, Merit, evaluate, mean_squared_error, quantised_inputs, run_all, top1};

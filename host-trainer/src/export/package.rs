@@ -85,6 +85,18 @@ pub fn export_run(run: &Path, path: &Path, core: Core, tunable: Option<usize>) -
     card.save(path)
 }
 
+/// Reads the bytes of a model, with its last `layers` marked as tunable instead of those it has, if given.
+///
+/// # Errors
+///
+/// As [`read_model`] and [`mark_tunable`].
+pub fn read_tunable(path: &Path, layers: Option<usize>) -> Result<AlignedVec> {
+    let blob = read_model(path)?;
+    let Some(layers) = layers else { return Ok(blob) };
+    let marked = mark_tunable(blob.as_bytes(), layers);
+    Ok(AlignedVec::new(&marked.with_context(|| path.display().to_string())?))
+}
+
 /// Reads the bytes of a model at the alignment that [`Model::new`] needs.
 ///
 /// # Errors

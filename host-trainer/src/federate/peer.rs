@@ -204,7 +204,7 @@ impl Peer {
                 Reply::Enrolled(enrolment) => Some(enrolment),
                 _ => None,
             })?;
-            let expected = Enrolment { finished: enrolment.finished, ..enrolment_of(plan) };
+            let expected = Enrolment::new(plan, enrolment.finished);
             if enrolment != expected {
                 return Err(DropOut::OtherModel);
             }
@@ -308,18 +308,6 @@ fn status(reply: Reply<'_>) -> Option<Status> {
     match reply {
         Reply::Status(status) => Some(status),
         _ => None,
-    }
-}
-
-/// What a device with this model says of itself before its first round.
-fn enrolment_of(plan: &Plan<'_>) -> Enrolment {
-    Enrolment {
-        model: plan.model().id(),
-        weights: plan.weight_count() as u32,
-        biases: plan.channel_count() as u32,
-        classes: plan.class_count() as u16,
-        features: plan.feature_count() as u32,
-        finished: 0,
     }
 }
 

@@ -17,7 +17,7 @@ use zerocopy::IntoBytes;
 use super::peer::Peer;
 use super::{Aggregation, Delta, DropOut, Dropped, Fleet, Party, Row, aggregate, random};
 use crate::data::{Dataset, Split};
-use crate::export::{AlignedVec, hexadecimal, quantised_inputs, top1};
+use crate::export::{AlignedVec, hexadecimal, top1};
 use crate::learn::Samples;
 use crate::net::trained::write_atomically;
 
@@ -390,13 +390,8 @@ pub fn accuracy(model: &Model<'_>, parameters: &Parameters<'_>, samples: &Sample
 ///
 /// When the data do not fit the model, or have no test split.
 pub fn samples_of(model: &Model<'_>, data: &Dataset) -> Result<(Samples, Samples)> {
-    let take = |samples: &[usize]| -> Result<Samples> {
-        let inputs = quantised_inputs(model, data, samples)?;
-        let labels = samples.iter().map(|&sample| data.labels[sample] as usize).collect();
-        Ok(Samples { inputs, labels })
-    };
     let test = data.indices(Split::Test);
     ensure!(!test.is_empty(), "`{}` has no test split; see --test-fraction", data.name);
     let all: Vec<usize> = (0..data.len()).collect();
-    Ok((take(&all)?, take(&test)?))
+    Ok((Samples::of(model, data, &all)?, Samples::of(model, data, &test)?))
 }

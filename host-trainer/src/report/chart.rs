@@ -246,60 +246,6 @@ fn draw_scatter(
     Ok(())
 }
 
-/// Names and points of curves.
-pub(crate) type Named<'a> = [(&'a str, Vec<(f64, f64)>)];
-
-/// One or several curves; those of several are named.
-///
-/// # Errors
-///
-/// When the chart cannot be drawn.
-pub(crate) fn curves(curves: &Named<'_>, x: &str, y: &str) -> Result<String> {
-    let mut svg = String::new();
-    {
-        let area = SVGBackend::with_string(&mut svg, (800, 320)).into_drawing_area();
-        draw_curves(&area, curves, x, y).map_err(|error| anyhow!("drawing {y}: {error}"))?;
-    }
-    Ok(svg)
-}
-
-fn draw_curves(
-    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-    curves: &Named<'_>,
-    x: &str,
-    y: &str,
-) -> Result<(), Box<dyn std::error::Error>> {
-    area.fill(&WHITE)?;
-    let points = || curves.iter().flat_map(|(_, points)| points);
-    let last = points().map(|(at, _)| *at).fold(2.0, f64::max);
-    let (low, high) = points().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), (_, v)| {
-        (low.min(*v), high.max(*v))
-    });
-    let margin = (high - low).max(1e-3) * 0.05;
-    let mut chart = ChartBuilder::on(area)
-        .margin(8)
-        .x_label_area_size(36)
-        .y_label_area_size(56)
-        .build_cartesian_2d(1.0..last, low - margin..high + margin)?;
-    chart.configure_mesh().light_line_style(WHITE).x_desc(x).y_desc(y).draw()?;
-    for ((name, points), colour) in curves.iter().zip([GREEN, BROWN, BLUE, GREY].iter().cycle()) {
-        let style = colour.stroke_width(2);
-        let drawn = chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
-        if curves.len() > 1 {
-            drawn.label(*name).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
-        }
-    }
-    if curves.len() > 1 {
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .background_style(WHITE.mix(0.8))
-            .draw()?;
-    }
-    area.present()?;
-    Ok(())
-}
-
 /// Instructions over density: a panel for each layer, a curve for each format, break-even marked.
 ///
 /// # Errors

@@ -4,7 +4,6 @@ mod break_even;
 mod chart;
 mod search;
 
-pub(crate) use chart::curves as curves_svg;
 pub use search::search_html;
 
 pub use break_even::{break_even_csv, break_even_markdown, break_even_svg};

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::chart::{Points, curves, scatter};
+use super::chart::{Axis, Line, Points, lines, scatter};
 use super::{STYLE, grouped};
 use crate::search::settings::{OBJECTIVES, What};
 use crate::search::study::{Candidate, Status};
@@ -53,7 +53,11 @@ pub fn search_html(view: &View) -> Result<String> {
                 (front_table(view)?)
                 @if volumes.len() > 1 {
                     h2 { "Hypervolume over evaluations" }
-                    figure { (PreEscaped(curves(&[("", volumes.clone())], "evaluations", "hypervolume")?)) }
+                    figure { (PreEscaped(lines(
+                        &[Line { name: "front".to_owned(), points: volumes.clone() }],
+                        Axis { name: "evaluations", log: false },
+                        Axis { name: "hypervolume", log: false },
+                    )?)) }
                 }
                 @if predictions.len() > 1 {
                     h2 { "Predictions against truth" }

@@ -19,7 +19,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use super::genome::{Gene, Genome, Space};
-use super::measure::measure;
+use super::measure::{in_folder, measure};
 use super::optimiser::Screen;
 use super::settings::{Needs, Reference, Search};
 use super::sparse::{remembered, run_file};
@@ -32,7 +32,7 @@ use crate::net::{Graph, Params};
 use crate::sparse::inherit::{heritage, inherit, shared};
 use crate::sparse::mask::{Budget, LayerMask};
 use crate::sparse::strategy::spread;
-use crate::sparse::{Config, Event, Flow, Method, Outcome, create, train};
+use crate::sparse::{Config, Method, create, train};
 
 /// Settings of a search for architectures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -514,32 +514,20 @@ impl Problem for ArchProblem<'_> {
     ) -> Result<Evaluated> {
         let genome = &candidate.proposal.genome;
         let stage = self.stage_of(candidate.id as usize - 1);
-        let (net, about) = self.network(genome)?;
-        let folder = tempfile::Builder::new()
-            .prefix("niwaki-candidate-")
-            .tempdir()
-            .context("creating a folder for temporary files")?;
+        let (net, mut about) = self.network(genome)?;
         let mut config = self.config(stage, self.density(genome));
         // The control trains every candidate from scratch.
         let inherits = stage == Stage::Sparse || (stage == Stage::Fine && self.arch.coarse > 0);
-        if inherits && let Some(donor) = self.donor(study, candidate, &net)? {
-            inherit(&folder.path().join("start"), &net, &config, &donor, &self.device)?;
-            config.start = Some("start".into());
-        }
-        let mut file = run_file(self.search, &net);
-        file.config = serde_json::to_value(&config)?;
-        create(folder.path(), &file, &config)?;
-        let mut epochs = 0.0;
-        let observe = &mut |event: Event<'_>| {
-            if let Event::Epoch(_) = event {
-                epochs += 1.0;
-                on(epochs / config.epochs as f64);
+        let folder = in_folder(config.epochs, self.stop, on, |folder, observe| {
+            if inherits && let Some(donor) = self.donor(study, candidate, &net)? {
+                inherit(&folder.join("start"), &net, &config, &donor, &self.device)?;
+                config.start = Some("start".into());
             }
-            if (self.stop)() { Flow::Stop } else { Flow::Continue }
-        };
-        let outcome = train(folder.path(), self.data, &self.device, observe)?;
-        ensure!(matches!(outcome, Outcome::Complete(_)), "it was stopped");
-        let mut about = about;
+            let mut file = run_file(self.search, &net);
+            file.config = serde_json::to_value(&config)?;
+            create(folder, &file, &config)?;
+            train(folder, self.data, &self.device, observe)
+        })?;
         if let Some(density) = self.density(genome) {
             about.push(("sparse".to_owned(), format!("{} {density}", config.method)));
         }

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use niwaki_core::Model;
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 
 use super::settings::{Needs, Search};
 use super::sparse::error_of;
@@ -13,6 +14,7 @@ use super::worker::Evaluated;
 use crate::data::{Dataset, Split};
 use crate::export::{AlignedVec, KernelChoice, analyse, evaluate, quantise, write_with};
 use crate::net::{Accuracy, Trained};
+use crate::sparse::{Event, Flow, Outcome};
 
 /// Name of a candidate's exported model among its artefacts.
 pub const MODEL: &str = "model.niwaki";
@@ -32,6 +34,35 @@ pub struct Details {
     pub nonzeros: usize,
     /// What was chosen for each layer.
     pub layers: Vec<(String, String)>,
+}
+
+/// Trains a candidate in a folder of its own, which goes when it is dropped: `train` gets the folder and an
+/// observer that tells `on` the share of `epochs` that is done.
+///
+/// # Errors
+///
+/// When the training fails or `stop` ends it.
+pub(super) fn in_folder(
+    epochs: usize,
+    stop: &(dyn Fn() -> bool + Sync),
+    on: &mut dyn FnMut(f64),
+    train: impl FnOnce(&Path, &mut dyn FnMut(Event<'_>) -> Flow) -> Result<Outcome>,
+) -> Result<TempDir> {
+    let folder = tempfile::Builder::new()
+        .prefix("niwaki-candidate-")
+        .tempdir()
+        .context("creating a folder for temporary files")?;
+    let mut done = 0.0;
+    let mut observe = |event: Event<'_>| {
+        if let Event::Epoch(_) = event {
+            done += 1.0;
+            on(done / epochs as f64);
+        }
+        if stop() { Flow::Stop } else { Flow::Continue }
+    };
+    let outcome = train(folder.path(), &mut observe)?;
+    ensure!(matches!(outcome, Outcome::Complete(_)), "it was stopped");
+    Ok(folder)
 }
 
 /// Exports the network of a complete run and evaluates the model on the validation split.

@@ -445,12 +445,12 @@ fn lattice(objectives: usize, count: usize) -> Vec<Vec<f64>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::genome::Gene;
     use super::super::pareto::hypervolume;
     use super::*;
 
-    struct Anything;
+    pub(in super::super) struct Anything;
     impl Screen for Anything {
         fn feasible(&self, _: &[u16]) -> bool {
             true

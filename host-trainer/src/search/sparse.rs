@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::genome::{Gene, Genome, Space};
-use super::measure::measure;
+use super::measure::{in_folder, measure};
 use super::optimiser::Screen;
 use super::settings::{Needs, Reference, Search};
 use super::study::{Candidate, Study};
@@ -501,23 +501,11 @@ impl Problem for SparseProblem<'_> {
         let genome = &candidate.proposal.genome;
         let strategies = self.choices.strategies(genome);
         let masks = self.base.masks(&strategies);
-        let folder = tempfile::Builder::new()
-            .prefix("niwaki-candidate-")
-            .tempdir()
-            .context("creating a folder for temporary files")?;
         let config = &self.sparse.training;
         let file = run_file(self.search, &self.sparse.net);
-        let mut epochs = 0.0;
-        let observe = &mut |event: Event<'_>| {
-            if let Event::Epoch(_) = event {
-                epochs += 1.0;
-                on(epochs / config.epochs as f64);
-            }
-            if (self.stop)() { Flow::Stop } else { Flow::Continue }
-        };
-        let outcome =
-            self.base.fine_tune(folder.path(), &file, &masks, config, self.data, observe)?;
-        ensure!(matches!(outcome, Outcome::Complete(_)), "it was stopped");
+        let folder = in_folder(config.epochs, self.stop, on, |folder, observe| {
+            self.base.fine_tune(folder, &file, &masks, config, self.data, observe)
+        })?;
         let layers = self.base.prunable().layers.iter().zip(&strategies);
         let choices = layers.map(|(layer, strategy)| (layer.name.clone(), strategy.to_string()));
         measure(folder.path(), self.search, self.data, choices.collect())

@@ -776,15 +776,9 @@ mod tests {
     use serde_json::json;
 
     use super::super::genome::{Gene, Space};
-    use super::super::optimiser::{Algorithm, Screen, Settings};
+    use super::super::optimiser::tests::Anything;
+    use super::super::optimiser::{Algorithm, Settings};
     use super::*;
-
-    struct Anything;
-    impl Screen for Anything {
-        fn feasible(&self, _: &[u16]) -> bool {
-            true
-        }
-    }
 
     fn optimiser() -> Optimiser {
         let settings =

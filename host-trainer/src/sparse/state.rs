@@ -76,6 +76,23 @@ pub(super) struct Progress {
 }
 
 impl State {
+    /// What parameter `index` is after step `step`, counted from 0, of the optimiser. Weights alone decay.
+    pub(super) fn updated(
+        &mut self,
+        index: usize,
+        gradient: Tensor<1>,
+        config: &Config,
+        rate: f64,
+        step: usize,
+    ) -> Tensor<1> {
+        let decay = match self.net.params[index].role {
+            Role::Weight => config.weight_decay,
+            _ => 0.0,
+        };
+        let (value, slots) = (self.values[index].clone(), &mut self.slots[index]);
+        config.optimiser.update(value, gradient, slots, rate, decay, step + 1)
+    }
+
     /// A new network with random weights.
     pub(super) fn new(net: Network, config: &Config, device: &Device) -> Self {
         let mut rng = rng(config.seed, Purpose::Weights, 0);

@@ -338,13 +338,8 @@ pub(super) fn apply(
             (Some(mask), Phase::Masked) => gradient * mask.clone(),
             _ => gradient,
         };
-        let decay = match state.net.params[index].role {
-            crate::net::shape::Role::Weight => config.weight_decay,
-            _ => 0.0,
-        };
         let value = state.values[index].clone();
-        let slots = &mut state.slots[index];
-        let next = config.optimiser.update(value.clone(), gradient, slots, rate, decay, step + 1);
+        let next = state.updated(index, gradient, config, rate, step);
         state.values[index] = match (&mask, phase) {
             (Some(mask), Phase::Both { shrink, .. }) => {
                 let next = match slower {

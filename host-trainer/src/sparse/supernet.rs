@@ -136,14 +136,7 @@ pub fn train_supernet(
                     Some(mask) => gradient * mask.clone(),
                     None => gradient,
                 };
-                let decay = match state.net.params[index].role {
-                    Role::Weight => config.weight_decay,
-                    _ => 0.0,
-                };
-                let value = state.values[index].clone();
-                let slots = &mut state.slots[index];
-                state.values[index] =
-                    config.optimiser.update(value, gradient, slots, rate, decay, step + 1);
+                state.values[index] = state.updated(index, gradient, config, rate, step);
             }
             let images_per_s = ((position + 1) * batch) as f64 / started.elapsed().as_secs_f64();
             let merit = lesson.merit / indices.len() as f64;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use niwaki::data::{LoadOptions, load};
-use niwaki::export::{self, AlignedVec};
+use niwaki::export;
 use niwaki::federate::{
     Aggregation, Boards, Course, Failures, Fleet, Global, Learning, Method, Moon, Row, Server,
     Settings, Simulation, Totals, accuracy, alone, history_page, parties, samples_of,
@@ -135,21 +135,11 @@ struct Report<'a> {
 
 /// Runs `niwaki federate`.
 pub(crate) fn run(args: &FederateArgs, format: Format) -> Result<()> {
-    let mut blob = export::read_model(&args.model)?;
-    if let Some(layers) = args.tunable {
-        blob = AlignedVec::new(&export::mark_tunable(blob.as_bytes(), layers)?);
-    }
+    let blob = export::read_tunable(&args.model, args.tunable)?;
     let model = Model::new(blob.as_bytes())
         .with_context(|| format!("{} is refused", args.model.display()))?;
     let plan = Plan::new(&model)?;
     let data = load(&args.data, &args.options.for_model(&model))?;
-    ensure!(
-        data.classes() == plan.class_count(),
-        "the model has {} classes, the data `{}` has {}",
-        plan.class_count(),
-        data.name,
-        data.classes()
-    );
     let (samples, test) = samples_of(&model, &data)?;
     let parties = parties::divide(&data, args.clients.count, args.alpha, args.run_seed)?;
     let before = accuracy(&model, &Global::new(&plan).parameters(), &test)?;

@@ -9,7 +9,7 @@ use niwaki::data::{LoadOptions, load};
 use niwaki::experiment::{
     self, Contest, Event, Outcome, Standing, Store, read_rows, standings, write_federated_page,
 };
-use niwaki::export::{self, AlignedVec, hexadecimal};
+use niwaki::export::{self, hexadecimal};
 use niwaki::federate::{Aggregation, Learning};
 use niwaki::sparse::Flow;
 use niwaki_core::Model;
@@ -93,16 +93,7 @@ struct Report {
 
 /// Runs `niwaki experiment federated`.
 pub(crate) fn run(args: &FederatedArgs, format: Format) -> Result<()> {
-    let read = |path: &PathBuf| -> Result<AlignedVec> {
-        let blob = export::read_model(path)?;
-        match args.tunable {
-            None => Ok(blob),
-            Some(layers) => {
-                let marked = export::mark_tunable(blob.as_bytes(), layers);
-                Ok(AlignedVec::new(&marked.with_context(|| path.display().to_string())?))
-            }
-        }
-    };
+    let read = |path: &PathBuf| export::read_tunable(path, args.tunable);
     let sparse_blob = read(&args.model)?;
     let dense_blob = args.dense.as_ref().map(read).transpose()?;
     let sparse = Model::new(sparse_blob.as_bytes())

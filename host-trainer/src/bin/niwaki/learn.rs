@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use niwaki::data::{Dataset, LoadOptions, Split, load};
-use niwaki::export::{self, AlignedVec};
+use niwaki::export;
 use niwaki::learn::{Samples, Schedule, Tuned, tune, tune_on};
 use niwaki::target::{Device, Target, TargetError};
 use niwaki_core::Model;
@@ -97,21 +97,11 @@ struct Group {
 /// Runs `niwaki learn`.
 pub(crate) fn run(args: &LearnArgs, format: Format) -> Result<()> {
     let target = Target::find(&args.target)?.at(args.port.as_deref())?;
-    let mut blob = export::read_model(&args.model)?;
-    if let Some(layers) = args.tunable {
-        blob = AlignedVec::new(&export::mark_tunable(blob.as_bytes(), layers)?);
-    }
+    let blob = export::read_tunable(&args.model, args.tunable)?;
     let model = Model::new(blob.as_bytes())
         .with_context(|| format!("{} is refused", args.model.display()))?;
     let plan = Plan::new(&model)?;
     let data = load(&args.data, &args.options.for_model(&model))?;
-    ensure!(
-        data.classes() == plan.class_count(),
-        "the model has {} classes, the data `{}` has {}",
-        plan.class_count(),
-        data.name,
-        data.classes()
-    );
     let settings =
         Settings { learning_rate: args.learning_rate, momentum: args.momentum, batch: args.batch };
     let schedule = Schedule { settings, epochs: args.epochs, seed: args.order_seed };
@@ -125,12 +115,8 @@ pub(crate) fn run(args: &LearnArgs, format: Format) -> Result<()> {
         .into_par_iter()
         .map(|(name, samples)| {
             let (learned, tested) = divide(&data, &samples, args.per_class);
-            let take = |samples: &[usize]| -> Result<Samples> {
-                let inputs = export::quantised_inputs(&model, &data, samples)?;
-                let labels = samples.iter().map(|&sample| data.labels[sample] as usize).collect();
-                Ok(Samples { inputs, labels })
-            };
-            let (learned, tested) = (take(&learned)?, take(&tested)?);
+            let learned = Samples::of(&model, &data, &learned)?;
+            let tested = Samples::of(&model, &data, &tested)?;
             let on = |device: Result<Device, TargetError>| -> Result<Tuned> {
                 tune_on(&mut device?, &model, &learned, &tested, &schedule)
             };

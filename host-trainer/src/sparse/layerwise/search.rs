@@ -287,14 +287,7 @@ impl Session<'_> {
         }
         let state = &mut *self.state;
         for (index, gradient) in lesson.backbone.drain(..).enumerate() {
-            let decay = match state.net.params[index].role {
-                Role::Weight => config.weight_decay,
-                _ => 0.0,
-            };
-            let value = state.values[index].clone();
-            let slots = &mut state.slots[index];
-            state.values[index] =
-                config.optimiser.update(value, gradient, slots, rate, decay, step + 1);
+            state.values[index] = state.updated(index, gradient, config, rate, step);
         }
         follow_stats(state, std::mem::take(&mut lesson.stats));
         Ok(lesson)
