@@ -8,6 +8,10 @@ use crate::kernels::{self, ALL_KERNELS, KernelId, has_any};
 use crate::model::layout::ALIGNMENT;
 use crate::model::{Conv, Model, Op, OpProblem, OperandSource, Weights};
 
+/// The kernels of a convolution over its nonzero weights.
+const SPARSE_CONVOLUTIONS: [KernelId; 3] =
+    [KernelId::ConvSparse, KernelId::ConvBlock2, KernelId::ConvBlock4];
+
 /// Bytes at the alignment that a model needs: for `static` data from `include_bytes!`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(16))]
@@ -192,8 +196,8 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
                         kernels::packed::conv(conv, words, x, y, scratch);
                     })
                 }
-                Weights::Sparse(ref stream) => {
-                    self.unary(op, |x, y, scratch| match stream.geometry().block() {
+                Weights::Sparse(ref stream) if const { has_any(KERNELS, &SPARSE_CONVOLUTIONS) } => {
+                    self.unary_or_in_place(op, |x, y, scratch| match stream.geometry().block() {
                         Block::One if const { has_any(KERNELS, &[KernelId::ConvSparse]) } => {
                             kernels::conv_sparse::<1>(conv, stream, x, y, scratch);
                         }

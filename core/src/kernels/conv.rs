@@ -1,7 +1,17 @@
 use super::rescale::Rescale;
 use super::{Taps, part, put};
 use crate::model::layout::ChannelRecord;
-use crate::model::{Conv, Weights};
+use crate::model::{Conv, Tensor, Weights, Window};
+
+/// Whether a convolution can replace its input by its output: that of a pointwise one with no more output
+/// channels than input channels never stands before inputs that are still to be read, because kernels read
+/// some pixels before they write the first of these pixels' outputs.
+pub fn conv_in_place(input: &Tensor, output: &Tensor, window: &Window) -> bool {
+    let Window { kernel, stride, pad } = *window;
+    let pointwise = (kernel, stride, pad) == ([1, 1], [1, 1], [0, 0]);
+    let same = (input.height, input.width) == (output.height, output.width);
+    pointwise && same && output.channels <= input.channels
+}
 
 /// Convolution (cross-correlation) of `x` into `y`, both in the order height, width, channel.
 ///

@@ -12,13 +12,14 @@ use super::{
 use crate::model::{Conv, layout::ChannelRecord};
 
 /// Convolution of `x` into `y`, both in the order height, width, channel, by a stream whose block is
-/// `BLOCK` channels.
+/// `BLOCK` channels. Where `x` is `None`, the input stands in `y`, which then has its length, and the
+/// output replaces its beginning: see [`conv_in_place`](super::conv_in_place).
 ///
 /// Input elements in the padding count as the input's zero point, which the biases allow for.
 pub fn conv_sparse<const BLOCK: usize>(
     op: &Conv<'_>,
     stream: &ConvStream<'_>,
-    x: &[i8],
+    x: Option<&[i8]>,
     y: &mut [i8],
     scratch: &mut [i8],
 ) {
@@ -35,9 +36,9 @@ pub(super) trait Tiles {
     /// Fills the planes with a value.
     fn fill(&mut self, value: i8);
 
-    /// Lays out `count` pixels, each `step` behind the other in `pixels`, as cells of every plane,
-    /// beginning with cell `first`.
-    fn lay_out(&mut self, pixels: &[i8], step: usize, count: usize, first: usize);
+    /// Lays out some pixels of `x`, or of the output's memory where the input stands there, as cells of
+    /// every plane.
+    fn lay_out(&mut self, x: Option<&[i8]>, stretch: Stretch);
 
     /// Adds to the band the tile of output pixels whose first cell is `first`. `lanes` says where each
     /// pixel's channels begin in the output, if anywhere.
@@ -47,11 +48,25 @@ pub(super) trait Tiles {
     fn compute(&mut self);
 }
 
+/// Neighbouring pixels of a row and phase, and the cells that they become.
+#[derive(Clone, Copy)]
+pub(super) struct Stretch {
+    /// Where the first pixel's channels begin in the input.
+    pub(super) start: usize,
+    /// How far behind each other the pixels are there.
+    pub(super) step: usize,
+    /// Pixels.
+    pub(super) count: usize,
+    /// The first one's cell.
+    pub(super) first: usize,
+}
+
 /// No output pixel.
 pub(super) const NOWHERE: usize = usize::MAX;
 
-/// Lays out band after band and computes its tiles.
-pub(super) fn run(op: &Conv<'_>, g: &Geometry, x: &[i8], tiles: &mut impl Tiles) {
+/// Lays out band after band and computes its tiles. In place, outputs never stand before inputs that are
+/// still to be laid out: those of a pointwise convolution are in the order of the bands.
+pub(super) fn run(op: &Conv<'_>, g: &Geometry, x: Option<&[i8]>, tiles: &mut impl Tiles) {
     let [output_h, output_w, _] = g.output;
     let mut column = 0usize;
     while column < output_w {
@@ -71,7 +86,7 @@ pub(super) fn run(op: &Conv<'_>, g: &Geometry, x: &[i8], tiles: &mut impl Tiles)
 fn lay_out_band(
     op: &Conv<'_>,
     g: &Geometry,
-    x: &[i8],
+    x: Option<&[i8]>,
     [row, column]: [usize; 2],
     [rows, columns]: [usize; 2],
     tiles: &mut impl Tiles,
@@ -94,7 +109,6 @@ fn lay_out_band(
     for padded_row in top..top.wrapping_add(needed).min(bottom) {
         if phase_h < g.phases[0] && padded_row >= g.pad[0] {
             let start = padded_row.wrapping_sub(g.pad[0]).wrapping_mul(width).wrapping_mul(depth);
-            let pixels = part(x, start, width.wrapping_mul(depth));
             for phase_w in 0..g.phases[1] {
                 // The first cell that lies over the input, and the number of such cells.
                 let first = left.wrapping_add(phase_w);
@@ -108,8 +122,9 @@ fn lay_out_band(
                     .wrapping_add(cell_row.wrapping_mul(g.width))
                     .wrapping_add(skipped);
                 if count > 0 {
-                    let pixels = pixels.get(from..).unwrap_or(&[]);
-                    tiles.lay_out(pixels, stride_w.wrapping_mul(depth), count, cell);
+                    let start = start.wrapping_add(from);
+                    let step = stride_w.wrapping_mul(depth);
+                    tiles.lay_out(x, Stretch { start, step, count, first: cell });
                 }
             }
         }
@@ -186,8 +201,9 @@ impl<const BLOCK: usize> Tiles for Portable<'_, '_, BLOCK> {
         self.planes.fill(value);
     }
 
-    fn lay_out(&mut self, pixels: &[i8], step: usize, count: usize, first: usize) {
+    fn lay_out(&mut self, x: Option<&[i8]>, Stretch { start, step, count, first }: Stretch) {
         let g = self.stream.geometry();
+        let x = x.unwrap_or(self.y);
         let plane = g.plane().wrapping_mul(BLOCK);
         let first = first.wrapping_mul(BLOCK);
         let len = count.wrapping_mul(BLOCK);
@@ -195,9 +211,9 @@ impl<const BLOCK: usize> Tiles for Portable<'_, '_, BLOCK> {
             let channel = index.wrapping_mul(BLOCK);
             let channels = g.input[2].wrapping_sub(channel).min(BLOCK);
             let cells = plane.get_mut(first..first.wrapping_add(len)).unwrap_or_default();
-            let mut from = channel;
+            let mut from = start.wrapping_add(channel);
             for cell in cells.as_chunks_mut::<BLOCK>().0 {
-                for (slot, &value) in cell.iter_mut().zip(part(pixels, from, channels)) {
+                for (slot, &value) in cell.iter_mut().zip(part(x, from, channels)) {
                     *slot = value;
                 }
                 from = from.wrapping_add(step);

@@ -7,7 +7,7 @@
 #![cfg_attr(not(any(niwaki_dsp, test)), allow(dead_code))]
 #![allow(unsafe_code)]
 
-use super::conv_sparse::{NOWHERE, Tiles, run};
+use super::conv_sparse::{NOWHERE, Stretch, Tiles, run};
 use super::dsp::{pkhbt, pkhtb, smlabb, smlad, smlatb, sxtab16, sxtab16_ror8, sxtb16, sxtb16_ror8};
 use super::requantise::{Requantise, limit};
 use super::sparse::{ConvStream, Counts, ELEMENT, TILE};
@@ -18,13 +18,14 @@ use crate::model::layout::{ALIGNMENT, ChannelRecord};
 pub(super) fn convolve<const BLOCK: usize>(
     op: &Conv<'_>,
     stream: &ConvStream<'_>,
-    x: &[i8],
+    x: Option<&[i8]>,
     y: &mut [i8],
     scratch: &mut [i8],
 ) {
     if let Some(mut tiles) = Dsp::<BLOCK>::new(op, stream, y, scratch) {
         run(op, stream.geometry(), x, &mut tiles);
-        limit(op.clamp, y);
+        // Behind the output may be the rest of an input in its place.
+        limit(op.clamp, y.get_mut(..op.output.len()).unwrap_or_default());
     }
 }
 
@@ -40,7 +41,7 @@ struct Dsp<'a, 'm, const BLOCK: usize> {
     records: asm::Records<'a>,
     /// Takes the outputs of cells that are no output pixels: a byte per output channel.
     nowhere: &'a mut [i8],
-    /// Output pixels times output channels.
+    /// Output pixels times output channels, or the input in their place.
     y: &'a mut [i8],
 }
 
@@ -132,8 +133,9 @@ impl<const BLOCK: usize> Tiles for Dsp<'_, '_, BLOCK> {
     }
 
     #[inline(never)]
-    fn lay_out(&mut self, pixels: &[i8], step: usize, count: usize, first: usize) {
+    fn lay_out(&mut self, x: Option<&[i8]>, Stretch { start, step, count, first }: Stretch) {
         let g = self.stream.geometry();
+        let pixels = x.unwrap_or(self.y).get(start..).unwrap_or(&[]);
         let depth = g.input[2];
         let cell = BLOCK.wrapping_mul(ELEMENT);
         let plane = g.plane().wrapping_mul(cell);

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 
 use super::requantise::{Requantise, all_saturate};
 use super::rescale::Rescale;
-use super::{add, add_dsp, conv, depthwise, depthwise_dsp, packed, packed_dsp, pool, pool_dsp};
+use super::{
+    add, add_dsp, conv, conv_in_place, depthwise, depthwise_dsp, packed, packed_dsp, pool, pool_dsp,
+};
 use crate::model::layout::ChannelRecord;
 use crate::model::{Add, Clamp, Conv, Depthwise, Pool, Scratch, Tensor, Weights, Window};
 
@@ -161,7 +163,7 @@ proptest! {
             let (mut y, mut scratch) = (vec![55; output.len()], dirty(len));
             kernel(&op, &words, Some(&x), &mut y, bytes(&mut scratch, len));
             prop_assert_eq!(&y, &expected);
-            if packed::conv_in_place(&input, &output, &window) {
+            if conv_in_place(&input, &output, &window) {
                 let mut y = x.clone();
                 kernel(&op, &words, None, &mut y, bytes(&mut scratch, len));
                 prop_assert_eq!(&y[..output.len()], &expected);

@@ -44,7 +44,7 @@ mod softmax;
 pub mod sparse;
 
 pub use add::add;
-pub use conv::conv;
+pub use conv::{conv, conv_in_place};
 pub use conv_sparse::conv_sparse;
 pub use copy::copy;
 pub use depthwise::depthwise;

@@ -213,25 +213,21 @@ impl Geometry {
     }
 }
 
-/// The strip and band for a convolution that cost least, of those that need at most `limit` bytes of
-/// working memory; of equal cost the smaller. `None` when none needs so little.
-pub fn choose_geometry(
+/// Strips and bands for a convolution: those that can be of use, whatever memory they need.
+pub fn geometries(
     input: &Tensor,
     output: &Tensor,
     window: &Window,
     block: Block,
-    limit: usize,
-    cost: impl Fn(&Geometry) -> f64,
-) -> Option<Geometry> {
-    let smallest = Geometry::new(input, output, window, block, 1, 1)?;
-    let [output_h, output_w, _] = smallest.output;
-    (1..TILE)
+) -> impl Iterator<Item = Geometry> {
+    let smallest = Geometry::new(input, output, window, block, 1, 1);
+    let [output_h, output_w, _] = smallest.map_or([0; 3], |geometry| geometry.output);
+    (1..TILE.min(output_w))
         .chain((TILE..output_w).step_by(TILE))
         .chain([output_w])
-        .flat_map(|columns| (1..=output_h).map(move |rows| (columns, rows)))
-        .filter_map(|(columns, rows)| Geometry::new(input, output, window, block, columns, rows))
-        .filter(|g| g.scratch_len() <= limit && g.columns <= usize::from(u16::MAX))
-        .min_by(|a, b| cost(a).total_cmp(&cost(b)).then(a.scratch_len().cmp(&b.scratch_len())))
+        .filter(|&columns| columns <= usize::from(u16::MAX))
+        .flat_map(move |columns| (1..=output_h).map(move |rows| (columns, rows)))
+        .filter_map(move |(c, r)| Geometry::new(input, output, window, block, c, r))
 }
 
 fn write_counts(counts: &[usize], stream: &mut Vec<u8>) {

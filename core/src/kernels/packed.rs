@@ -24,7 +24,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::{Taps, part};
 #[cfg(not(niwaki_dsp))]
 use super::{at, conv::rescale, put};
-use crate::model::{Conv, Tensor, Window};
+use crate::model::Conv;
 
 /// Weights of an output channel are counted in blocks of this many.
 pub(crate) const BLOCK: usize = 4;
@@ -103,15 +103,9 @@ pub const fn linear_scratch_len(inputs: usize) -> usize {
     blocks(inputs).saturating_mul(BLOCK * 2)
 }
 
-/// Whether [`conv`] can replace its input by its output: outputs then never stand before inputs that
-/// are still to be read, because those of four pixels are read before any of their outputs is written.
-pub fn conv_in_place(input: &Tensor, output: &Tensor, window: &Window) -> bool {
-    let pointwise = window.kernel == [1, 1] && window.stride == [1, 1];
-    pointwise && output.width == input.width && output.channels <= input.channels
-}
-
 /// Convolution of `x` into `y` with packed weights. Where `x` is `None`, the input stands in `y`, which
-/// then has its length, and the output replaces its beginning: see [`conv_in_place`].
+/// then has its length, and the output replaces its beginning: see
+/// [`conv_in_place`](super::conv_in_place).
 pub fn conv(op: &Conv<'_>, words: &[u32], x: Option<&[i8]>, y: &mut [i8], scratch: &mut [i8]) {
     #[cfg(niwaki_dsp)]
     super::packed_dsp::conv(op, words, x, y, scratch);

@@ -5,11 +5,9 @@
 use zerocopy::little_endian::I32;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::packed::{
-    BLOCK, CHUNK, TILE, blocks, conv_in_place, conv_scratch_len, packed_len, runs,
-};
+use super::packed::{BLOCK, CHUNK, TILE, blocks, conv_scratch_len, packed_len, runs};
 use super::requantise::{Requantise, all_saturate, limit};
-use super::{dsp, packed_asm};
+use super::{conv_in_place, dsp, packed_asm};
 use crate::model::layout::ChannelRecord;
 use crate::model::{Conv, Window};
 

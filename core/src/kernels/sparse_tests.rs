@@ -5,10 +5,10 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::conv_sparse::{self, Portable, Tiles};
-use super::pack_sparse::{Steps, choose_geometry, conv_stream, linear_stream};
+use super::conv_sparse::{self, Portable, Stretch, Tiles};
+use super::pack_sparse::{Steps, conv_stream, linear_stream};
 use super::sparse::{Block, ConvStream, Geometry, LinearStream, TILE};
-use super::{KernelId, conv, conv_sparse_dsp, linear_sparse, linear_sparse_dsp};
+use super::{KernelId, conv, conv_in_place, conv_sparse_dsp, linear_sparse, linear_sparse_dsp};
 use crate::model::layout::ChannelRecord;
 use crate::model::{Clamp, Conv, Scratch, Tensor, Weights, Window};
 
@@ -68,7 +68,7 @@ impl Tiles for Counter {
         self.steps.filled += self.words;
     }
 
-    fn lay_out(&mut self, _: &[i8], _: usize, count: usize, _: usize) {
+    fn lay_out(&mut self, _: Option<&[i8]>, Stretch { count, .. }: Stretch) {
         self.steps.stretches += 1;
         self.steps.pairs += count / 2;
         self.steps.odd += count % 2;
@@ -277,7 +277,8 @@ impl Case {
         y
     }
 
-    /// Outputs of the portable kernel and of the one over DSP instructions.
+    /// Outputs of the portable kernel and of the one over DSP instructions, which must be the same when they
+    /// replace the input.
     fn convolve(&self, stream: &ConvStream<'_>) -> [Vec<i8>; 2] {
         match self.block {
             Block::One => self.convolve_blocks::<1>(stream),
@@ -289,14 +290,23 @@ impl Case {
     fn convolve_blocks<const BLOCK: usize>(&self, stream: &ConvStream<'_>) -> [Vec<i8>; 2] {
         let g = stream.geometry();
         let op = self.op(Weights::Sparse(*stream));
-        let mut outputs = [vec![0; self.output.len()], vec![0; self.output.len()]];
-        let [portable, dsp] = &mut outputs;
         // Working memory holds anything.
-        let mut scratch = Aligned::new(&vec![0x5a; g.scratch_len()]);
-        let mut tiles = Portable::<BLOCK>::new(&op, stream, portable, scratch.elements()).unwrap();
-        conv_sparse::run(&op, g, &self.x, &mut tiles);
-        let mut scratch = Aligned::new(&vec![0xa5; g.scratch_len()]);
-        conv_sparse_dsp::convolve::<BLOCK>(&op, stream, &self.x, dsp, scratch.elements());
+        let mut scratch = [0x5a, 0xa5].map(|byte| Aligned::new(&vec![byte; g.scratch_len()]));
+        let mut convolve = |x: Option<&[i8]>, [portable, dsp]: [&mut [i8]; 2]| {
+            let memory = scratch[0].elements();
+            let mut tiles = Portable::<BLOCK>::new(&op, stream, portable, memory).unwrap();
+            conv_sparse::run(&op, g, x, &mut tiles);
+            conv_sparse_dsp::convolve::<BLOCK>(&op, stream, x, dsp, scratch[1].elements());
+        };
+        let mut outputs = [vec![0; self.output.len()], vec![0; self.output.len()]];
+        convolve(Some(&self.x), outputs.each_mut().map(Vec::as_mut_slice));
+        if conv_in_place(&self.input, &self.output, &self.window) {
+            let mut in_place = [self.x.clone(), self.x.clone()];
+            convolve(None, in_place.each_mut().map(Vec::as_mut_slice));
+            for (output, in_place) in outputs.iter().zip(&in_place) {
+                assert_eq!(output, &in_place[..output.len()]);
+            }
+        }
         outputs
     }
 
@@ -431,24 +441,10 @@ proptest! {
             scratch: Scratch::default(),
         };
         let mut counted = Counter { words: g.bytes() / 4, steps: Steps::default() };
-        conv_sparse::run(&conv, &g, &case.x, &mut counted);
+        conv_sparse::run(&conv, &g, Some(&case.x), &mut counted);
         // The rows are not told to the inner parts.
         counted.steps.rows = g.steps().rows;
         prop_assert_eq!(counted.steps, g.steps());
-    }
-
-    #[test]
-    fn chosen_geometries_keep_to_the_limit(case in conv_case(), limit in 64usize..20_000) {
-        let (input, output, window) = (&case.input, &case.output, &case.window);
-        let cost = |g: &Geometry| g.steps().bands as f64;
-        let chosen = choose_geometry(input, output, window, case.block, limit, cost);
-        match chosen {
-            Some(g) => prop_assert!(g.scratch_len() <= limit),
-            None => {
-                let smallest = Geometry::new(input, output, window, case.block, 1, 1).unwrap();
-                prop_assert!(smallest.scratch_len() > limit);
-            }
-        }
     }
 }
 

@@ -732,10 +732,10 @@ impl<'m> Op<'m> {
                     input: x,
                     output: y,
                     window,
-                    weights: Weights::Packed(_),
+                    weights: Weights::Packed(_) | Weights::Sparse(_),
                     ..
                 }) => {
-                    let served = kernels::packed::conv_in_place(x, y, window);
+                    let served = kernels::conv_in_place(x, y, window);
                     (served && x.offset == y.offset && y.len() <= x.len(), false)
                 }
                 Self::Linear(Conv { weights: Weights::Packed(_), .. }) => {

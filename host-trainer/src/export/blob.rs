@@ -1,7 +1,7 @@
 //! Writes the bytes that `niwaki-core` runs: see `docs/format.md`.
 
 use anyhow::{Context, Result, bail, ensure};
-use niwaki_core::kernels::{KernelId, depthwise, packed};
+use niwaki_core::kernels::{KernelId, conv_in_place, depthwise};
 use niwaki_core::model::layout::{
     ALIGNMENT, AddBroadcastRecord, AddRecord, ChannelRecord, CopyRecord, Header, MAGIC, MeanRecord,
     MulRecord, NormalisationRecord, OpRecord, OperandRecord, OptionalSections, PlaceRecord,
@@ -11,10 +11,11 @@ use niwaki_core::model::{Clamp, Place, Tensor, Window, checksum};
 use sha2::{Digest, Sha256};
 use zerocopy::IntoBytes;
 
+use super::assign::{Offer, assign, assign_few};
 use super::choose::{self, KernelChoice};
 use super::graph::{Constant, Function, Graph, Node, Operator, TensorId, Weighted};
 use super::narrow::remove_channels;
-use super::plan::{Needs, Plan, Rows, Sharing, plan};
+use super::plan::{Needs, Plan, Rows, Sharing, needed, plan};
 use super::simplify::drop_constant_channels;
 use crate::target::cost::Core;
 
@@ -90,57 +91,68 @@ fn with_smaller_arena(graph: &Graph, choice: KernelChoice) -> Result<(Vec<Chosen
     })
 }
 
-/// A kernel for each node. A sparse kernel, which is more code to link, must save a fiftieth of the time of
-/// all convolutions and linear layers. What the tensors alone need at their peak, when those with `rows` may
-/// be executed row by row, a layer may use as working memory elsewhere for free.
+/// A kernel for each node; those with `rows` may be executed row by row.
 fn choose_all(graph: &Graph, choice: KernelChoice, rows: &[Option<Rows>]) -> Result<Vec<Chosen>> {
-    let nodes = graph.nodes.iter().zip(rows);
-    let tensors = nodes.map(|(node, &rows)| Needs { rows, ..tensor_needs(node) });
-    let tensors = plan(graph, &tensors.collect::<Vec<_>>());
-    let nodes = graph.nodes.iter().enumerate();
-    let offers = nodes.map(|(step, node)| {
-        let spare = tensors.lower_bound.saturating_sub(tensors.live_len(graph, step));
-        offers(graph, node, choice, spare).with_context(|| format!("layer `{}`", node.name))
-    });
-    let offers: Vec<Vec<Chosen>> = offers.collect::<Result<_>>()?;
-    let cost = |picks: &[usize]| -> f64 {
-        picks.iter().zip(&offers).map(|(&pick, offers)| offers[pick].cost).sum()
+    let in_layer = |node: &Node| format!("layer `{}`", node.name);
+    let layer = |node| candidates(graph, node, choice).with_context(|| in_layer(node));
+    let layers: Vec<Candidates> = graph.nodes.iter().map(layer).collect::<Result<_>>()?;
+    let offers = offers(graph, &layers, rows);
+    let picks = match choice {
+        KernelChoice::Cheapest(_) => assign_few(&offers),
+        KernelChoice::Only(_) | KernelChoice::Fastest(_) => assign(&offers),
     };
-    let pick = |without: u32| -> Option<Vec<usize>> {
-        offers.iter().map(|offers| cheapest(offers, without)).collect()
-    };
-    let mut without = 0;
-    let mut best = pick(without).context("no kernel can execute a layer")?;
-    if matches!(choice, KernelChoice::Cheapest(_)) {
-        let limit = 1.02 * cost(&best);
-        // Without one of them another may take its place, until none of them is worth it.
-        loop {
-            let used = best.iter().zip(&offers).map(|(&pick, offers)| offers[pick].kernel);
-            let used = used.fold(0, |used, kernel| used | kernel.bit());
-            let sparse = KernelId::ALL.iter().filter(|k| k.is_sparse() && k.bit() & used != 0);
-            let mut fewer = sparse.filter_map(|kernel| {
-                let without = without | kernel.bit();
-                Some((without, pick(without)?))
-            });
-            match fewer.find(|(_, picks)| cost(picks) <= limit) {
-                Some(fewer) => (without, best) = fewer,
-                None => break,
-            }
+    let picks = picks.context("no kernel can execute a layer")?;
+    let chosen = graph.nodes.iter().zip(layers).zip(picks).map(|((node, layer), pick)| {
+        let Candidates { constants, mut weights, mut candidates } = layer;
+        let Candidate { kernel, needs, cost, bid } = candidates.swap_remove(pick);
+        if let (Some(bid), Some((shape, weighted))) = (bid, weighted_layer(graph, node)) {
+            weights = bid.weights(&shape, weighted).with_context(|| in_layer(node))?;
         }
-    }
-    let picked = offers.into_iter().zip(best);
-    Ok(picked.map(|(mut offers, pick)| offers.swap_remove(pick)).collect())
+        Ok(Chosen { kernel, constants, weights, needs, cost })
+    });
+    chosen.collect()
 }
 
-/// The cheapest of a node's offers without the kernels in the set `without`. The plain kernels win only where
-/// no other can do it.
-fn cheapest(offers: &[Chosen], without: u32) -> Option<usize> {
-    let is_plain =
-        |offer: &Chosen| matches!(offer.kernel, KernelId::ConvDense | KernelId::LinearDense);
-    let allowed = || offers.iter().enumerate().filter(|(_, o)| o.kernel.bit() & without == 0);
-    let others = allowed().filter(|(_, offer)| !is_plain(offer));
-    let best = others.min_by(|(_, a), (_, b)| a.price.total_cmp(&b.price));
-    best.or_else(|| allowed().next()).map(|(index, _)| index)
+/// What each candidate takes: its predicted time and the bytes of the arena.
+fn offers(graph: &Graph, layers: &[Candidates], rows: &[Option<Rows>]) -> Vec<Vec<Offer>> {
+    let nodes = || graph.nodes.iter().zip(rows);
+    let tensors = nodes().map(|(node, &rows)| Needs { rows, ..tensor_needs(node) });
+    let by_rows = plan(graph, &tensors.collect::<Vec<_>>()).by_rows;
+    // Bytes of the tensors at each step.
+    let tensors = |sharing: &dyn Fn(usize) -> Sharing| {
+        let needs = graph.nodes.iter().enumerate().map(|(step, node)| match sharing(step) {
+            Sharing::None => tensor_needs(node),
+            sharing => Needs { sharing, ..Needs::default() },
+        });
+        needed(graph, &needs.collect::<Vec<_>>())
+    };
+    let apart = tensors(&|_| Sharing::None);
+    let in_place = tensors(&|step| {
+        let candidates = &layers[step].candidates;
+        let works = candidates.iter().any(|candidate| candidate.needs.sharing.is_in_place());
+        if works { Sharing::Output } else { Sharing::None }
+    });
+    let rowwise = tensors(&|step| {
+        let rows = rows[step].filter(|_| by_rows[step]);
+        rows.map_or(Sharing::None, Sharing::ByRows)
+    });
+    let offer = |step: usize, candidate: &Candidate| {
+        let Needs { scratch, sharing, rows } = candidate.needs;
+        let need = match sharing {
+            _ if rows.is_some() && by_rows[step] => rowwise[step] + scratch,
+            Sharing::Output => in_place[step] + scratch,
+            Sharing::OutputWith { scratch: other } => {
+                (in_place[step] + other).min(apart[step] + scratch)
+            }
+            Sharing::EndOfScratch => {
+                apart[step] + scratch - graph.tensor(graph.nodes[step].inputs[0]).len().min(scratch)
+            }
+            Sharing::None | Sharing::ByRows(_) => apart[step] + scratch,
+        };
+        Offer { kernel: candidate.kernel, cost: candidate.cost, need }
+    };
+    let layers = layers.iter().enumerate();
+    layers.map(|(step, l)| l.candidates.iter().map(|c| offer(step, c)).collect()).collect()
 }
 
 /// What a node needs whatever its kernel.
@@ -161,62 +173,90 @@ struct Chosen {
     needs: Needs,
     /// Predicted clock cycles of a convolution or linear layer.
     cost: f64,
-    /// What is compared with other kernels.
-    price: f64,
+}
+
+/// The kernels that can execute a node, with what they have in common.
+struct Candidates {
+    constants: Vec<u8>,
+    /// Of a node that has one candidate.
+    weights: Vec<u8>,
+    candidates: Vec<Candidate>,
+}
+
+/// One of them.
+struct Candidate {
+    kernel: KernelId,
+    needs: Needs,
+    /// Predicted clock cycles of a convolution or linear layer.
+    cost: f64,
+    /// That of a convolution or linear layer.
+    bid: Option<choose::Bid>,
+}
+
+/// Shape and weights of a convolution or linear layer.
+fn weighted_layer<'a>(graph: &Graph, node: &'a Node) -> Option<(choose::Shape, &'a Weighted)> {
+    let (window, groups, weighted) = match &node.operator {
+        Operator::Conv { weighted, window, groups } => (Some(*window), *groups, weighted),
+        Operator::Linear { weighted } => (None, 1, weighted),
+        _ => return None,
+    };
+    let (input, output) = (core_tensor(graph, node.inputs[0]), core_tensor(graph, node.output));
+    Some((choose::Shape { input, output, window, groups }, weighted))
+}
+
+/// The candidates for a convolution or linear layer.
+fn weighted_candidates(
+    graph: &Graph,
+    node: &Node,
+    shape: &choose::Shape,
+    weighted: &Weighted,
+    choice: KernelChoice,
+) -> Result<Candidates> {
+    let channels = shape.output.channels;
+    check_weighted(weighted, channels)?;
+    let per_channel = weighted.weights.len() / channels;
+    let sum = |channel: usize| {
+        let weights = &weighted.weights[channel * per_channel..][..per_channel];
+        weights.iter().map(|&w| i32::from(w)).sum()
+    };
+    let window = shape.window;
+    let in_place = window.is_some_and(|w| conv_in_place(&shape.input, &shape.output, &w));
+    let candidate = |bid: choose::Bid| {
+        let is_linear = window.is_none();
+        let rows = match bid.kernel {
+            KernelId::ConvPacked | KernelId::ConvDense => window.and_then(|w| rows(shape, &w)),
+            _ => None,
+        };
+        let sharing = match bid.kernel {
+            KernelId::LinearPacked => Sharing::EndOfScratch,
+            kernel if in_place && kernel != KernelId::ConvDense && !is_linear => Sharing::Output,
+            _ => Sharing::None,
+        };
+        let needs = Needs { scratch: bid.scratch_len, sharing, rows };
+        Candidate { kernel: bid.kernel, needs, cost: bid.cost, bid: Some(bid) }
+    };
+    let bids = choose::bids(shape, weighted, &folded_biases(graph, node, weighted, sum), choice)?;
+    Ok(Candidates {
+        constants: channel_records(graph, node, weighted, sum),
+        weights: vec![],
+        candidates: bids.into_iter().map(candidate).collect(),
+    })
 }
 
 /// The kernels that can execute a node.
-fn offers(graph: &Graph, node: &Node, choice: KernelChoice, spare: usize) -> Result<Vec<Chosen>> {
+fn candidates(graph: &Graph, node: &Node, choice: KernelChoice) -> Result<Candidates> {
+    if let Some((shape, weighted)) = weighted_layer(graph, node) {
+        return weighted_candidates(graph, node, &shape, weighted, choice);
+    }
     let mut chosen = Chosen {
         kernel: KernelId::Softmax,
         constants: vec![],
         weights: vec![],
         needs: tensor_needs(node),
         cost: 0.0,
-        price: 0.0,
-    };
-    let shape = |window: Option<Window>, groups: usize| choose::Shape {
-        input: core_tensor(graph, node.inputs[0]),
-        output: core_tensor(graph, node.output),
-        window,
-        groups,
     };
     match &node.operator {
-        Operator::Conv { weighted, .. } | Operator::Linear { weighted } => {
-            let channels = graph.tensor(node.output).shape[2];
-            check_weighted(weighted, channels)?;
-            let per_channel = weighted.weights.len() / channels;
-            let sum = |channel: usize| {
-                let weights = &weighted.weights[channel * per_channel..][..per_channel];
-                weights.iter().map(|&w| i32::from(w)).sum()
-            };
-            let constants = channel_records(graph, node, weighted, sum);
-            let shape = match &node.operator {
-                Operator::Conv { window, groups, .. } => shape(Some(*window), *groups),
-                _ => shape(None, 1),
-            };
-            let bias = folded_biases(graph, node, weighted, sum);
-            let offer = |bid: choose::Bid| {
-                let mut needs = Needs { scratch: bid.scratch_len, ..Needs::default() };
-                if matches!(bid.kernel, KernelId::ConvPacked | KernelId::ConvDense) {
-                    needs.rows = shape.window.and_then(|w| rows(&shape, &w));
-                }
-                if bid.kernel == KernelId::ConvPacked
-                    && shape
-                        .window
-                        .is_some_and(|w| packed::conv_in_place(&shape.input, &shape.output, &w))
-                {
-                    needs.sharing = Sharing::Output;
-                }
-                if bid.kernel == KernelId::LinearPacked {
-                    needs.sharing = Sharing::EndOfScratch;
-                }
-                let choose::Bid { kernel, weights, cost, price, .. } = bid;
-                Chosen { kernel, constants: constants.clone(), weights, needs, cost, price }
-            };
-            let bids = choose::bids(&shape, weighted, &bias, choice, spare)?;
-            return Ok(bids.into_iter().map(offer).collect());
-        }
+        Operator::Conv { .. } | Operator::Linear { .. } => {}
         Operator::Depthwise { weighted, window } => {
             let channels = graph.tensor(node.output).shape[2];
             check_weighted(weighted, channels)?;
@@ -227,9 +267,10 @@ fn offers(graph: &Graph, node: &Node, choice: KernelChoice, spare: usize) -> Res
             chosen.constants = channel_records(graph, node, weighted, sum);
             chosen.kernel = KernelId::Depthwise;
             chosen.weights = weighted.weights.as_bytes().to_vec();
-            let shape = shape(Some(*window), 1);
-            let scratch = depthwise::scratch_len(&shape.input, &shape.output, window);
-            let in_place = depthwise::in_place_scratch_len(&shape.input, &shape.output, window)
+            let (input, output) =
+                (core_tensor(graph, node.inputs[0]), core_tensor(graph, node.output));
+            let scratch = depthwise::scratch_len(&input, &output, window);
+            let in_place = depthwise::in_place_scratch_len(&input, &output, window)
                 .filter(|_| graph.tensor(node.inputs[0]).shape == graph.tensor(node.output).shape);
             chosen.needs = Needs {
                 scratch,
@@ -294,7 +335,12 @@ fn offers(graph: &Graph, node: &Node, choice: KernelChoice, spare: usize) -> Res
             };
         }
     }
-    Ok(vec![chosen])
+    let Chosen { kernel, constants, weights, needs, cost } = chosen;
+    Ok(Candidates {
+        constants,
+        weights,
+        candidates: vec![Candidate { kernel, needs, cost, bid: None }],
+    })
 }
 
 fn add_record(inputs: &[(i32, i32); 2], output: (i32, i32)) -> AddRecord {

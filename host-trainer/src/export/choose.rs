@@ -1,10 +1,11 @@
 //! Which kernel executes a convolution or linear layer, and the weights in the order it reads them.
 //!
-//! Every kernel that can execute a layer gets a bid: its weights packed, its cost on the target core
-//! predicted. The lowest bid wins.
+//! Every kernel that can execute a layer makes bids: its cost on the target core as predicted, and the
+//! working memory that it takes, which sparse convolutions trade for time. [`assign`](super::assign) takes
+//! one for each layer.
 
-use anyhow::{Result, ensure};
-use niwaki_core::kernels::sparse::{Block, ConvStream, LinearStream, MAX_BIAS};
+use anyhow::{Context, Result, ensure};
+use niwaki_core::kernels::sparse::{Block, Geometry, LinearStream, MAX_BIAS};
 use niwaki_core::kernels::{KernelId, pack_sparse, packed};
 use niwaki_core::model::{Conv, Op, Scratch, Tensor, Weights, Window};
 use zerocopy::IntoBytes;
@@ -25,7 +26,8 @@ pub enum KernelChoice {
 }
 
 impl KernelChoice {
-    fn core(self) -> Core {
+    /// The core whose cost model counts.
+    pub(super) fn core(self) -> Core {
         match self {
             Self::Cheapest(core) => core,
             Self::Only(_) | Self::Fastest(_) => Core::CortexM4,
@@ -51,25 +53,41 @@ impl Shape {
     }
 }
 
-/// A kernel with its weights in the order it reads them.
+/// A kernel that can execute a layer.
 pub(super) struct Bid {
     pub(super) kernel: KernelId,
-    pub(super) weights: Vec<u8>,
     pub(super) scratch_len: usize,
     /// Predicted clock cycles.
     pub(super) cost: f64,
-    /// What is compared: memory beyond the limit must buy a fifth of the time.
-    pub(super) price: f64,
+    weights: Packing,
 }
 
-/// The bids for a layer. Sparse convolutions may take `spare` bytes of working memory or what the dense one
-/// takes; where they need more, they take the least that they can do with, and must be much cheaper.
+/// A layer's weights in the order in which its kernel reads them.
+enum Packing {
+    Packed(Vec<u8>),
+    /// They are packed once this layout has been chosen among many.
+    Stream(Box<Geometry>),
+}
+
+impl Bid {
+    /// The layer's weights in the order in which the kernel reads them.
+    pub(super) fn weights(self, shape: &Shape, weighted: &Weighted) -> Result<Vec<u8>> {
+        match self.weights {
+            Packing::Packed(bytes) => Ok(bytes),
+            Packing::Stream(geometry) => {
+                pack_sparse::conv_stream(&weighted.weights, shape.groups, &geometry)
+                    .context("an output channel has too many weights for a stream")
+            }
+        }
+    }
+}
+
+/// Every kernel's bids for a layer. More memory always buys time.
 pub(super) fn bids(
     shape: &Shape,
     weighted: &Weighted,
     bias: &[i32],
     choice: KernelChoice,
-    spare: usize,
 ) -> Result<Vec<Bid>> {
     use KernelId::{
         ConvBlock2, ConvBlock4, ConvDense, ConvPacked, ConvSparse, LinearBlock2, LinearBlock4,
@@ -87,11 +105,6 @@ pub(super) fn bids(
         }
         _ => None,
     };
-    let per_channel = weighted.weights.len() / shape.output.channels;
-    let scratch_limit = match choice {
-        KernelChoice::Fastest(_) => usize::MAX,
-        _ => spare.max(packed::conv_scratch_len(shape.input.channels, per_channel)),
-    };
     let bids = candidates
         .into_iter()
         // The sparse kernels' sums begin with the bias and must stay clear of overflow.
@@ -99,38 +112,86 @@ pub(super) fn bids(
             let small = bias.iter().all(|bias| bias.unsigned_abs() < MAX_BIAS);
             small || matches!(kernel, ConvPacked | ConvDense | LinearPacked | LinearDense)
         })
-        .filter_map(|kernel| bid(kernel, shape, weighted, choice.core(), scratch_limit));
+        .flat_map(|kernel| kernel_bids(kernel, shape, weighted, choice.core()));
     let mut bids: Vec<Bid> = bids.collect();
     if let Some(kernel) = wanted
         && bids.iter().any(|bid| bid.kernel == kernel)
     {
         bids.retain(|bid| bid.kernel == kernel);
     }
+    if matches!(choice, KernelChoice::Fastest(_)) {
+        let least = bids.iter().map(|bid| bid.cost).fold(f64::INFINITY, f64::min);
+        bids.retain(|bid| bid.cost <= least);
+    }
     ensure!(!bids.is_empty(), "no kernel can execute this layer");
     Ok(bids)
 }
 
-fn bid(
+/// A kernel's bids; none if it cannot execute the layer.
+fn kernel_bids(kernel: KernelId, shape: &Shape, weighted: &Weighted, core: Core) -> Vec<Bid> {
+    match kernel {
+        KernelId::ConvSparse => sparse_bids(kernel, Block::One, shape, weighted, core),
+        KernelId::ConvBlock2 => sparse_bids(kernel, Block::Two, shape, weighted, core),
+        KernelId::ConvBlock4 => sparse_bids(kernel, Block::Four, shape, weighted, core),
+        _ => single_bid(kernel, shape, weighted, core).into_iter().collect(),
+    }
+}
+
+/// The bids of a sparse convolution: one for each layout of its input that is faster than all that need less
+/// memory. Differences that nobody would notice are left out.
+fn sparse_bids(
     kernel: KernelId,
+    block: Block,
     shape: &Shape,
     weighted: &Weighted,
     core: Core,
-    scratch_limit: usize,
-) -> Option<Bid> {
+) -> Vec<Bid> {
+    const NOTICEABLE: f64 = 0.99;
+    let Some(window) = shape.window else { return vec![] };
+    let per_channel = weighted.weights.len() / shape.output.channels;
+    let depth = shape.input.channels / shape.groups;
+    let channels = weighted.weights.chunks(per_channel);
+    let counts = ChannelCounts::new(channels.map(|weights| blocks(weights, depth, block)));
+    let conv = conv(shape, weighted, Weights::Dense(&[]), 0);
+    let costs = CostModel::of(core);
+    let bid = |geometry: Geometry| Bid {
+        kernel,
+        scratch_len: geometry.scratch_len(),
+        cost: costs.predict(kernel, &Terms::sparse_conv(&conv, &geometry, &counts)).cycles,
+        weights: Packing::Stream(Box::new(geometry)),
+    };
+    let geometries = pack_sparse::geometries(&shape.input, &shape.output, &window, block);
+    let mut bids: Vec<Bid> = geometries.map(bid).collect();
+    bids.sort_by(|a, b| a.scratch_len.cmp(&b.scratch_len).then(a.cost.total_cmp(&b.cost)));
+    let mut least = f64::INFINITY;
+    bids.retain(|bid| {
+        let better = bid.cost < NOTICEABLE * least;
+        least = if better { bid.cost } else { least };
+        better
+    });
+    // The most memory needs the most entries.
+    let packs = bids.last().is_some_and(|bid| match &bid.weights {
+        Packing::Packed(_) => true,
+        Packing::Stream(geometry) => {
+            pack_sparse::conv_stream(&weighted.weights, shape.groups, geometry).is_some()
+        }
+    });
+    if packs { bids } else { vec![] }
+}
+
+/// The bid of a kernel that always takes the same memory.
+fn single_bid(kernel: KernelId, shape: &Shape, weighted: &Weighted, core: Core) -> Option<Bid> {
     let outputs = shape.output.channels;
     let per_channel = weighted.weights.len() / outputs;
-    let costs = CostModel::of(core);
     let block = match kernel {
-        KernelId::ConvSparse | KernelId::LinearSparse => Block::One,
-        KernelId::ConvBlock2 | KernelId::LinearBlock2 => Block::Two,
+        KernelId::LinearSparse => Block::One,
+        KernelId::LinearBlock2 => Block::Two,
         _ => Block::Four,
     };
     let (weights, scratch_len) = match kernel {
         KernelId::ConvDense | KernelId::LinearDense => (weighted.weights.as_bytes().to_vec(), 0),
+        _ if shape.groups != 1 => return None,
         KernelId::ConvPacked | KernelId::LinearPacked => {
-            if shape.groups != 1 {
-                return None;
-            }
             let mut words = vec![0; packed::packed_len(outputs, per_channel)?];
             let weight = |output: usize, at: usize| weighted.weights[output * per_channel + at];
             packed::pack(outputs, per_channel, weight, &mut words)?;
@@ -141,43 +202,15 @@ fn bid(
             let bytes = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             (bytes, scratch)
         }
-        KernelId::ConvSparse | KernelId::ConvBlock2 | KernelId::ConvBlock4 => {
-            let window = shape.window?;
-            let depth = shape.input.channels / shape.groups;
-            let channels = weighted.weights.chunks(per_channel);
-            let counts = ChannelCounts::new(channels.map(|weights| blocks(weights, depth, block)));
-            let conv = conv(shape, weighted, Weights::Dense(&[]), 0);
-            let choose = |limit| {
-                let cost = |geometry: &_| {
-                    costs.predict(kernel, &Terms::sparse_conv(&conv, geometry, &counts)).cycles
-                };
-                let (input, output) = (&shape.input, &shape.output);
-                pack_sparse::choose_geometry(input, output, &window, block, limit, cost)
-            };
-            let geometry = choose(scratch_limit).or_else(|| {
-                let cost = |geometry: &niwaki_core::kernels::sparse::Geometry| {
-                    geometry.scratch_len() as f64
-                };
-                let (input, output) = (&shape.input, &shape.output);
-                pack_sparse::choose_geometry(input, output, &window, block, usize::MAX, cost)
-            })?;
-            let stream = pack_sparse::conv_stream(&weighted.weights, shape.groups, &geometry)?;
-            (stream, geometry.scratch_len())
-        }
         _ => {
-            if shape.groups != 1 {
-                return None;
-            }
             let stream = pack_sparse::linear_stream(&weighted.weights, per_channel, block)?;
-            let scratch = niwaki_core::kernels::sparse::linear_scratch_len(per_channel, block);
-            (stream, scratch)
+            (stream, niwaki_core::kernels::sparse::linear_scratch_len(per_channel, block))
         }
     };
     let aligned = AlignedVec::new(&weights);
     let op = operator(kernel, shape, weighted, &aligned, block, scratch_len)?;
-    let cost = costs.predict(kernel, &Terms::of(&op, core.has_dsp())).cycles;
-    let price = if scratch_len <= scratch_limit { cost } else { 1.25 * cost };
-    Some(Bid { kernel, cost, price, weights, scratch_len })
+    let cost = CostModel::of(core).predict(kernel, &Terms::of(&op, core.has_dsp())).cycles;
+    Some(Bid { kernel, scratch_len, cost, weights: Packing::Packed(weights) })
 }
 
 /// Blocks of neighbouring input channels with a weight that is not zero.
@@ -199,16 +232,12 @@ fn operator<'a>(
 ) -> Option<Op<'a>> {
     let bytes = bytes.as_bytes();
     let (input, output) = (&shape.input, &shape.output);
-    let window = shape.whole_window();
     let weights = match kernel {
         KernelId::ConvDense | KernelId::LinearDense => Weights::Dense(&weighted.weights),
         KernelId::ConvPacked | KernelId::LinearPacked => {
             Weights::Packed(zerocopy::FromBytes::ref_from_bytes(bytes).ok()?)
         }
-        KernelId::LinearSparse | KernelId::LinearBlock2 | KernelId::LinearBlock4 => {
-            Weights::SparseLinear(LinearStream::new(bytes, input.len(), output.channels, block)?)
-        }
-        _ => Weights::Sparse(ConvStream::new(bytes, input, output, &window, block)?),
+        _ => Weights::SparseLinear(LinearStream::new(bytes, input.len(), output.channels, block)?),
     };
     let conv = conv(shape, weighted, weights, scratch_len);
     Some(if shape.window.is_some() { Op::Conv(conv) } else { Op::Linear(conv) })

@@ -197,7 +197,8 @@ impl Operator {
     pub fn softmax(scale: f32, beta: f64) -> Option<Self> {
         const INTEGER_BITS: i32 = 5;
         let real = beta * f64::from(scale) * f64::from(1u32 << (31 - INTEGER_BITS));
-        let real = real.min(f64::from(i32::MAX));
+        // Above, neighbouring scores are further apart than an int8 probability can tell.
+        let real = real.min(f64::from((1 << 30) - 1));
         let (multiplier, left_shift) = Rescale::quantise(real)?;
         // TFLite asserts that the multiplier is above one; smaller scales are exact with shift 0.
         if left_shift < 0 {

@@ -4,6 +4,7 @@
 //! ([`quantise`]) or imported. [`write`](write()) turns a graph into bytes that `niwaki-core` runs.
 
 mod analyse;
+mod assign;
 mod blob;
 mod choose;
 mod estimate;

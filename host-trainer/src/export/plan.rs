@@ -69,6 +69,13 @@ pub enum Sharing {
     ByRows(Rows),
 }
 
+impl Sharing {
+    /// Whether the output may take the input's place.
+    pub fn is_in_place(self) -> bool {
+        matches!(self, Self::Output | Self::OutputWith { .. })
+    }
+}
+
 /// Offsets of everything in the arena.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -89,22 +96,9 @@ pub struct Plan {
     pub lower_bound: usize,
 }
 
-impl Plan {
-    /// Bytes of the tensors that are needed at a step, shared memory counted once.
-    pub fn live_len(&self, graph: &Graph, step: usize) -> usize {
-        let mut ranges: Vec<Range<usize>> = (0..graph.tensors.len())
-            .filter(|&id| self.live[id].contains(&step))
-            .map(|id| self.tensors[id]..self.tensors[id] + align(graph.tensors[id].len()))
-            .collect();
-        ranges.sort_by_key(|range| range.start);
-        let mut end = 0;
-        let mut len = 0;
-        for range in ranges {
-            len += range.end.saturating_sub(range.start.max(end));
-            end = end.max(range.end);
-        }
-        len
-    }
+/// Bytes that each node needs, which shares what its needs say wherever it can.
+pub(super) fn needed(graph: &Graph, needs: &[Needs]) -> Vec<usize> {
+    Layout::new(graph, needs).needed(graph)
 }
 
 /// Plans the arena for a graph whose node `i` needs `needs[i]`.
@@ -157,11 +151,7 @@ fn plan_with(graph: &Graph, needs: &[Needs], [output_with, end_of_scratch]: [boo
     let offsets = smallest(&layout.blocks);
     prove_disjoint(&layout.blocks, &offsets);
     let at = |place: &Option<Place>| place.map_or(0, |place| offsets[place.block] + place.inner);
-    let needed = |step: usize| {
-        let live = layout.blocks.iter().filter(|b| b.first <= step && step <= b.last);
-        live.map(|b| align(b.len)).sum::<usize>()
-    };
-    let needed: Vec<usize> = (0..graph.nodes.len()).map(needed).collect();
+    let needed = layout.needed(graph);
     Plan {
         by_rows: layout.by_rows,
         tensors: layout.tensors.iter().map(at).collect(),
@@ -262,6 +252,15 @@ impl Layout {
             layout.live[id] = layout.live[graph.memory_of(TensorId(id)).0];
         }
         layout
+    }
+
+    /// Bytes of the blocks that are needed at each step.
+    fn needed(&self, graph: &Graph) -> Vec<usize> {
+        let needed = |step: usize| {
+            let live = self.blocks.iter().filter(|b| b.first <= step && step <= b.last);
+            live.map(|b| align(b.len)).sum()
+        };
+        (0..graph.nodes.len()).map(needed).collect()
     }
 
     fn block(&mut self, len: usize, first: usize, last: usize) -> Place {
