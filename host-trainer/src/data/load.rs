@@ -89,7 +89,7 @@ fn finish(parsed: Parsed, options: &LoadOptions) -> Result<(Dataset, Source), Da
         mut groups,
         splits,
         scaling,
-        sound,
+        mut sound,
         source,
     } = parsed;
     let mut splits = split::assign(splits, &labels, groups.as_ref(), options)?;
@@ -101,6 +101,9 @@ fn finish(parsed: Parsed, options: &LoadOptions) -> Result<(Dataset, Source), Da
         splits = chosen.iter().map(|&sample| splits[sample]).collect();
         if let Some(groups) = &mut groups {
             groups.ids = chosen.iter().map(|&sample| groups.ids[sample]).collect();
+        }
+        if let Some(sound) = &mut sound {
+            sound.samples = chosen.iter().flat_map(|&sample| sound.clip(sample)).copied().collect();
         }
     }
     let training: Vec<usize> = (0..splits.len()).filter(|&i| splits[i] == Split::Train).collect();
@@ -150,8 +153,10 @@ fn refuse_unsuitable(format: &Format, options: &LoadOptions) -> Result<(), DataE
     if options.label.is_some() && !csv {
         return Err(DataError::option("--label", "only CSV files have a label column"));
     }
-    if options.group.is_some() && !csv {
-        return Err(DataError::option("--group", "only CSV files have a group column"));
+    let speaker = matches!(format, Format::Sound(_)) && options.group.as_deref() == Some("speaker");
+    if options.group.is_some() && !csv && !speaker {
+        let reason = "only CSV files have a group column, and sound the column `speaker`";
+        return Err(DataError::option("--group", reason));
     }
     Ok(())
 }

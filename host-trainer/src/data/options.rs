@@ -28,7 +28,7 @@ pub struct LoadOptions {
     /// CSV: the column with the class [default: label]
     #[arg(long, value_name = "COLUMN")]
     pub label: Option<String>,
-    /// CSV: the column with the group (user, speaker) a sample belongs to; not a feature
+    /// CSV: the column with the group (user, speaker) a sample belongs to; not a feature. Sound: speaker
     #[arg(long, value_name = "COLUMN")]
     pub group: Option<String>,
     /// What is never divided between two splits, where the source has none of its own

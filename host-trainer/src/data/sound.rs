@@ -435,7 +435,7 @@ mod tests {
     use hound::{WavSpec, WavWriter};
 
     use super::super::testing::{Folder, assert_refused, real_data, spec};
-    use super::super::{LoadOptions, SplitBy, load};
+    use super::super::{Dataset, LoadOptions, SplitBy, load};
     use super::*;
 
     const PLAIN: WavSpec = WavSpec {
@@ -520,6 +520,15 @@ mod tests {
         assert_eq!(data.label_names, ["no", "yes"]);
         assert_eq!(data.labels, [0, 0, 1, 1]);
         assert_eq!(data.indices(Split::Test).len(), 2);
+        // What is augmented is what the features are of, also when some are left out.
+        let limited = LoadOptions { train_limit: Some(1), ..options.clone() };
+        let some = load(spec(folder.path()), &limited).unwrap();
+        let clip = |data: &Dataset, sample| data.sound.as_ref().unwrap().clip(sample).to_vec();
+        assert_eq!(some.labels.len(), 3);
+        for sample in 0..3 {
+            let origin = (0..4).find(|&origin| data.raw(origin) == some.raw(sample)).unwrap();
+            assert_eq!(clip(&some, sample), clip(&data, origin));
+        }
         let by_speaker = LoadOptions { split_by: SplitBy::Group, ..options };
         assert_refused(spec(folder.path()), &by_speaker, &["--split-by", "no groups"]);
     }

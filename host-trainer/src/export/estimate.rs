@@ -104,8 +104,9 @@ pub(super) fn made_up(
     }
     params.insert("input.range", &[2], vec![-1.0, 1.0]);
     for unit in units(&graph).iter().filter(|unit| unit.range == RangeRule::Observed) {
-        let name = &graph.layers[unit.output()].name;
-        params.insert(format!("{name}.range"), &[2], vec![-3.0, 5.0]);
+        let layer = &graph.layers[unit.output()];
+        let low = if matches!(layer.op, Op::Relu | Op::Relu6) { 0.0 } else { -3.0 };
+        params.insert(format!("{}.range", layer.name), &[2], vec![low, 5.0]);
     }
     match data {
         Some(data) => {

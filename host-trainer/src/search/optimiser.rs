@@ -78,6 +78,8 @@ pub struct Optimiser {
     seen: HashSet<Genome>,
     /// Genomes to be proposed first.
     first: Vec<Genome>,
+    /// Objectives beyond these count for nothing.
+    bound: Option<Vec<f64>>,
     proposals: usize,
     results: usize,
     strategy: Strategy,
@@ -105,7 +107,34 @@ impl Optimiser {
             Algorithm::Nsga2 => Strategy::Nsga2(Vec::new()),
             Algorithm::Moead => Strategy::Moead(Moead::new(&settings)),
         };
-        Self { seen: HashSet::new(), first, proposals: 0, results: 0, space, settings, strategy }
+        Self {
+            seen: HashSet::new(),
+            first,
+            bound: None,
+            proposals: 0,
+            results: 0,
+            space,
+            settings,
+            strategy,
+        }
+    }
+
+    /// The same where genomes that are beyond a bound in any objective are worth less than all that are not,
+    /// and the less the further they are beyond: a search is not to spend itself where nobody looks.
+    #[must_use]
+    pub fn bounded(self, bound: Option<Vec<f64>>) -> Self {
+        Self { bound, ..self }
+    }
+
+    /// What counts of objectives: beyond the bound, only how far.
+    fn counted(&self, objectives: &[f64]) -> Vec<f64> {
+        let Some(bound) = &self.bound else { return objectives.to_vec() };
+        let pairs = objectives.iter().zip(bound);
+        let beyond: f64 = pairs.map(|(value, bound)| (value / bound - 1.0).max(0.0)).sum();
+        match beyond > 0.0 {
+            true => bound.iter().map(|bound| bound * (1.0 + beyond)).collect(),
+            false => objectives.to_vec(),
+        }
     }
 
     /// The next genome to evaluate: feasible and new. `None` when none can be found.
@@ -219,7 +248,8 @@ impl Optimiser {
             }
             let predicted = screen.predict(&brood)?;
             let brood = brood.into_iter().zip(predicted);
-            let brood = brood.map(|(genome, predicted)| Member { genome, objectives: predicted });
+            let brood = brood
+                .map(|(genome, predicted)| Member { objectives: self.counted(&predicted), genome });
             for child in brood {
                 // Values count from the best of each objective: where that is only predicted, too.
                 scale.include(&child.objectives);
@@ -233,7 +263,8 @@ impl Optimiser {
 
     /// Learns what a proposed genome is worth.
     pub fn tell(&mut self, proposal: &Proposal, objectives: &[f64]) {
-        let member = Member { genome: proposal.genome.clone(), objectives: objectives.to_vec() };
+        let objectives = self.counted(objectives);
+        let member = Member { genome: proposal.genome.clone(), objectives };
         self.results += 1;
         match &mut self.strategy {
             Strategy::Random => {}

@@ -207,6 +207,14 @@ pub enum Preparation<'a> {
     Training(Event<'a>),
 }
 
+/// What is seen of a candidate without any training.
+#[derive(Clone)]
+struct Seen {
+    glimpse: Glimpse,
+    /// Share of each layer's weights that is left.
+    kept: Vec<f64>,
+}
+
 /// A search for sparse forms of a network, ready to evaluate them.
 pub struct SparseProblem<'a> {
     search: &'a Search,
@@ -214,11 +222,12 @@ pub struct SparseProblem<'a> {
     data: &'a Dataset,
     choices: Choices,
     base: Base,
+    reference: Reference,
     supernet: Option<Supernet>,
     stop: &'a (dyn Fn() -> bool + Sync),
     /// What is known of genomes; costs much and is asked for often.
     estimates: Mutex<HashMap<Genome, Option<Estimate>>>,
-    glimpses: Mutex<HashMap<Genome, Glimpse>>,
+    glimpses: Mutex<HashMap<Genome, Seen>>,
     prints: Mutex<HashMap<Genome, u64>>,
 }
 
@@ -270,9 +279,8 @@ impl<'a> SparseProblem<'a> {
             let reference = Reference::new(dense, sparse.net.task == Task::Classify);
             Ok(Some(serde_json::to_vec(&reference)?))
         })?;
-        if reference.is_none() {
-            return Ok(None);
-        }
+        let Some(reference) = reference else { return Ok(None) };
+        let reference = serde_json::from_slice(&reference).context("the study's reference")?;
         let mut supernet = None;
         if search.surrogate {
             let folder = work.join("supernet");
@@ -301,6 +309,7 @@ impl<'a> SparseProblem<'a> {
             data,
             choices,
             base,
+            reference,
             supernet,
             stop,
             prints: Mutex::default(),
@@ -329,20 +338,33 @@ impl<'a> SparseProblem<'a> {
         })
     }
 
-    fn glimpse(&self, supernet: &Supernet, genome: &[u16]) -> Glimpse {
+    fn seen(&self, supernet: &Supernet, genome: &[u16]) -> Seen {
         remembered(&self.glimpses, genome, || {
             let masks = self.base.masks(&self.choices.strategies(genome));
-            supernet.glimpse(&masks, self.data)
+            // Behind those of the layers there may be masks of depthwise ones.
+            let kept = masks.iter().take(self.choices.layers.len()).map(|mask| {
+                let flags = mask.mask.flags();
+                flags.iter().filter(|kept| **kept).count() as f64 / flags.len() as f64
+            });
+            Seen { kept: kept.collect(), glimpse: supernet.glimpse(&masks, self.data) }
         })
     }
 
-    /// What the regression sees of a genome: what the supernet says, how dense each layer is, what it costs.
-    fn features(&self, glimpse: Glimpse, genome: &[u16], estimate: &Estimate) -> Vec<f64> {
-        let densities =
-            genome.chunks(GENES).map(|genes| self.choices.densities[usize::from(genes[0])].ln());
+    /// What the regression sees of a genome: what the supernet says, what it costs, how much is left of each
+    /// layer, and how much each structure had to do with that.
+    fn features(&self, seen: &Seen, genome: &[u16], estimate: &Estimate) -> Vec<f64> {
+        let Seen { glimpse, kept } = seen;
+        let strategies = self.choices.strategies(genome);
+        let taken = |structure: &Structure| -> f64 {
+            let layers = strategies.iter().filter(|strategy| strategy.structure == *structure);
+            layers.map(|strategy| -strategy.density.ln()).sum()
+        };
         let costs = [estimate.instructions.ln(), (estimate.flash_bytes as f64).ln()];
         let seen = [self.logarithm(glimpse.error), (glimpse.loss + 1e-3).ln()];
-        seen.into_iter().chain(costs).chain(densities).collect()
+        // Of a layer without weights an even smaller share is hard to imagine than of others.
+        let kept = kept.iter().map(|kept| kept.max(1e-3).ln());
+        let taken = self.sparse.structures.iter().map(taken);
+        seen.into_iter().chain(costs).chain(kept).chain(taken).collect()
     }
 
     /// Errors span powers of ten; an error of zero is less than one sample.
@@ -436,16 +458,12 @@ impl Screen for SparseScreen<'_, '_> {
     fn predict(&self, genomes: &[Genome]) -> Option<Vec<Vec<f64>>> {
         let problem = self.problem;
         let supernet = problem.supernet.as_ref()?;
+        // The supernet alone knows better from worse, but not how much fine-tuning makes up for.
+        let regression = self.regression.as_ref()?;
         let predict = |genome: &Genome| {
             let estimate = problem.estimate(genome)?;
-            let glimpse = problem.glimpse(supernet, genome);
-            let error = match &self.regression {
-                None => glimpse.error,
-                Some(regression) => {
-                    let features = problem.features(glimpse, genome, &estimate);
-                    (regression.predict(&features).exp() - problem.grain()).max(0.0)
-                }
-            };
+            let features = problem.features(&problem.seen(supernet, genome), genome, &estimate);
+            let error = (regression.predict(&features).exp() - problem.grain()).max(0.0);
             Some(vec![error, estimate.instructions, estimate.flash_bytes as f64])
         };
         genomes.par_iter().map(predict).collect()
@@ -455,6 +473,10 @@ impl Screen for SparseScreen<'_, '_> {
 impl Problem for SparseProblem<'_> {
     fn space(&self) -> Space {
         self.choices.space()
+    }
+
+    fn bound(&self) -> Option<Vec<f64>> {
+        Some(self.reference.bound.clone())
     }
 
     fn first(&self, _: &[Candidate]) -> Vec<Genome> {
@@ -479,8 +501,8 @@ impl Problem for SparseProblem<'_> {
                 let error = *candidate.evaluation.as_ref()?.objectives.first()?;
                 let genome = &candidate.proposal.genome;
                 let estimate = self.estimate(genome)?;
-                let glimpse = self.glimpse(supernet, genome);
-                Some((self.features(glimpse, genome, &estimate), self.logarithm(error)))
+                let seen = self.seen(supernet, genome);
+                Some((self.features(&seen, genome, &estimate), self.logarithm(error)))
             });
             done.unzip()
         };

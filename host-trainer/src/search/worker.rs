@@ -20,6 +20,11 @@ pub trait Problem: Sync {
         0
     }
 
+    /// Objectives beyond which a candidate counts for nothing, if there are such.
+    fn bound(&self) -> Option<Vec<f64>> {
+        None
+    }
+
     /// Genomes to be evaluated first in a phase, such as the smallest and the largest, in their canonical
     /// form; in view of the candidates before it.
     fn first(&self, before: &[Candidate]) -> Vec<Genome>;
@@ -97,7 +102,8 @@ pub fn work<P: Problem>(
         let lease = study.lease(&name, LEASE, study.budget()?, |candidates| {
             let phase = problem.phase(candidates.len());
             let first = problem.first(&before(candidates, phase));
-            let mut optimiser = Optimiser::new(space.clone(), settings.clone(), first);
+            let optimiser = Optimiser::new(space.clone(), settings.clone(), first);
+            let mut optimiser = optimiser.bounded(problem.bound());
             replay(&mut optimiser, &candidates[phase..]);
             optimiser.ask(&problem.screen(candidates))
         })?;
