@@ -125,6 +125,25 @@ fn killed_searches_go_on() {
     assert!(other.contains("`limits.flash` is 2500 there and 7168 here"), "{other}");
 }
 
+/// A disk that is full ends a search with advice, and loses nothing: with room it goes on to the same result.
+#[test]
+#[cfg(unix)]
+fn full_disks_lose_nothing() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
+    let (whole, parts) = (path("whole"), path("parts"));
+    let limit = ["--evaluations", "6", "--epochs", "1"];
+    let undisturbed = json(&search(&whole, &limit));
+    // A limit on the size of files stands for the disk; bash counts in KiB.
+    let size = std::fs::metadata(format!("{whole}/study.db")).unwrap().len();
+    let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", size * 4 / 5 / 1024);
+    let mut full = Command::new("bash");
+    let full = full.args(["-c", &script, NIWAKI]).args(search(&parts, &limit)).output().unwrap();
+    let message = String::from_utf8_lossy(&full.stderr);
+    assert!(!full.status.success() && message.contains("make room on the disk"), "{message}");
+    assert_eq!(essence(&json(&search(&parts, &limit))), essence(&undisturbed));
+}
+
 #[test]
 fn what_cannot_be_is_said_at_once() {
     let temporary = tempfile::tempdir().unwrap();

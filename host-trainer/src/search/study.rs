@@ -65,17 +65,28 @@ impl std::fmt::Display for Place {
     }
 }
 
+/// What to do about a database that fails.
+fn advice(cause: &sqlx::Error) -> &'static str {
+    /// SQLite's result codes of a full disk, and of one that takes no more of a file.
+    const FULL: [&str; 2] = ["13", "778"];
+    let code = cause.as_database_error().and_then(|error| error.code());
+    match code.is_some_and(|code| FULL.contains(&&*code)) {
+        true => "; make room on the disk and start the same command again, it goes on where it was",
+        false => "",
+    }
+}
+
 /// Why a study cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StudyError {
     /// The database does not answer, or the file cannot be opened.
-    #[error("cannot open the study {place}: {source}")]
+    #[error("cannot open the study {place}: {cause}")]
     Unreachable {
         /// The study.
         place: Place,
         /// Why.
-        source: sqlx::Error,
+        cause: sqlx::Error,
     },
     /// Its tables have a form that this version does not know.
     #[error(
@@ -89,12 +100,12 @@ pub enum StudyError {
         form: i64,
     },
     /// Its tables cannot be brought into this version's form.
-    #[error("cannot prepare the tables of the study {place}: {source}")]
+    #[error("cannot prepare the tables of the study {place}: {cause}")]
     Tables {
         /// The study.
         place: Place,
         /// Why.
-        source: MigrateError,
+        cause: MigrateError,
     },
     /// There is no such study.
     #[error("there is no study at {place}; `niwaki search` starts one")]
@@ -114,12 +125,12 @@ pub enum StudyError {
         difference: String,
     },
     /// The database failed.
-    #[error("the study {place} failed: {source}")]
+    #[error("the study {place} failed: {cause}{}", advice(cause))]
     Database {
         /// The study.
         place: Place,
         /// Why.
-        source: sqlx::Error,
+        cause: sqlx::Error,
     },
     /// A row does not hold what it should.
     #[error("the study {place} is damaged: {problem}")]
@@ -130,12 +141,12 @@ pub enum StudyError {
         problem: String,
     },
     /// The folder cannot be made.
-    #[error("cannot make the folder {}: {source}", folder.display())]
+    #[error("cannot make the folder {}: {cause}", folder.display())]
     Folder {
         /// The folder.
         folder: PathBuf,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
 }
 
@@ -236,7 +247,7 @@ impl Study {
     pub fn start(place: &Place, settings: &serde_json::Value) -> Result<Self, StudyError> {
         if let Place::Folder(folder) = place {
             std::fs::create_dir_all(folder)
-                .map_err(|source| StudyError::Folder { folder: folder.clone(), source })?;
+                .map_err(|cause| StudyError::Folder { folder: folder.clone(), cause })?;
         }
         let study = Self::connect(place)?;
         let text = settings.to_string();
@@ -275,7 +286,7 @@ impl Study {
             Place::Folder(folder) => sqlite_url(&folder.join(FILE)),
             Place::Url { url, .. } => url.clone(),
         };
-        let unreachable = |source| StudyError::Unreachable { place: place.clone(), source };
+        let unreachable = |cause| StudyError::Unreachable { place: place.clone(), cause };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -297,14 +308,12 @@ impl Study {
         });
         let pool = runtime.block_on(options.connect(&url)).map_err(unreachable)?;
         let study = Self { runtime, pool, place: place.clone() };
-        study.runtime.block_on(sqlx::migrate!().run(&study.pool)).map_err(
-            |source| match source {
-                MigrateError::VersionMissing(form) | MigrateError::VersionMismatch(form) => {
-                    StudyError::Newer { place: place.clone(), form }
-                }
-                source => StudyError::Tables { place: place.clone(), source },
-            },
-        )?;
+        study.runtime.block_on(sqlx::migrate!().run(&study.pool)).map_err(|cause| match cause {
+            MigrateError::VersionMissing(form) | MigrateError::VersionMismatch(form) => {
+                StudyError::Newer { place: place.clone(), form }
+            }
+            cause => StudyError::Tables { place: place.clone(), cause },
+        })?;
         Ok(study)
     }
 
@@ -320,7 +329,7 @@ impl Study {
         future: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, StudyError> {
         let result = self.runtime.block_on(future);
-        result.map_err(|source| StudyError::Database { place: self.place.clone(), source })
+        result.map_err(|cause| StudyError::Database { place: self.place.clone(), cause })
     }
 
     fn damaged(&self, problem: impl std::fmt::Display) -> StudyError {
