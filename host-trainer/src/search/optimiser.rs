@@ -220,7 +220,7 @@ impl Optimiser {
         subproblem: usize,
         pool: &[Member],
     ) -> Option<Genome> {
-        const GENERATIONS: usize = 8;
+        const GENERATIONS: usize = 5;
         const CHILDREN: usize = 16;
         const PARENTS: usize = 8;
         let mut rng = self.stream(2);

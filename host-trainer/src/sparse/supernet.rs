@@ -43,9 +43,9 @@ const RATE: f64 = 0.3;
 /// Weight and temperature of the distillation from the base.
 const DISTIL: [f64; 2] = [1.0, 2.0];
 /// Samples that statistics of batch norms are taken from before a prediction.
-const NORM_SAMPLES: usize = 512;
+const NORM_SAMPLES: usize = 256;
 /// Most samples of the validation split that a prediction looks at.
-const SAMPLES: usize = 1000;
+const SAMPLES: usize = 500;
 
 /// Settings of the training of the base: that of the candidates, but of the dense network.
 pub fn base_config(training: &Config, epochs: usize) -> Config {
