@@ -106,7 +106,7 @@ impl Bench<'_> {
     /// When it cannot be exported or the data have no test split.
     pub fn measure(&self, run: &Path) -> anyhow::Result<Measured> {
         let path = run.join("model.niwaki");
-        export::export_run(run, &path, self.target, None)?;
+        export::export_run(run, &path, self.target, None, None)?;
         let blob = export::read_model(&path)?;
         let model = Model::new(blob.as_bytes()).context("the written model is refused")?;
         let samples = self.data.indices(Split::Test);

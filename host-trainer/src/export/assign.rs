@@ -23,16 +23,17 @@ impl Offer {
     }
 }
 
-/// One offer for each layer: the fastest within an arena which, were it twice as large, would not make all of
-/// them together 1.4 times as fast. `None` when a layer has no offer.
-pub(super) fn assign(offers: &[Vec<Offer>]) -> Option<Vec<usize>> {
-    assign_without(offers, 0).map(|(picks, _)| picks)
+/// One offer for each layer: the fastest within a limit of the arena, if there is one and it can be met, else
+/// within an arena which, were it twice as large, would not make all of them together 1.4 times as fast.
+/// `None` when a layer has no offer.
+pub(super) fn assign(offers: &[Vec<Offer>], limit: Option<usize>) -> Option<Vec<usize>> {
+    assign_within(offers, limit).map(|(picks, _)| picks)
 }
 
 /// The same with as few sparse kernels as cost at most a fiftieth of the time: each is more code to link.
-pub(super) fn assign_few(offers: &[Vec<Offer>]) -> Option<Vec<usize>> {
-    let (mut best, arena) = assign_without(offers, 0)?;
-    let limit = 1.02 * cost(offers, &best);
+pub(super) fn assign_few(offers: &[Vec<Offer>], limit: Option<usize>) -> Option<Vec<usize>> {
+    let (mut best, arena) = assign_within(offers, limit)?;
+    let enough = 1.02 * cost(offers, &best);
     let mut without = 0;
     // Without one of them another may take its place, until none of them is worth it.
     loop {
@@ -43,7 +44,7 @@ pub(super) fn assign_few(offers: &[Vec<Offer>]) -> Option<Vec<usize>> {
             let without = without | kernel.bit();
             Some((without, picks(offers, without, arena)?))
         });
-        match fewer.find(|(_, picks)| cost(offers, picks) <= limit) {
+        match fewer.find(|(_, picks)| cost(offers, picks) <= enough) {
             Some(fewer) => (without, best) = fewer,
             None => return Some(best),
         }
@@ -51,7 +52,7 @@ pub(super) fn assign_few(offers: &[Vec<Offer>]) -> Option<Vec<usize>> {
 }
 
 /// Picks and the size of the arena that they were made for.
-fn assign_without(offers: &[Vec<Offer>], without: u32) -> Option<(Vec<usize>, usize)> {
+fn assign_within(offers: &[Vec<Offer>], limit: Option<usize>) -> Option<(Vec<usize>, usize)> {
     let least = |offers: &Vec<Offer>| {
         let needs = |plain: bool| offers.iter().filter(move |o| plain || !o.is_plain());
         let least = needs(false).map(|offer| offer.need).min();
@@ -62,8 +63,12 @@ fn assign_without(offers: &[Vec<Offer>], without: u32) -> Option<(Vec<usize>, us
         offers.iter().flatten().map(|offer| offer.need.max(floor)).collect();
     sizes.sort_unstable();
     sizes.dedup();
-    let price = |(picks, size): &(Vec<usize>, usize)| cost(offers, picks) * (*size as f64).sqrt();
-    let assigned = sizes.into_iter().filter_map(|size| Some((picks(offers, without, size)?, size)));
+    let price = |(picks, size): &(Vec<usize>, usize)| {
+        let memory = if limit.is_some() { 1.0 } else { (*size as f64).sqrt() };
+        cost(offers, picks) * memory
+    };
+    let sizes = sizes.into_iter().filter(|&size| size == floor || size <= limit.unwrap_or(size));
+    let assigned = sizes.filter_map(|size| Some((picks(offers, 0, size)?, size)));
     assigned.min_by(|a, b| price(a).total_cmp(&price(b)))
 }
 
@@ -100,14 +105,18 @@ mod tests {
         // 1.6 times as fast does, and then the first one may have it as well.
         let slow = vec![small(), offer(ConvSparse, 770.0, 2000)];
         let fast = vec![small(), offer(ConvSparse, 600.0, 2000)];
-        assert_eq!(assign(std::slice::from_ref(&slow)), Some(vec![0]));
-        assert_eq!(assign(std::slice::from_ref(&fast)), Some(vec![1]));
-        assert_eq!(assign(&[slow, fast.clone()]), Some(vec![1, 1]));
+        assert_eq!(assign(std::slice::from_ref(&slow), None), Some(vec![0]));
+        assert_eq!(assign(std::slice::from_ref(&fast), None), Some(vec![1]));
+        assert_eq!(assign(&[slow.clone(), fast.clone()], None), Some(vec![1, 1]));
         // Below what another layer needs anyway memory is free.
         let large = vec![offer(ConvPacked, 10.0, 4000)];
         let little = vec![small(), offer(ConvSparse, 990.0, 3900)];
-        assert_eq!(assign(&[large, little]), Some(vec![0, 1]));
-        assert_eq!(assign(&[fast, vec![]]), None);
+        assert_eq!(assign(&[large, little], None), Some(vec![0, 1]));
+        // A limit that can be met is used, one that cannot be met is not made worse.
+        assert_eq!(assign(std::slice::from_ref(&slow), Some(2000)), Some(vec![1]));
+        assert_eq!(assign(std::slice::from_ref(&fast), Some(1999)), Some(vec![0]));
+        assert_eq!(assign(std::slice::from_ref(&fast), Some(10)), Some(vec![0]));
+        assert_eq!(assign(&[fast, vec![]], None), None);
     }
 
     #[test]
@@ -121,7 +130,7 @@ mod tests {
                 offer(ConvBlock4, 400.0, 20),
             ]
         };
-        assert_eq!(assign_few(&[layer(398.0), layer(500.0)]), Some(vec![3, 3]));
-        assert_eq!(assign_few(&[layer(300.0), layer(500.0)]), Some(vec![2, 3]));
+        assert_eq!(assign_few(&[layer(398.0), layer(500.0)], None), Some(vec![3, 3]));
+        assert_eq!(assign_few(&[layer(300.0), layer(500.0)], None), Some(vec![2, 3]));
     }
 }

@@ -55,16 +55,36 @@ pub fn write(graph: &Graph) -> Result<Exported> {
 ///
 /// As [`write`](write()).
 pub fn write_with(graph: &Graph, choice: KernelChoice) -> Result<Exported> {
+    write_within(graph, choice, None)
+}
+
+/// As [`write_with`], for an arena of at most so many bytes: what is fastest within it.
+///
+/// # Errors
+///
+/// As [`write`](write()), and when the model needs a larger arena, naming the layers that need most.
+pub fn write_within(
+    graph: &Graph,
+    choice: KernelChoice,
+    arena_limit: Option<usize>,
+) -> Result<Exported> {
     ensure!(!graph.nodes.is_empty(), "the network has no operators: there is nothing to export");
     let mut graph = graph.clone();
     drop_constant_channels(&mut graph);
     remove_channels(&mut graph);
-    write_simplified(&graph, choice)
+    write_simplified(&graph, choice, arena_limit)
 }
 
 /// Writes a graph as it is.
-pub(super) fn write_simplified(graph: &Graph, choice: KernelChoice) -> Result<Exported> {
-    let (chosen, plan) = with_smaller_arena(graph, choice)?;
+pub(super) fn write_simplified(
+    graph: &Graph,
+    choice: KernelChoice,
+    arena_limit: Option<usize>,
+) -> Result<Exported> {
+    let (chosen, plan) = with_smaller_arena(graph, choice, arena_limit)?;
+    if let Some(limit) = arena_limit {
+        plan.check(graph, limit)?;
+    }
     let bytes = assemble(graph, &plan, &chosen, choice)?;
     let layer =
         |(node, chosen): (&Node, &Chosen)| Layer { name: node.name.clone(), kernel: chosen.kernel };
@@ -73,33 +93,44 @@ pub(super) fn write_simplified(graph: &Graph, choice: KernelChoice) -> Result<Ex
 }
 
 /// Kernels and a plan, with execution row by row where that makes the arena at least a tenth smaller and the
-/// inference less than a tenth slower.
-fn with_smaller_arena(graph: &Graph, choice: KernelChoice) -> Result<(Vec<Chosen>, Plan)> {
-    let mut whole = choose_all(graph, choice, &vec![None; graph.nodes.len()])?;
+/// inference less than a tenth slower; where there is a limit, what is faster of what meets it.
+fn with_smaller_arena(
+    graph: &Graph,
+    choice: KernelChoice,
+    limit: Option<usize>,
+) -> Result<(Vec<Chosen>, Plan)> {
+    let mut whole = choose_all(graph, choice, limit, &vec![None; graph.nodes.len()])?;
     let rows: Vec<Option<Rows>> = whole.iter_mut().map(|chosen| chosen.needs.rows.take()).collect();
     let whole_plan = plan(graph, &needs(&whole));
     if rows.iter().all(Option::is_none) {
         return Ok((whole, whole_plan));
     }
-    let smaller = choose_all(graph, choice, &rows)?;
+    let smaller = choose_all(graph, choice, limit, &rows)?;
     let smaller_plan = plan(graph, &needs(&smaller));
     let cost = |chosen: &[Chosen]| chosen.iter().map(|chosen| chosen.cost).sum::<f64>();
-    let is_smaller = smaller_plan.arena_len * 10 <= whole_plan.arena_len * 9;
-    Ok(match is_smaller && cost(&smaller) <= 1.1 * cost(&whole) {
-        true => (smaller, smaller_plan),
-        false => (whole, whole_plan),
-    })
+    let (slower, larger) = (cost(&smaller) / cost(&whole), whole_plan.arena_len);
+    let take_smaller = match limit {
+        Some(limit) if larger > limit => smaller_plan.arena_len < larger,
+        Some(limit) => smaller_plan.arena_len <= limit && slower < 1.0,
+        None => smaller_plan.arena_len * 10 <= larger * 9 && slower <= 1.1,
+    };
+    Ok(if take_smaller { (smaller, smaller_plan) } else { (whole, whole_plan) })
 }
 
 /// A kernel for each node; those with `rows` may be executed row by row.
-fn choose_all(graph: &Graph, choice: KernelChoice, rows: &[Option<Rows>]) -> Result<Vec<Chosen>> {
+fn choose_all(
+    graph: &Graph,
+    choice: KernelChoice,
+    limit: Option<usize>,
+    rows: &[Option<Rows>],
+) -> Result<Vec<Chosen>> {
     let in_layer = |node: &Node| format!("layer `{}`", node.name);
     let layer = |node| candidates(graph, node, choice).with_context(|| in_layer(node));
     let layers: Vec<Candidates> = graph.nodes.iter().map(layer).collect::<Result<_>>()?;
     let offers = offers(graph, &layers, rows);
     let picks = match choice {
-        KernelChoice::Cheapest(_) => assign_few(&offers),
-        KernelChoice::Only(_) | KernelChoice::Fastest(_) => assign(&offers),
+        KernelChoice::Cheapest(_) => assign_few(&offers, limit),
+        KernelChoice::Only(_) | KernelChoice::Fastest(_) => assign(&offers, limit),
     };
     let picks = picks.context("no kernel can execute a layer")?;
     let chosen = graph.nodes.iter().zip(layers).zip(picks).map(|((node, layer), pick)| {

@@ -19,7 +19,7 @@ mod simplify;
 mod tunable;
 
 pub use analyse::{Analysis, LayerAnalysis, analyse};
-pub use blob::{Exported, Layer, write, write_with};
+pub use blob::{Exported, Layer, write, write_with, write_within};
 pub use choose::KernelChoice;
 pub use estimate::{Estimate, estimate};
 pub use graph::{

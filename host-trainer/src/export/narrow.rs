@@ -325,7 +325,8 @@ mod tests {
         let mut rng = Pcg64::seed_from_u64(6);
         let inputs: Vec<i8> = (0..20 * len).map(|_| rng.random()).collect();
         let outputs = [wide, narrow].map(|graph| {
-            let written = write_simplified(graph, KernelChoice::Cheapest(Core::CortexM4)).unwrap();
+            let written =
+                write_simplified(graph, KernelChoice::Cheapest(Core::CortexM4), None).unwrap();
             let blob = AlignedVec::new(&written.bytes);
             Model::new(blob.as_bytes()).unwrap();
             run_all(blob.as_bytes(), &inputs).unwrap()

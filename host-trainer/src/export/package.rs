@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use niwaki_core::Model;
 use serde::{Deserialize, Serialize};
 
-use super::{AlignedVec, KernelChoice, mark_tunable, quantise, write_with};
+use super::{AlignedVec, KernelChoice, mark_tunable, quantise, write_within};
 use crate::net::trained::write_atomically;
 use crate::net::{Accuracy, DataInfo, Trained};
 use crate::target::cost::Core;
@@ -58,18 +58,24 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Exports the network of a complete run for a core, with its card beside it. The last `tunable` weighted
-/// layers are marked to be tuned on the device.
+/// Exports the network of a complete run for a core and an arena of at most so many bytes, with its card
+/// beside it. The last `tunable` weighted layers are marked to be tuned on the device.
 ///
 /// # Errors
 ///
 /// When the run is not complete, its network cannot be exported, its layers cannot be tuned, or a file
 /// cannot be written.
-pub fn export_run(run: &Path, path: &Path, core: Core, tunable: Option<usize>) -> Result<()> {
+pub fn export_run(
+    run: &Path,
+    path: &Path,
+    core: Core,
+    arena_limit: Option<usize>,
+    tunable: Option<usize>,
+) -> Result<()> {
     let trained = Trained::load(run)?;
     let graph = quantise(&trained)
         .with_context(|| format!("quantising the network of {}", run.display()))?;
-    let mut bytes = write_with(&graph, KernelChoice::Cheapest(core))?.bytes;
+    let mut bytes = write_within(&graph, KernelChoice::Cheapest(core), arena_limit)?.bytes;
     if let Some(layers) = tunable {
         bytes = mark_tunable(&bytes, layers)?;
     }

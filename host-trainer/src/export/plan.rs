@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use anyhow::{Result, bail};
 use niwaki_core::model::layout::ALIGNMENT;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -94,6 +95,38 @@ pub struct Plan {
     pub needed: Vec<usize>,
     /// The most of these: no plan that shares the same memory is smaller.
     pub lower_bound: usize,
+}
+
+impl Plan {
+    /// Checks that the arena is not larger than a limit.
+    ///
+    /// # Errors
+    ///
+    /// Names the nodes that need most, and what would help.
+    pub fn check(&self, graph: &Graph, limit: usize) -> Result<()> {
+        if self.arena_len <= limit {
+            return Ok(());
+        }
+        let names = graph.nodes.iter().map(|node| &node.name[..]);
+        let mut needs: Vec<(usize, &str)> = self.needed.iter().copied().zip(names).collect();
+        needs.sort_by_key(|&(needed, _)| std::cmp::Reverse(needed));
+        let largest: Vec<String> = needs
+            .iter()
+            .take(3)
+            .take_while(|(needed, _)| *needed > limit.min(self.lower_bound - 1))
+            .map(|(needed, name)| format!("`{name}` {needed} bytes"))
+            .collect();
+        let advice = if self.lower_bound > limit {
+            "no plan can do with less: make these layers or the input smaller"
+        } else {
+            "no better plan was found: a slightly higher limit or smaller layers would do"
+        };
+        bail!(
+            "the model needs an arena of {} bytes, the limit is {limit}; most is needed by {}: {advice}",
+            self.arena_len,
+            largest.join(", ")
+        )
+    }
 }
 
 /// Bytes that each node needs, which shares what its needs say wherever it can.

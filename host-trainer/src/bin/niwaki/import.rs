@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use niwaki::export::{self, AlignedVec, Exported, Graph, KernelChoice};
+use niwaki::export::{self, AlignedVec, KernelChoice};
 use niwaki::target::cost::Core;
 use niwaki_core::Model;
 
-use crate::analyze;
 use crate::output::{self, Format};
+use crate::{analyze, quantity};
 
 /// Arguments of `niwaki import`.
 #[derive(Debug, Args)]
@@ -36,9 +36,9 @@ pub(crate) struct ImportArgs {
     /// Name that the model carries [default: the file's name]
     #[arg(long)]
     name: Option<String>,
-    /// Refuse a model that needs a larger arena; K and M stand for 1024 and 1024 * 1024 bytes
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
-    arena_limit: Option<usize>,
+    /// Most bytes of the arena, such as 64K: what is fastest within them [default: a balance of both]
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
+    arena_limit: Option<u64>,
     /// Core that kernels are chosen for
     #[arg(long, value_enum, default_value_t = Core::CortexM4)]
     target: Core,
@@ -56,11 +56,9 @@ pub(crate) fn run(args: &ImportArgs, format: Format) -> Result<()> {
     let graph = niwaki::import::tflite(&bytes, &name)
         .with_context(|| format!("importing {}", path.display()))?;
     let choice = KernelChoice::Cheapest(args.target);
-    let exported = export::write_with(&graph, choice)
-        .with_context(|| format!("exporting {}", path.display()))?;
-    if let Some(limit) = args.arena_limit {
-        check_arena(&graph, &exported, limit)?;
-    }
+    let exported =
+        export::write_within(&graph, choice, args.arena_limit.map(|limit| limit as usize))
+            .with_context(|| format!("exporting {}", path.display()))?;
     let blob = AlignedVec::new(&exported.bytes);
     let model = Model::new(blob.as_bytes()).context("the written model is refused")?;
     export::write_model(&args.output, &exported.bytes)?;
@@ -76,60 +74,6 @@ pub(crate) fn run(args: &ImportArgs, format: Format) -> Result<()> {
         Format::Table => {
             output::print_table(&analyze::totals(&analysis))?;
             output::print_table(&analyze::layers(&analysis))
-        }
-    }
-}
-
-fn check_arena(graph: &Graph, exported: &Exported, limit: usize) -> Result<()> {
-    let plan = &exported.plan;
-    if plan.arena_len <= limit {
-        return Ok(());
-    }
-    let mut needs: Vec<(usize, &str)> =
-        plan.needed.iter().copied().zip(graph.nodes.iter().map(|node| &node.name[..])).collect();
-    needs.sort_by_key(|&(needed, _)| std::cmp::Reverse(needed));
-    let largest: Vec<String> = needs
-        .iter()
-        .take(3)
-        .take_while(|(needed, _)| *needed > limit.min(plan.lower_bound - 1))
-        .map(|(needed, name)| format!("`{name}` {needed} bytes"))
-        .collect();
-    let advice = if plan.lower_bound > limit {
-        "no plan can do with less: make these layers or the input smaller"
-    } else {
-        "no better plan was found: a slightly higher limit or smaller layers would do"
-    };
-    bail!(
-        "the model needs an arena of {} bytes, the limit is {limit}; most is needed by {}: {advice}",
-        plan.arena_len,
-        largest.join(", ")
-    );
-}
-
-/// A number of bytes: 65536, 64K or 1M.
-fn bytes(text: &str) -> Result<usize> {
-    let (digits, unit) = match text.as_bytes().last() {
-        Some(b'K' | b'k') => (&text[..text.len() - 1], 1024),
-        Some(b'M' | b'm') => (&text[..text.len() - 1], 1024 * 1024),
-        _ => (text, 1),
-    };
-    let count: Option<usize> = digits.parse().ok();
-    let count = count.and_then(|count| count.checked_mul(unit));
-    let count =
-        count.with_context(|| format!("expected bytes such as 65536 or 64K, found `{text}`"))?;
-    ensure!(count > 0, "expected more than 0 bytes");
-    Ok(count)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn sizes() {
-        assert_eq!(super::bytes("64K").unwrap(), 65_536);
-        assert_eq!(super::bytes("1m").unwrap(), 1 << 20);
-        assert_eq!(super::bytes("4096").unwrap(), 4096);
-        for wrong in ["", "K", "-1", "0", "1G", "64 K", "99999999999999999999M"] {
-            assert!(super::bytes(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -18,6 +18,7 @@ mod layerwise;
 mod learn;
 mod man;
 mod output;
+mod quantity;
 mod report;
 mod search;
 mod study;

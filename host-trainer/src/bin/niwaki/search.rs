@@ -30,6 +30,7 @@ use niwaki::sparse::{self, Config, Method};
 use niwaki::target::cost::Core;
 
 use crate::output::{self, Format};
+use crate::quantity;
 use crate::study::{self, Finish};
 use crate::train::{self, figure};
 
@@ -226,13 +227,13 @@ struct Basis {
     #[arg(long, value_enum, default_value_t = Core::CortexM4)]
     target: Core,
     /// Most bytes of a model, such as 64K
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
     flash: Option<u64>,
     /// Most bytes of its arena, such as 48K
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
     ram: Option<u64>,
     /// Most instructions of an inference, such as 2M
-    #[arg(long, value_name = "COUNT", value_parser = count)]
+    #[arg(long, value_name = "COUNT", value_parser = quantity::count)]
     instructions: Option<u64>,
     /// Candidates to evaluate
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
@@ -309,30 +310,6 @@ pub(crate) struct WorkerArgs {
     data: Option<String>,
     #[command(flatten)]
     runner: Runner,
-}
-
-/// Reads a number of bytes: `65536`, `64K`, `1M`.
-fn bytes(text: &str) -> Result<u64, String> {
-    quantity(text, 1024)
-}
-
-/// Reads a number of instructions: `2000000`, `2M`.
-fn count(text: &str) -> Result<u64, String> {
-    quantity(text, 1000)
-}
-
-fn quantity(text: &str, kilo: u64) -> Result<u64, String> {
-    let (digits, factor) = match text.trim_end_matches(['K', 'k', 'M', 'm']) {
-        digits if digits.len() == text.len() => (digits, 1),
-        digits if text.len() - digits.len() > 1 => (text, 1),
-        digits if text.ends_with(['K', 'k']) => (digits, kilo),
-        digits => (digits, kilo * kilo),
-    };
-    let number: Option<f64> = digits.parse().ok().filter(|n: &f64| n.is_finite() && *n > 0.0);
-    let number = number.ok_or_else(|| {
-        format!("expected a positive number, optionally with K or M, such as 64K; found `{text}`")
-    })?;
-    Ok((number * factor as f64) as u64)
 }
 
 impl Basis {
@@ -792,23 +769,6 @@ impl Progress {
             eprintln!("{text}");
         } else {
             self.bar.println(text);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantities_have_units() {
-        assert_eq!(
-            [bytes("64K"), bytes("1.5M"), bytes("700")],
-            [Ok(65536), Ok(1_572_864), Ok(700)]
-        );
-        assert_eq!(count("2M"), Ok(2_000_000));
-        for wrong in ["", "K", "64KK", "-1", "64B", "0"] {
-            assert!(bytes(wrong).unwrap_err().contains("such as 64K"), "{wrong}");
         }
     }
 }
