@@ -108,7 +108,7 @@ impl Block {
     }
 
     /// Bytes of an entry of a convolution's stream.
-    pub(crate) const fn entry(self) -> usize {
+    pub const fn entry(self) -> usize {
         match self {
             Self::One | Self::Two => 4,
             Self::Four => 6,

@@ -12,11 +12,18 @@ pub(super) struct Offer {
     pub(super) kernel: KernelId,
     /// Predicted clock cycles.
     pub(super) cost: f64,
+    /// Bytes of the weights.
+    pub(super) flash: usize,
     /// Bytes of the arena while it is executed: tensors and working memory.
     pub(super) need: usize,
 }
 
 impl Offer {
+    /// What offers for a layer are compared by: weights twice as large must make it a tenth faster.
+    fn price(&self) -> f64 {
+        self.cost * (self.flash.max(1) as f64).powf(0.15)
+    }
+
     /// Whether the kernel is a plain one, which wins only where no other can do it.
     fn is_plain(&self) -> bool {
         matches!(self.kernel, KernelId::ConvDense | KernelId::LinearDense)
@@ -79,7 +86,7 @@ fn picks(offers: &[Vec<Offer>], without: u32, arena: usize) -> Option<Vec<usize>
             |(_, offer): &(usize, &Offer)| offer.kernel.bit() & without == 0 && offer.need <= arena;
         let fitting = || offers.iter().enumerate().filter(fits);
         let others = fitting().filter(|(_, offer)| !offer.is_plain());
-        let best = others.min_by(|(_, a), (_, b)| a.cost.total_cmp(&b.cost));
+        let best = others.min_by(|(_, a), (_, b)| a.price().total_cmp(&b.price()));
         best.or_else(|| fitting().next()).map(|(index, _)| index)
     };
     offers.iter().map(pick).collect()
@@ -94,7 +101,7 @@ mod tests {
     use super::*;
 
     fn offer(kernel: KernelId, cost: f64, need: usize) -> Offer {
-        Offer { kernel, cost, need }
+        Offer { kernel, cost, need, flash: 1000 }
     }
 
     #[test]
@@ -130,6 +137,11 @@ mod tests {
                 offer(ConvBlock4, 400.0, 20),
             ]
         };
+        // Nor is a little time worth much flash.
+        let large = |cost| Offer { flash: 2000, ..offer(ConvSparse, cost, 20) };
+        let layer_with = |cost| vec![offer(ConvPacked, 1000.0, 20), large(cost)];
+        assert_eq!(assign(&[layer_with(920.0)], None), Some(vec![0]));
+        assert_eq!(assign(&[layer_with(880.0)], None), Some(vec![1]));
         assert_eq!(assign_few(&[layer(398.0), layer(500.0)], None), Some(vec![3, 3]));
         assert_eq!(assign_few(&[layer(300.0), layer(500.0)], None), Some(vec![2, 3]));
     }

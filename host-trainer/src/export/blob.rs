@@ -180,7 +180,8 @@ fn offers(graph: &Graph, layers: &[Candidates], rows: &[Option<Rows>]) -> Vec<Ve
             }
             Sharing::None | Sharing::ByRows(_) => apart[step] + scratch,
         };
-        Offer { kernel: candidate.kernel, cost: candidate.cost, need }
+        let flash = candidate.bid.as_ref().map_or(0, |bid| bid.flash);
+        Offer { kernel: candidate.kernel, cost: candidate.cost, flash, need }
     };
     let layers = layers.iter().enumerate();
     layers.map(|(step, l)| l.candidates.iter().map(|c| offer(step, c)).collect()).collect()

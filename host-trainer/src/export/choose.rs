@@ -59,6 +59,8 @@ pub(super) struct Bid {
     pub(super) scratch_len: usize,
     /// Predicted clock cycles.
     pub(super) cost: f64,
+    /// Bytes of the weights.
+    pub(super) flash: usize,
     weights: Packing,
 }
 
@@ -151,13 +153,16 @@ fn sparse_bids(
     let per_channel = weighted.weights.len() / shape.output.channels;
     let depth = shape.input.channels / shape.groups;
     let channels = weighted.weights.chunks(per_channel);
-    let counts = ChannelCounts::new(channels.map(|weights| blocks(weights, depth, block)));
+    let counts: Vec<usize> = channels.map(|weights| blocks(weights, depth, block)).collect();
+    let flash = counts.iter().sum::<usize>() * block.entry();
+    let counts = ChannelCounts::new(counts.into_iter());
     let conv = conv(shape, weighted, Weights::Dense(&[]), 0);
     let costs = CostModel::of(core);
     let bid = |geometry: Geometry| Bid {
         kernel,
         scratch_len: geometry.scratch_len(),
         cost: costs.predict(kernel, &Terms::sparse_conv(&conv, &geometry, &counts)).cycles,
+        flash,
         weights: Packing::Stream(Box::new(geometry)),
     };
     let geometries = pack_sparse::geometries(&shape.input, &shape.output, &window, block);
@@ -210,7 +215,8 @@ fn single_bid(kernel: KernelId, shape: &Shape, weighted: &Weighted, core: Core) 
     let aligned = AlignedVec::new(&weights);
     let op = operator(kernel, shape, weighted, &aligned, block, scratch_len)?;
     let cost = CostModel::of(core).predict(kernel, &Terms::of(&op, core.has_dsp())).cycles;
-    Some(Bid { kernel, scratch_len, cost, weights: Packing::Packed(weights) })
+    let flash = weights.len();
+    Some(Bid { kernel, scratch_len, cost, flash, weights: Packing::Packed(weights) })
 }
 
 /// Blocks of neighbouring input channels with a weight that is not zero.
