@@ -99,49 +99,59 @@ fn with_smaller_arena(
     choice: KernelChoice,
     limit: Option<usize>,
 ) -> Result<(Vec<Chosen>, Plan)> {
-    let mut whole = choose_all(graph, choice, limit, &vec![None; graph.nodes.len()])?;
-    let rows: Vec<Option<Rows>> = whole.iter_mut().map(|chosen| chosen.needs.rows.take()).collect();
-    let whole_plan = plan(graph, &needs(&whole));
+    let layer = |node| candidates(graph, node, choice).with_context(|| in_layer(node));
+    let layers: Vec<Candidates> = graph.nodes.iter().map(layer).collect::<Result<_>>()?;
+    let picks = |rows: &[Option<Rows>]| {
+        let offers = offers(graph, &layers, rows);
+        let picks = match choice {
+            KernelChoice::Cheapest(_) => assign_few(&offers, limit),
+            KernelChoice::Only(_) | KernelChoice::Fastest(_) => assign(&offers, limit),
+        };
+        picks.context("no kernel can execute a layer")
+    };
+    let picked = |picks: &[usize]| -> Vec<&Candidate> {
+        picks.iter().zip(&layers).map(|(&pick, layer)| &layer.candidates[pick]).collect()
+    };
+    let whole_picks = picks(&vec![None; layers.len()])?;
+    let whole = picked(&whole_picks);
+    let rows: Vec<Option<Rows>> = whole.iter().map(|candidate| candidate.needs.rows).collect();
+    let whole_needs = whole.iter().map(|candidate| Needs { rows: None, ..candidate.needs });
+    let whole_plan = plan(graph, &whole_needs.collect::<Vec<_>>());
     if rows.iter().all(Option::is_none) {
-        return Ok((whole, whole_plan));
+        return Ok((chosen(graph, layers, whole_picks)?, whole_plan));
     }
-    let smaller = choose_all(graph, choice, limit, &rows)?;
-    let smaller_plan = plan(graph, &needs(&smaller));
-    let cost = |chosen: &[Chosen]| chosen.iter().map(|chosen| chosen.cost).sum::<f64>();
+    let smaller_picks = picks(&rows)?;
+    let smaller = picked(&smaller_picks);
+    let smaller_needs: Vec<Needs> = smaller.iter().map(|candidate| candidate.needs).collect();
+    let smaller_plan = plan(graph, &smaller_needs);
+    let cost = |picked: &[&Candidate]| picked.iter().map(|candidate| candidate.cost).sum::<f64>();
     let (slower, larger) = (cost(&smaller) / cost(&whole), whole_plan.arena_len);
     let take_smaller = match limit {
         Some(limit) if larger > limit => smaller_plan.arena_len < larger,
         Some(limit) => smaller_plan.arena_len <= limit && slower < 1.0,
         None => smaller_plan.arena_len * 10 <= larger * 9 && slower <= 1.1,
     };
-    Ok(if take_smaller { (smaller, smaller_plan) } else { (whole, whole_plan) })
+    match take_smaller {
+        true => Ok((chosen(graph, layers, smaller_picks)?, smaller_plan)),
+        false => Ok((chosen(graph, layers, whole_picks)?, whole_plan)),
+    }
 }
 
-/// A kernel for each node; those with `rows` may be executed row by row.
-fn choose_all(
-    graph: &Graph,
-    choice: KernelChoice,
-    limit: Option<usize>,
-    rows: &[Option<Rows>],
-) -> Result<Vec<Chosen>> {
-    let in_layer = |node: &Node| format!("layer `{}`", node.name);
-    let layer = |node| candidates(graph, node, choice).with_context(|| in_layer(node));
-    let layers: Vec<Candidates> = graph.nodes.iter().map(layer).collect::<Result<_>>()?;
-    let offers = offers(graph, &layers, rows);
-    let picks = match choice {
-        KernelChoice::Cheapest(_) => assign_few(&offers, limit),
-        KernelChoice::Only(_) | KernelChoice::Fastest(_) => assign(&offers, limit),
-    };
-    let picks = picks.context("no kernel can execute a layer")?;
+/// The candidates that were picked, their weights packed.
+fn chosen(graph: &Graph, layers: Vec<Candidates>, picks: Vec<usize>) -> Result<Vec<Chosen>> {
     let chosen = graph.nodes.iter().zip(layers).zip(picks).map(|((node, layer), pick)| {
         let Candidates { constants, mut weights, mut candidates } = layer;
-        let Candidate { kernel, needs, cost, bid } = candidates.swap_remove(pick);
-        if let (Some(bid), Some((shape, weighted))) = (bid, weighted_layer(graph, node)) {
-            weights = bid.weights(&shape, weighted).with_context(|| in_layer(node))?;
+        let Candidate { kernel, bid, .. } = candidates.swap_remove(pick);
+        if let (Some(bid), Some(weighted)) = (bid, node.operator.weighted()) {
+            weights = bid.weights(weighted).with_context(|| in_layer(node))?;
         }
-        Ok(Chosen { kernel, constants, weights, needs, cost })
+        Ok(Chosen { kernel, constants, weights })
     });
     chosen.collect()
+}
+
+fn in_layer(node: &Node) -> String {
+    format!("layer `{}`", node.name)
 }
 
 /// What each candidate takes: its predicted time and the bytes of the arena.
@@ -193,18 +203,11 @@ fn tensor_needs(node: &Node) -> Needs {
     Needs { sharing, ..Needs::default() }
 }
 
-fn needs(chosen: &[Chosen]) -> Vec<Needs> {
-    chosen.iter().map(|chosen| chosen.needs).collect()
-}
-
 /// A kernel with its constants in the order it reads them.
 struct Chosen {
     kernel: KernelId,
     constants: Vec<u8>,
     weights: Vec<u8>,
-    needs: Needs,
-    /// Predicted clock cycles of a convolution or linear layer.
-    cost: f64,
 }
 
 /// The kernels that can execute a node, with what they have in common.
@@ -225,25 +228,17 @@ struct Candidate {
     bid: Option<choose::Bid>,
 }
 
-/// Shape and weights of a convolution or linear layer.
-fn weighted_layer<'a>(graph: &Graph, node: &'a Node) -> Option<(choose::Shape, &'a Weighted)> {
-    let (window, groups, weighted) = match &node.operator {
-        Operator::Conv { weighted, window, groups } => (Some(*window), *groups, weighted),
-        Operator::Linear { weighted } => (None, 1, weighted),
-        _ => return None,
-    };
-    let (input, output) = (core_tensor(graph, node.inputs[0]), core_tensor(graph, node.output));
-    Some((choose::Shape { input, output, window, groups }, weighted))
-}
-
-/// The candidates for a convolution or linear layer.
+/// The candidates for a convolution or linear layer; `window` is that of a convolution.
 fn weighted_candidates(
     graph: &Graph,
     node: &Node,
-    shape: &choose::Shape,
     weighted: &Weighted,
+    window: Option<Window>,
+    groups: usize,
     choice: KernelChoice,
 ) -> Result<Candidates> {
+    let (input, output) = (core_tensor(graph, node.inputs[0]), core_tensor(graph, node.output));
+    let shape = &choose::Shape { input, output, window, groups };
     let channels = shape.output.channels;
     check_weighted(weighted, channels)?;
     let per_channel = weighted.weights.len() / channels;
@@ -251,17 +246,15 @@ fn weighted_candidates(
         let weights = &weighted.weights[channel * per_channel..][..per_channel];
         weights.iter().map(|&w| i32::from(w)).sum()
     };
-    let window = shape.window;
     let in_place = window.is_some_and(|w| conv_in_place(&shape.input, &shape.output, &w));
     let candidate = |bid: choose::Bid| {
-        let is_linear = window.is_none();
         let rows = match bid.kernel {
             KernelId::ConvPacked | KernelId::ConvDense => window.and_then(|w| rows(shape, &w)),
             _ => None,
         };
         let sharing = match bid.kernel {
             KernelId::LinearPacked => Sharing::EndOfScratch,
-            kernel if in_place && kernel != KernelId::ConvDense && !is_linear => Sharing::Output,
+            kernel if in_place && kernel != KernelId::ConvDense => Sharing::Output,
             _ => Sharing::None,
         };
         let needs = Needs { scratch: bid.scratch_len, sharing, rows };
@@ -277,18 +270,15 @@ fn weighted_candidates(
 
 /// The kernels that can execute a node.
 fn candidates(graph: &Graph, node: &Node, choice: KernelChoice) -> Result<Candidates> {
-    if let Some((shape, weighted)) = weighted_layer(graph, node) {
-        return weighted_candidates(graph, node, &shape, weighted, choice);
-    }
-    let mut chosen = Chosen {
-        kernel: KernelId::Softmax,
-        constants: vec![],
-        weights: vec![],
-        needs: tensor_needs(node),
-        cost: 0.0,
-    };
+    let mut needs = tensor_needs(node);
+    let mut chosen = Chosen { kernel: KernelId::Softmax, constants: vec![], weights: vec![] };
     match &node.operator {
-        Operator::Conv { .. } | Operator::Linear { .. } => {}
+        Operator::Conv { weighted, window, groups } => {
+            return weighted_candidates(graph, node, weighted, Some(*window), *groups, choice);
+        }
+        Operator::Linear { weighted } => {
+            return weighted_candidates(graph, node, weighted, None, 1, choice);
+        }
         Operator::Depthwise { weighted, window } => {
             let channels = graph.tensor(node.output).shape[2];
             check_weighted(weighted, channels)?;
@@ -304,7 +294,7 @@ fn candidates(graph: &Graph, node: &Node, choice: KernelChoice) -> Result<Candid
             let scratch = depthwise::scratch_len(&input, &output, window);
             let in_place = depthwise::in_place_scratch_len(&input, &output, window)
                 .filter(|_| graph.tensor(node.inputs[0]).shape == graph.tensor(node.output).shape);
-            chosen.needs = Needs {
+            needs = Needs {
                 scratch,
                 sharing: in_place.map_or(Sharing::None, |scratch| Sharing::OutputWith { scratch }),
                 rows: None,
@@ -367,11 +357,11 @@ fn candidates(graph: &Graph, node: &Node, choice: KernelChoice) -> Result<Candid
             };
         }
     }
-    let Chosen { kernel, constants, weights, needs, cost } = chosen;
+    let Chosen { kernel, constants, weights } = chosen;
     Ok(Candidates {
         constants,
         weights,
-        candidates: vec![Candidate { kernel, needs, cost, bid: None }],
+        candidates: vec![Candidate { kernel, needs, cost: 0.0, bid: None }],
     })
 }
 

@@ -68,16 +68,19 @@ pub(super) struct Bid {
 enum Packing {
     Packed(Vec<u8>),
     /// They are packed once this layout has been chosen among many.
-    Stream(Box<Geometry>),
+    Stream {
+        geometry: Box<Geometry>,
+        groups: usize,
+    },
 }
 
 impl Bid {
     /// The layer's weights in the order in which the kernel reads them.
-    pub(super) fn weights(self, shape: &Shape, weighted: &Weighted) -> Result<Vec<u8>> {
+    pub(super) fn weights(self, weighted: &Weighted) -> Result<Vec<u8>> {
         match self.weights {
             Packing::Packed(bytes) => Ok(bytes),
-            Packing::Stream(geometry) => {
-                pack_sparse::conv_stream(&weighted.weights, shape.groups, &geometry)
+            Packing::Stream { geometry, groups } => {
+                pack_sparse::conv_stream(&weighted.weights, groups, &geometry)
                     .context("an output channel has too many weights for a stream")
             }
         }
@@ -163,7 +166,7 @@ fn sparse_bids(
         scratch_len: geometry.scratch_len(),
         cost: costs.predict(kernel, &Terms::sparse_conv(&conv, &geometry, &counts)).cycles,
         flash,
-        weights: Packing::Stream(Box::new(geometry)),
+        weights: Packing::Stream { geometry: Box::new(geometry), groups: shape.groups },
     };
     let geometries = pack_sparse::geometries(&shape.input, &shape.output, &window, block);
     let mut bids: Vec<Bid> = geometries.map(bid).collect();
@@ -177,8 +180,8 @@ fn sparse_bids(
     // The most memory needs the most entries.
     let packs = bids.last().is_some_and(|bid| match &bid.weights {
         Packing::Packed(_) => true,
-        Packing::Stream(geometry) => {
-            pack_sparse::conv_stream(&weighted.weights, shape.groups, geometry).is_some()
+        Packing::Stream { geometry, groups } => {
+            pack_sparse::conv_stream(&weighted.weights, *groups, geometry).is_some()
         }
     });
     if packs { bids } else { vec![] }
