@@ -232,7 +232,8 @@ fn start_search(folder: &Path, data: &Dataset, chooser: Chooser) -> LayerwiseFil
     let settings = Layerwise { density: 0.2, ..Layerwise::new(chooser, training, None).unwrap() };
     let file = LayerwiseFile {
         version: String::new(),
-        net: preset("lenet:width=0.5").unwrap().for_data(data.shape, data.classes()).unwrap(),
+        // Narrower, a channel more or less is a seventh of the cost.
+        net: preset("lenet:width=0.75").unwrap().for_data(data.shape, data.classes()).unwrap(),
         data: DataInfo::new("digits", &LoadOptions::default(), data),
         settings,
         choice: None,
@@ -285,9 +286,7 @@ fn a_search_meets_its_cost_and_resumes() {
     let [(choice, params, summary), (resumed, other_params, _)] = &results[..] else { panic!() };
     assert_eq!(choice, resumed);
     assert_eq!(params, other_params);
-    let share = choice.cost / choice.cost_target;
-    // Of so small a network the choices are coarse.
-    assert!((0.9..=1.0).contains(&share), "{} of {}", choice.cost, choice.cost_target);
+    assert!(choice.cost <= choice.cost_target && choice.cost > 0.95 * choice.cost_target);
     assert!(choice.records.len() >= 10);
     assert!(summary.accuracy_int8_simulated.test.unwrap() > 0.9, "{summary:?}");
     for layer in &choice.layers {
