@@ -219,16 +219,9 @@ impl Device<'_> {
                 board.busy(true);
                 #[cfg(feature = "learn")]
                 let tail = self.learning.as_ref().ok().and_then(Learning::tail);
-                let (result, stack) = stack::measure(|| {
-                    let before = read_counter(board);
-                    #[cfg(feature = "learn")]
-                    if let Some(tail) = tail {
-                        tail.run_loaded(session).map_err(|_| RunError::ModelChanged)?;
-                        return Ok(read_counter(board) - before);
-                    }
-                    while session.step()? {}
-                    Ok(read_counter(board) - before)
-                });
+                #[cfg(not(feature = "learn"))]
+                let tail = ();
+                let (result, stack) = stack::measure(|| timed_inference(board, session, tail));
                 board.busy(false);
                 self.info.stack_high_water = self.info.stack_high_water.max(count(stack));
                 let count = result.map_err(refusal)?;
@@ -337,6 +330,30 @@ impl Device<'_> {
 /// Samples whose learning is watched for the stack that it takes.
 #[cfg(feature = "learn")]
 const STACK_SAMPLES: u32 = 16;
+
+/// What was learned, if anything was.
+#[cfg(feature = "learn")]
+type LearnedTail<'a, 'm> = Option<&'a niwaki_core::learn::Tail<'m, 'm>>;
+#[cfg(not(feature = "learn"))]
+type LearnedTail<'a, 'm> = ();
+
+/// An inference on the input that is loaded, and what it took. A function of its own, the bound of whose stack a
+/// host reads from its code.
+#[inline(never)]
+fn timed_inference<B: Board>(
+    board: &mut B,
+    session: &mut Session<'_, '_>,
+    _tail: LearnedTail<'_, '_>,
+) -> Result<u64, RunError> {
+    let before = read_counter(board);
+    #[cfg(feature = "learn")]
+    if let Some(tail) = _tail {
+        tail.run_loaded(session).map_err(|_| RunError::ModelChanged)?;
+        return Ok(read_counter(board) - before);
+    }
+    while session.step()? {}
+    Ok(read_counter(board) - before)
+}
 
 /// Reads the counter, in a function of its own: its name tells a host that traces the execution where an
 /// operator begins and ends.

@@ -9,7 +9,8 @@ use niwaki::export::{AlignedVec, KernelChoice, quantised_inputs, read_model, run
 use niwaki::target::calibrate::random_layer;
 use niwaki::target::cost::Core;
 use niwaki::target::{
-    Board, Device, Engine, Firmware, Samples, Target, TargetError, Timing, bench, trace, validate,
+    Board, Device, Engine, Firmware, Samples, Target, TargetError, Timing, bench, stack_bound,
+    trace, validate,
 };
 use niwaki_core::Model;
 use niwaki_core::kernels::KernelId;
@@ -62,7 +63,14 @@ fn every_board_gives_the_bytes_of_the_host() {
         let sum: u64 = found.layers.iter().filter_map(|layer| layer.instructions).sum();
         let whole = found.instructions_per_inference.unwrap();
         assert!(sum.abs_diff(whole) < whole / 50, "{target}: layers {sum}, whole {whole}");
-        assert!(found.stack_bytes.is_some_and(|bytes| (64..8192).contains(&bytes)), "{found:?}");
+        let stack = found.stack_bytes.unwrap();
+        assert!((64..8192).contains(&stack), "{found:?}");
+        let elf = std::fs::read(&firmware.elf).unwrap();
+        if let Some(bound) = stack_bound(&elf, "timed_inference").unwrap() {
+            // An interrupt stores up to 26 words, aligned to two, and calls its handler.
+            let interrupt = 4 * 28 + stack_bound(&elf, "SysTick").unwrap().unwrap();
+            assert!(u64::from(stack) <= bound + interrupt, "{target}: {stack} of {bound}");
+        }
         assert!(
             found.code_bytes.is_some_and(|bytes| (4096..262_144).contains(&bytes)),
             "{found:?}"

@@ -81,7 +81,7 @@ fn a_board_at_a_port_is_validated_and_measured() {
         assert_eq!((found.samples, found.mismatched_bytes), (2, 0));
         assert_eq!((found.unit, found.code_bytes), (Some("instructions"), None));
     }
-    let engine = Engine { text: 1, constants: 2 };
+    let engine = Engine { text: 1, constants: 2, stack_bound: None };
     let found = bench_attached(&board, port, engine, &model, &inputs[..1]).unwrap();
     assert_eq!((found.layers.len(), found.unit), (model.op_count(), "instructions"));
 

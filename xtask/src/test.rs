@@ -33,6 +33,7 @@ pub(crate) fn run(context: &Context, args: &TestArgs) -> Result<()> {
     };
     let all: Vec<Step<'_>> = vec![
         ("format", Box::new(|| format(context))),
+        ("dependencies: licences, sources, bans", Box::new(|| deny(context))),
         ("firmware: build", Box::new(|| build(context))),
         ("firmware: no panic is reachable", Box::new(|| panics::check(context))),
         ("firmware: core-only example runs", Box::new(|| run_bare(context))),
@@ -87,6 +88,22 @@ fn format(context: &Context) -> Result<Outcome> {
     call(&mut host(context, "fmt --all --check"))?;
     for folder in context.standalone() {
         call(host(context, "fmt --all --check").current_dir(folder))?;
+    }
+    Ok(Outcome::Passed)
+}
+
+/// What `deny.toml` says of the dependencies, of the boards' too. Not the advisories, which are fetched anew and
+/// can fail any day: `cargo deny check` looks at them.
+fn deny(context: &Context) -> Result<Outcome> {
+    if !host(context, "deny --version").output().is_ok_and(|output| output.status.success()) {
+        let why = "cargo-deny is not installed: run `cargo install --locked cargo-deny`";
+        return Ok(Outcome::Skipped(why.into()));
+    }
+    let config = context.checkout.join("deny.toml");
+    for folder in ["", "firmware", "boards", "boards/real"] {
+        let mut command = host(context, "deny --log-level error --manifest-path");
+        command.arg(context.checkout.join(folder).join("Cargo.toml")).arg("--config").arg(&config);
+        call(command.args(["check", "--hide-inclusion-graph", "bans", "licenses", "sources"]))?;
     }
     Ok(Outcome::Passed)
 }

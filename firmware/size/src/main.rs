@@ -20,6 +20,13 @@ const KERNELS: u32 = match env!("NIWAKI_KERNELS").as_bytes() {
 pub fn _start(blob: &[u8], arena: &mut [i8], input: &[i8]) -> Option<i8> {
     let model = Model::<KERNELS>::with_kernels(blob).ok()?;
     let mut session = Session::new(model, arena).ok()?;
+    niwaki_infer(&mut session, input)
+}
+
+/// A function of its own, so that what an inference takes of the stack can be read from its code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+fn niwaki_infer(session: &mut Session<'_, '_, KERNELS>, input: &[i8]) -> Option<i8> {
     let scores = session.run(input).ok()?;
     #[cfg(feature = "deliberate-panic")]
     assert!(scores[0] < 100, "shows that a reachable panic is found");

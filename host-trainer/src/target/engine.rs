@@ -5,7 +5,7 @@ use niwaki_toolchain::{Toolchain, checkout};
 use object::{Object, ObjectSection, SectionFlags, elf};
 use serde::Serialize;
 
-use super::{Board, TargetError};
+use super::{Board, TargetError, stack_bound};
 
 /// Flash that checking and running a model takes, without the model itself, without the processor's
 /// vectors and start-up code, and with the routines of the compiler that copy memory.
@@ -15,6 +15,8 @@ pub struct Engine {
     pub text: u64,
     /// Bytes of constants.
     pub constants: u64,
+    /// Bytes of stack that an inference takes at most, by its code; absent where the code is not Arm's.
+    pub stack_bound: Option<u64>,
 }
 
 impl Engine {
@@ -39,9 +41,10 @@ impl Engine {
         let elf = elf.map_err(|source| TargetError::Build { board: board.name.clone(), source })?;
         let bytes = std::fs::read(&elf)
             .map_err(TargetError::io(format!("reading the engine {}", elf.display())))?;
-        let file = object::File::parse(&*bytes)
-            .map_err(|error| TargetError::Elf { path: elf.clone(), problem: error.to_string() })?;
-        let mut engine = Self { text: 0, constants: 0 };
+        let unreadable = |problem| TargetError::Elf { path: elf.clone(), problem };
+        let file = object::File::parse(&*bytes).map_err(|error| unreadable(error.to_string()))?;
+        let stack_bound = stack_bound(&bytes, "niwaki_infer").map_err(unreadable)?;
+        let mut engine = Self { text: 0, constants: 0, stack_bound };
         for section in file.sections() {
             let SectionFlags::Elf { sh_type: elf::SHT_PROGBITS, sh_flags } = section.flags() else {
                 continue;

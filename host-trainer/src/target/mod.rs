@@ -20,6 +20,7 @@ mod flash;
 mod line;
 mod link;
 mod mix;
+mod stack;
 pub mod sweep;
 mod uf2;
 mod validate;
@@ -32,6 +33,7 @@ pub use flash::{Call, FlashError, Order, Plan, Step};
 pub use link::{Link, LinkError};
 pub use mix::{LayerMix, TIMINGS, Timing, trace};
 pub use niwaki_toolchain::{Board, Region, boards, checkout, tools};
+pub use stack::stack_bound;
 pub use validate::{LayerCost, Samples, Validation, clips, validate};
 
 use std::fmt;

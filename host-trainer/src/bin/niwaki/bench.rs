@@ -131,6 +131,9 @@ fn totals(found: &Bench) -> Table {
     row("weights that are not zero", found.nonzeros.to_string());
     row("arena", format!("{} bytes", found.arena_bytes));
     row("stack of an inference", format!("{} bytes", found.stack_bytes));
+    if let Some(bound) = found.engine.stack_bound {
+        row("stack, bound by the code", format!("{bound} bytes"));
+    }
     row("model", format!("{} bytes", found.model_bytes));
     row(
         "engine for this model",
