@@ -1,14 +1,19 @@
 //! A board at a serial port: an emulated one, whose line is a pseudo-terminal.
 #![cfg(unix)]
 
-use std::io::{BufRead, BufReader};
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
+use niwaki::export::run_all;
 use niwaki::target::{
     Board, Device, Engine, Firmware, Samples, Target, TargetError, bench_attached, validate,
 };
 use niwaki_core::Model;
+use niwaki_core::link::{CHUNK, MAX_FRAME, Request, encode};
 use niwaki_tests::networks;
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
 use tempfile::TempDir;
 
 /// A board that runs the agent with a model, and the name of its port.
@@ -92,6 +97,71 @@ fn a_board_at_a_port_is_validated_and_measured() {
     let Target::Board(pico) = Target::find("pico").unwrap() else { panic!() };
     let error = Device::connect(&pico, port, &model).unwrap_err().to_string();
     assert!(error.contains("is mps2-an386, expected pico"), "{error}");
+}
+
+/// Flips, drops, repeats and moves bytes of good frames, and puts noise between them.
+fn hostile_bytes(random: &mut Pcg64, input: &[i8]) -> Vec<u8> {
+    let part = &input[..input.len().min(CHUNK)];
+    let part: Vec<u8> = part.iter().map(|&x| x as u8).collect();
+    let requests = [
+        Request::Version,
+        Request::Info,
+        Request::Load { offset: 0, bytes: &part },
+        Request::Load { offset: u32::MAX, bytes: &part },
+        Request::Run,
+        Request::ReadOutput { offset: 0, len: u32::MAX },
+        Request::ReadInput { offset: 1 << 31, len: 7 },
+        Request::Federated(&part),
+        Request::Learn { label: u16::MAX },
+        Request::ReadLearned { offset: u32::MAX, len: 1 },
+    ];
+    let mut bytes = Vec::new();
+    for _ in 0..12 {
+        let request = &requests[random.random_range(0..requests.len())];
+        let mut buffer = [0; MAX_FRAME];
+        let mut frame = encode(random.random(), request, &mut buffer).unwrap().to_vec();
+        let at = random.random_range(0..frame.len());
+        match random.random_range(0..7) {
+            0 => frame[at] ^= 1 << random.random_range(0..8),
+            1 => frame.truncate(at),
+            2 => drop(frame.remove(at)),
+            3 => frame.insert(at, frame[at]),
+            4 => frame.extend_from_within(..),
+            5 => frame.rotate_left(at),
+            _ => frame.extend((0..random.random_range(0..2000)).map(|_| random.random::<u8>())),
+        }
+        bytes.extend(frame);
+    }
+    bytes
+}
+
+/// Every board answers a good host after a bad line as if nothing had been.
+#[test]
+fn a_hostile_line_harms_no_board() {
+    let blob = networks::residual(1);
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let inputs = networks::inputs(2, 3, model.input().len());
+    let expected = run_all(blob.as_bytes(), &inputs.concat()).unwrap();
+    let expected: Vec<_> = expected.chunks(model.output().len()).collect();
+    for target in Target::all().unwrap() {
+        let Target::Board(board) = target else { continue };
+        if board.about.emulator.is_none() {
+            continue;
+        }
+        let firmware = Firmware::build(&board, &|_| {}).unwrap();
+        let attached = Attached::start(&board, &firmware, model.as_bytes());
+        let mut random = Pcg64::seed_from_u64(3);
+        for (input, expected) in inputs.iter().zip(&expected) {
+            // The first conversation also makes the terminal pass bytes on as they are.
+            let mut device = Device::connect(&board, &attached.port, &model).unwrap();
+            assert_eq!(&device.run(input).unwrap().output, *expected, "{}", board.name);
+            drop(device);
+            let mut line = OpenOptions::new().write(true).open(&attached.port).unwrap();
+            line.write_all(&hostile_bytes(&mut random, input)).unwrap();
+        }
+        let mut device = Device::connect(&board, &attached.port, &model).unwrap();
+        assert_eq!(&device.run(&inputs[0]).unwrap().output, expected[0], "{}", board.name);
+    }
 }
 
 #[test]

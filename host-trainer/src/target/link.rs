@@ -106,16 +106,27 @@ impl<L: Read + Write> Link<L> {
         &mut self.line
     }
 
-    /// What the device tells about itself.
+    /// What the device tells about itself: the first question of a conversation. The device may still be
+    /// answering what another host has left on the line, or noise.
     ///
     /// # Errors
     ///
     /// When the device does not answer, or speaks another version of the protocol.
     pub fn about(&mut self) -> Result<About, LinkError> {
-        let firmware = self.ask(Request::Version, PROMPT, |response| match response {
-            Response::Version { firmware, version } => Some(format!("{firmware} {version}")),
-            _ => None,
-        })?;
+        let start = Instant::now();
+        let firmware = loop {
+            let answer = self.ask(Request::Version, PROMPT, |response| match response {
+                Response::Version { firmware, version } => Some(format!("{firmware} {version}")),
+                _ => None,
+            });
+            let to_others = matches!(
+                answer,
+                Err(LinkError::Frame(_) | LinkError::Device(_) | LinkError::Unexpected { .. })
+            );
+            if !to_others || start.elapsed() > PROMPT {
+                break answer?;
+            }
+        };
         self.info(|info| About {
             firmware,
             board: info.board.to_owned(),
