@@ -30,35 +30,76 @@ pub use trainer::{EpochRow, Event, Flow, Outcome, create, train};
 
 use burn::tensor::Device;
 
-/// Finds the device to train on: `auto`, `flex` (CPU), and `cuda[:N]`, `vulkan`, `wgpu` in builds
-/// with the feature of that name.
+/// Finds the device to train on: `auto`, `flex` (CPU), and `cuda[:N]`, `vulkan[:N]`, `wgpu[:N]` in builds
+/// with the feature of that name. Without a number `vulkan` and `wgpu` take the best adapter there is,
+/// software included; with one the discrete GPU of that number.
 ///
 /// # Errors
-/// When the name is unknown or this build has no support for it.
+/// When the name is unknown, this build has no support for it, or the machine has no such device.
 pub fn device(name: &str) -> anyhow::Result<Device> {
     let (kind, index) = match name.split_once(':') {
         Some((kind, index)) => {
             let index: usize = index.parse().map_err(|_| {
                 anyhow::anyhow!("expected a number after `{kind}:`, found `{index}`")
             })?;
-            (kind, index)
+            (kind, Some(index))
         }
-        None => (name, 0),
+        None => (name, None),
     };
     match kind {
         "flex" | "cpu" => Ok(Device::flex()),
         #[cfg(feature = "cuda")]
-        "cuda" | "auto" => Ok(Device::cuda(index)),
-        #[cfg(feature = "vulkan")]
-        "vulkan" => Ok(Device::vulkan(burn::tensor::DeviceKind::DiscreteGpu(index))),
-        #[cfg(feature = "wgpu")]
-        "wgpu" => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        "cuda" | "auto" => Ok(Device::cuda(index.unwrap_or(0))),
+        #[cfg(any(feature = "vulkan", feature = "wgpu"))]
+        "vulkan" | "wgpu" if gpu::is_built(kind) => gpu::start(kind, index),
         "auto" => Ok(Device::flex()),
         "cuda" | "vulkan" | "wgpu" => anyhow::bail!(
-            "this build cannot use {kind}:{index}; build it with `--features {kind}`, or train on `flex`"
+            "this build cannot use {kind}:{}; build it with `--features {kind}`, or train on `flex`",
+            index.unwrap_or(0)
         ),
         _ => anyhow::bail!(
             "no device is called `{name}`; expected auto, flex, cuda:N, vulkan or wgpu"
         ),
+    }
+}
+
+/// Devices that burn reaches through wgpu.
+#[cfg(any(feature = "vulkan", feature = "wgpu"))]
+mod gpu {
+    use std::collections::HashMap;
+    use std::sync::{LazyLock, Mutex, PoisonError};
+
+    use anyhow::Context as _;
+    use burn::tensor::wgpu::WgpuBackend;
+    use burn::tensor::{Device, DeviceKind};
+
+    type Key = (String, Option<usize>);
+
+    /// Devices by name and number. A device is started once in a process; threads share it.
+    static STARTED: LazyLock<Mutex<HashMap<Key, Device>>> = LazyLock::new(Mutex::default);
+
+    pub(super) fn is_built(kind: &str) -> bool {
+        if kind == "vulkan" { cfg!(feature = "vulkan") } else { cfg!(feature = "wgpu") }
+    }
+
+    pub(super) fn start(kind: &str, index: Option<usize>) -> anyhow::Result<Device> {
+        // Nothing is half written when a thread ends within.
+        let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (kind.to_owned(), index);
+        if let Some(device) = started.get(&key) {
+            return Ok(device.clone());
+        }
+        let api = if kind == "vulkan" { WgpuBackend::Vulkan } else { WgpuBackend::Auto };
+        let device = Device::wgpu_options()
+            .device_kind(index.map_or(DeviceKind::DefaultDevice, DeviceKind::DiscreteGpu))
+            .graphics_api(api)
+            .init()
+            .with_context(|| {
+                format!(
+                    "cannot use {kind}: install a driver (see `vulkaninfo`), or train on `flex`"
+                )
+            })?;
+        started.insert(key, device.clone());
+        Ok(device)
     }
 }

@@ -21,8 +21,7 @@
 //!
 //! where the teacher is the dense network and costs are the target's cost model for each candidate; the
 //! last term is that of the relative distance from the cost asked for. In the end every layer takes the
-//! strategy with the largest weight, all shares are scaled by one factor such that the whole network costs
-//! what was asked for, and the network is retrained under these masks.
+//! strategy with the largest weight, shares are scaled such that the whole network costs what was asked for, and the network is retrained under these masks.
 //!
 //! The closest published method is a learnable sampler of criteria (He et al., "Learning Filter Pruning
 //! Criteria", CVPR 2020).
@@ -92,7 +91,8 @@ pub struct Layerwise {
     pub criteria: Vec<Criterion>,
     /// Structures to choose from.
     pub structures: Vec<Structure>,
-    /// Shares of weights to choose from, as multiples of what each layer has at the density (ERK).
+    /// Shares of weights to choose from, as multiples of what each layer has at the density (ERK). Other
+    /// structures than single weights keep as many as cost the same.
     pub ratios: Vec<f64>,
     /// Epochs of the dense teacher.
     pub teacher_epochs: usize,

@@ -33,6 +33,8 @@ const RECORDS_FILE: &str = "records.jsonl";
 const RECORDS: usize = 10;
 /// Learning rate of the network in the search as a share of that in training: it is trained already.
 const RATE: f64 = 0.3;
+/// Most samples of a step: strategies need many steps more than they need exact gradients.
+const BATCH: usize = 32;
 /// Batches that the statistics of batch norms are taken from before an evaluation.
 const NORM_BATCHES: usize = 8;
 /// Share of the training split that is held out where there is no validation split.
@@ -145,8 +147,10 @@ impl Session<'_> {
         let settings = self.settings;
         let config = &settings.training;
         let epoch = self.state.progress.epochs;
-        let batch = config.batch.min(self.train.len());
+        let batch = config.batch.min(self.train.len()).min(BATCH);
         let steps = self.train.len() / batch;
+        // Smaller steps for smaller batches (Goyal et al., arXiv 1706.02677, 2017).
+        let rate_of_batch = RATE * config.learning_rate * batch as f64 / config.batch as f64;
         let all_steps = steps * settings.search_epochs;
         observe(Event::Begin { epoch: epoch + 1, steps });
 
@@ -168,7 +172,7 @@ impl Session<'_> {
             let [hot, cold] = settings.temperature;
             let progress = step as f64 / all_steps.saturating_sub(1).max(1) as f64;
             let temperature = hot * (cold / hot).powf(progress);
-            rate = RATE * config.learning_rate * cosine(step, steps / 10, all_steps);
+            rate = rate_of_batch * cosine(step, steps / 10, all_steps);
 
             let lesson =
                 self.train_weights(&masks, indices, temperature, rate, step, &mut random)?;

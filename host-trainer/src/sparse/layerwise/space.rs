@@ -15,6 +15,46 @@ use crate::{
     target::cost::Core,
 };
 
+/// Densities at which costs are estimated, as multiples of a layer's density at what is asked for.
+const MULTIPLES: [f64; 6] = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0];
+
+/// Instructions of a layer over its density, linear between points.
+#[derive(Debug, Clone, Default)]
+struct Curve(Vec<(f64, f64)>);
+
+impl Curve {
+    /// Adds a point behind the others, unless its density is that of the last.
+    fn add(&mut self, density: f64, cost: f64) {
+        if self.0.last().is_none_or(|&(last, _)| last < density) {
+            self.0.push((density, cost));
+        }
+    }
+
+    /// The cost at a density; beyond its ends that of the end.
+    fn cost(&self, density: f64) -> f64 {
+        let at = self.0.partition_point(|&(d, _)| d < density);
+        match (at.checked_sub(1).map(|before| self.0[before]), self.0.get(at)) {
+            (Some((d, c)), Some(&(next_d, next_c))) => {
+                c + (density - d) / (next_d - d) * (next_c - c)
+            }
+            (Some((_, c)), None) | (None, Some(&(_, c))) => c,
+            (None, None) => 0.0,
+        }
+    }
+
+    /// The greatest density that costs no more than `cost`; the least one where all cost more.
+    fn density(&self, cost: f64) -> f64 {
+        let Some(at) = self.0.iter().rposition(|&(_, c)| c <= cost) else {
+            return self.0.first().map_or(1.0, |&(density, _)| density);
+        };
+        let (density, c) = self.0[at];
+        match self.0.get(at + 1) {
+            Some(&(next, next_c)) => density + (cost - c) / (next_c - c) * (next - density),
+            None => density,
+        }
+    }
+}
+
 /// Strategies of all layers that are pruned.
 #[derive(Debug, Clone)]
 pub struct Space {
@@ -117,52 +157,81 @@ impl Space {
         Ok(space)
     }
 
+    /// Candidates of one ratio cost the same whatever their structure: as much as single weights with that
+    /// ratio. So a structure is chosen for what it keeps at a cost, and only ratios are traded for cost.
     fn add_candidates(&mut self, net: &NetSpec, settings: &Layerwise) -> Result<()> {
         let core = settings.target;
-        let scores: Vec<Vec<f32>> =
-            self.layers.iter().map(|layer| spread(layer.layout.len())).collect();
-        let scores: Vec<&[f32]> = scores.iter().map(Vec::as_slice).collect();
-        let count = self.layers.len();
+        let single = self.curves(net, Structure::Unstructured, core)?;
         for &structure in &settings.structures {
+            let curves = match structure {
+                Structure::Unstructured => single.clone(),
+                _ => self.curves(net, structure, core)?,
+            };
             for &ratio in &settings.ratios {
-                let strategy = |layer: &SpaceLayer, criterion| Strategy {
-                    criterion,
-                    structure,
-                    density: (layer.density * ratio).min(1.0),
-                };
-                let any = |layer: &SpaceLayer| Some(strategy(layer, Criterion::default()));
-                let costs: Vec<Option<f64>> = if structure == Structure::Channels {
-                    // One at a time: what its neighbours lose is not its cost.
-                    let one = |index: usize| -> Result<Option<f64>> {
-                        let layer = &self.layers[index];
-                        if !layer.removable {
-                            return Ok(None);
-                        }
-                        let mut strategies = vec![None; count];
-                        strategies[index] = any(layer);
-                        let masks = self.prunable.masks(&strategies, &scores);
-                        Ok(Some(estimate(net, &masks, core, None)?.layer(&layer.name)))
-                    };
-                    (0..count).map(one).collect::<Result<_>>()?
-                } else {
-                    let strategies: Vec<Option<Strategy>> = self.layers.iter().map(any).collect();
-                    let estimate =
-                        estimate(net, &self.prunable.masks(&strategies, &scores), core, None)?;
-                    self.layers.iter().map(|layer| Some(estimate.layer(&layer.name))).collect()
-                };
-                for (layer, cost) in self.layers.iter_mut().zip(costs) {
-                    let Some(cost) = cost else { continue };
+                for ((layer, curve), single) in self.layers.iter_mut().zip(&curves).zip(&single) {
+                    let (Some(curve), Some(single)) = (curve, single) else { continue };
+                    let cost = single.cost((layer.density * ratio).min(1.0));
+                    let density = curve.density(cost);
                     for criterion in distinct(&settings.criteria, structure, &layer.layout) {
-                        let strategy = strategy(layer, criterion);
+                        let strategy = Strategy { criterion, structure, density };
                         if !layer.candidates.contains(&strategy) {
                             layer.candidates.push(strategy);
-                            layer.costs.push(cost);
+                            layer.costs.push(curve.cost(density));
                         }
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// What each layer costs over its density with a structure; `None` for channels that cannot be removed.
+    fn curves(
+        &self,
+        net: &NetSpec,
+        structure: Structure,
+        core: Core,
+    ) -> Result<Vec<Option<Curve>>> {
+        let scores: Vec<Vec<f32>> =
+            self.layers.iter().map(|layer| spread(layer.layout.len())).collect();
+        let scores: Vec<&[f32]> = scores.iter().map(Vec::as_slice).collect();
+        let count = self.layers.len();
+        let strategy = |layer: &SpaceLayer, multiple: f64| {
+            let density = (layer.density * multiple).min(1.0);
+            Some(Strategy { criterion: Criterion::default(), structure, density })
+        };
+        let mut curves = vec![Some(Curve::default()); count];
+        for multiple in MULTIPLES {
+            let costs: Vec<Option<f64>> = if structure == Structure::Channels {
+                // One at a time: what its neighbours lose is not its cost.
+                let one = |index: usize| -> Result<Option<f64>> {
+                    let layer = &self.layers[index];
+                    if !layer.removable {
+                        return Ok(None);
+                    }
+                    let mut strategies = vec![None; count];
+                    strategies[index] = strategy(layer, multiple);
+                    let masks = self.prunable.masks(&strategies, &scores);
+                    Ok(Some(estimate(net, &masks, core, None)?.layer(&layer.name)))
+                };
+                (0..count).map(one).collect::<Result<_>>()?
+            } else {
+                let strategies: Vec<Option<Strategy>> =
+                    self.layers.iter().map(|layer| strategy(layer, multiple)).collect();
+                let estimate =
+                    estimate(net, &self.prunable.masks(&strategies, &scores), core, None)?;
+                self.layers.iter().map(|layer| Some(estimate.layer(&layer.name))).collect()
+            };
+            for ((curve, layer), cost) in curves.iter_mut().zip(&self.layers).zip(costs) {
+                match (&mut *curve, cost) {
+                    (Some(curve), Some(cost)) => {
+                        curve.add((layer.density * multiple).min(1.0), cost);
+                    }
+                    _ => *curve = None,
+                }
+            }
+        }
+        Ok(curves)
     }
 
     /// A random strategy for every layer, by its place: of many such choices, the one whose cost is
@@ -183,7 +252,8 @@ impl Space {
     }
 
     /// Masks of strategies whose shares are scaled by one factor, such that the network costs what is
-    /// asked for or a little less; the strategies as scaled, the masks, the cost.
+    /// asked for or a little less; the strategies as scaled, the masks, the cost. What the steps of whole channels
+    /// leave of the cost goes to one layer after the other, those with channels first.
     pub(super) fn fit(
         &self,
         net: &NetSpec,
@@ -192,22 +262,28 @@ impl Space {
         core: Core,
     ) -> Result<(Vec<Strategy>, Vec<LayerMask>, f64)> {
         const STEPS: usize = 10;
-        let at = |factor: f64| -> Result<(Vec<Strategy>, Vec<LayerMask>, f64)> {
+        const STEPS_OF_LAYER: usize = 4;
+        // Factors are powers of two.
+        let at = |powers: &[f64]| -> Result<(Vec<Strategy>, Vec<LayerMask>, f64)> {
             let scaled: Vec<Strategy> = strategies
                 .iter()
-                .map(|s| Strategy { density: (s.density * factor).min(1.0), ..*s })
+                .zip(powers)
+                .map(|(s, power)| Strategy { density: (s.density * power.exp2()).min(1.0), ..*s })
                 .collect();
             let some: Vec<Option<Strategy>> = scaled.iter().copied().map(Some).collect();
             let masks = self.prunable.masks(&some, scores);
             let cost = estimate(net, &masks, core, None)?.instructions;
             Ok((scaled, masks, cost))
         };
+        let mut powers = vec![0.0; strategies.len()];
         let (mut low, mut high) = (-4.0_f64, 4.0_f64);
-        let mut best = at(low.exp2())?;
+        powers.fill(low);
+        let mut best = at(&powers)?;
         for step in 0..STEPS {
             // The strategies as they are come first.
             let middle = if step == 0 { 0.0 } else { 0.5 * (low + high) };
-            let tried = at(middle.exp2())?;
+            powers.fill(middle);
+            let tried = at(&powers)?;
             if tried.2 <= self.cost_target {
                 low = middle;
                 best = tried;
@@ -215,6 +291,42 @@ impl Space {
                 high = middle;
             }
         }
+        powers.fill(low);
+        let mut order: Vec<usize> = (0..strategies.len()).collect();
+        order.sort_by_key(|&layer| strategies[layer].structure != Structure::Channels);
+        for layer in order {
+            let (mut low, mut high) = (powers[layer], powers[layer] + 1.0);
+            for _ in 0..STEPS_OF_LAYER {
+                powers[layer] = 0.5 * (low + high);
+                let tried = at(&powers)?;
+                if tried.2 <= self.cost_target {
+                    low = powers[layer];
+                    best = tried;
+                } else {
+                    high = powers[layer];
+                }
+            }
+            powers[layer] = low;
+        }
         Ok(best)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_are_found_for_densities_and_back() {
+        let mut curve = Curve::default();
+        for (density, cost) in [(0.1, 20.0), (0.2, 40.0), (0.4, 60.0), (0.8, 60.0), (0.8, 99.0)] {
+            curve.add(density, cost);
+        }
+        let near = |a: f64, b: f64| (a - b).abs() < 1e-9;
+        assert!(near(curve.cost(0.15), 30.0) && near(curve.cost(0.3), 50.0));
+        assert!(near(curve.cost(0.01), 20.0) && near(curve.cost(1.0), 60.0));
+        assert!(near(curve.density(30.0), 0.15) && near(curve.density(40.0), 0.2));
+        // Of densities that cost the same the greatest; nothing costs less than the first.
+        assert!(near(curve.density(60.0), 0.8) && near(curve.density(1.0), 0.1));
     }
 }
