@@ -6,14 +6,15 @@
 //! layer computes
 //!
 //! ```text
-//! y = sum_c p_c ((m_c * W) conv x),   p = softmax((alpha + Gumbel noise) / tau)
+//! y = (m_k * W) conv x,   k = argmax p,   p = softmax((alpha + Gumbel noise) / tau)
 //! ```
 //!
-//! A convolution is linear in its weights, so the sum of the candidates' convolutions is one convolution
-//! with the weights W * sum_c p_c m_c: a step costs one convolution per layer, however many candidates
-//! there are. Network weights learn from the training split, strategy weights from samples held out from
-//! them, in turns. The temperature tau falls from 5 to 0.1, so that p goes from a mixture to a choice
-//! (Jang et al., "Categorical Reparameterization with Gumbel-Softmax", ICLR 2017). The loss is
+//! with another sample in every step, and p has the gradient that y = sum_c p_c ((m_c * W) conv x) would have there: the
+//! straight-through estimator of Jang et al., "Categorical Reparameterization with Gumbel-Softmax", ICLR 2017.
+//! A mixture itself would flatter whole channels: batch norm undoes that they are scaled, so that a mixture
+//! of them is as good as the dense network. A convolution is linear in its weights, so a step costs one
+//! convolution per layer, however many candidates there are. Network weights learn from the training split,
+//! strategy weights from samples held out from them, in turns. The temperature tau falls from 5 to 0.1. The loss is
 //!
 //! ```text
 //! CE + beta T^2 KL(teacher || network) + lambda (sum_l p_l . cost_l / target - 1)^2

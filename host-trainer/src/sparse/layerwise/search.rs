@@ -275,8 +275,9 @@ impl Session<'_> {
         random: &mut impl Rng,
     ) -> anyhow::Result<Lesson> {
         let config = &self.settings.training;
-        let shares = self.sample(temperature, random);
-        let (all, mixtures) = self.mixed(masks, &shares);
+        let chosen: Vec<Vec<f32>> =
+            self.sample(temperature, random).iter().map(|shares| largest(shares)).collect();
+        let (all, mixtures) = self.mixed(masks, &chosen);
         let epoch = self.state.progress.epochs;
         let teacher = Some(&self.teacher);
         let mut lesson = learn_values(self.state, self.data, config, &all, teacher, indices, epoch);
@@ -308,13 +309,14 @@ impl Session<'_> {
     ) -> f64 {
         let settings = self.settings;
         let shares = self.sample(temperature, random);
-        let (all, _) = self.mixed(masks, &shares);
+        let chosen: Vec<Vec<f32>> = shares.iter().map(|shares| largest(shares)).collect();
+        let (all, _) = self.mixed(masks, &chosen);
         let epoch = self.state.progress.epochs;
         let (config, teacher) = (&settings.training, Some(&self.teacher));
         let lesson = learn_values(self.state, self.data, config, &all, teacher, indices, epoch);
         let excess = self.cost_of(&shares) / self.space.cost_target - 1.0;
         for (index, layer) in self.space.layers.iter().enumerate() {
-            // dL/dp_c = <dL/dW_eff, m_c * W>.
+            // dL/dp_c = <dL/dW_eff, m_c * W>, where the choice was made.
             let product =
                 lesson.backbone[layer.param].clone() * self.state.values[layer.param].clone();
             let gradient = values(&masks[index].clone().matmul(product.unsqueeze_dim::<2>(1)));
@@ -349,14 +351,8 @@ impl Session<'_> {
     /// Figure of merit on the held-out samples under the masks that would be chosen now, and the density
     /// of that network.
     fn merit(&mut self, masks: &[Tensor<2>]) -> (f64, f64) {
-        let chosen: Vec<Vec<f32>> = self
-            .choices
-            .iter()
-            .map(|choice| {
-                let best = choice.best();
-                (0..choice.alphas.len()).map(|at| f32::from(u8::from(at == best))).collect()
-            })
-            .collect();
+        let chosen: Vec<Vec<f32>> =
+            self.choices.iter().map(|choice| largest(&choice.alphas)).collect();
         let (all, mixtures) = self.mixed(masks, &chosen);
         let params = &self.state.net.params;
         let total: usize = params.iter().filter(|p| p.role == Role::Weight).map(|p| p.len()).sum();
@@ -438,8 +434,7 @@ impl Weights {
     }
 
     fn best(&self) -> usize {
-        let alphas = &self.alphas;
-        (0..alphas.len()).fold(0, |best, at| if alphas[at] > alphas[best] { at } else { best })
+        place_of_largest(&self.alphas)
     }
 
     fn parts(layer: &str) -> [String; 3] {
@@ -459,6 +454,16 @@ impl Weights {
             |name: &str| Ok::<_, anyhow::Error>(params.get(name, &[self.alphas.len()])?.to_vec());
         Ok(Self { alphas: get(&value)?, mean: get(&mean)?, square: get(&square)? })
     }
+}
+
+fn place_of_largest(values: &[f32]) -> usize {
+    (0..values.len()).fold(0, |best, at| if values[at] > values[best] { at } else { best })
+}
+
+/// One where the largest value is, zero elsewhere.
+fn largest(values: &[f32]) -> Vec<f32> {
+    let best = place_of_largest(values);
+    (0..values.len()).map(|at| f32::from(u8::from(at == best))).collect()
 }
 
 fn softmax(values: &[f32]) -> Vec<f32> {
