@@ -16,9 +16,9 @@ pub(crate) struct MiriArgs {
     /// Interpret for this target, such as the big-endian s390x-unknown-linux-gnu
     #[arg(long, value_name = "TRIPLE")]
     target: Option<String>,
-    /// Run only the tests whose name contains this
+    /// Run only the tests whose name contains one of these
     #[arg(value_name = "TEXT")]
-    filter: Option<String>,
+    filters: Vec<String>,
 }
 
 /// Runs the core's unit tests with fewer random cases: the portable kernels, and the optimised ones over
@@ -33,9 +33,7 @@ pub(crate) fn run(context: &Context, args: &MiriArgs) -> Result<()> {
     if let Some(target) = &args.target {
         command.args(["--target", target]);
     }
-    if let Some(filter) = &args.filter {
-        command.args(["--", filter]);
-    }
+    command.arg("--").args(&args.filters);
     // The tests' generator of cases looks for files with earlier failures.
     let flags = std::env::var("MIRIFLAGS").unwrap_or_default();
     command.env("MIRIFLAGS", format!("{flags} -Zmiri-disable-isolation"));
