@@ -15,7 +15,8 @@ fn train(device: &str) -> [f64; 3] {
         .output()
         .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
+    // A signal here is a crash of the driver: see docs/gpu.md.
+    assert!(output.status.success(), "{device}: {}\n{errors}", output.status);
     let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     ["/accuracy_float/test", "/accuracy_int8_simulated/test", "/density"]
         .map(|figure| found.pointer(figure).and_then(|value| value.as_f64()).unwrap())
