@@ -287,6 +287,8 @@ fn an_engine_takes_less_than_the_agent_and_less_with_fewer_kernels() {
         let linear = KernelId::LinearPacked.bit();
         let least = Engine::measure(board, linear, &silent).unwrap();
         assert!((2048..12 * 1024).contains(&least.bytes()), "{}: {least:?}", board.name);
+        let arm = board.about.core.starts_with("cortex");
+        assert_eq!(least.stack_bound.is_some_and(|bound| bound > 64), arm, "{}", board.name);
         let engine = Engine::measure(board, model.kernels() | linear, &silent).unwrap();
         let found = bench(board, firmware, engine, &model, &inputs, true).unwrap();
         assert!(least.bytes() < found.code_bytes && found.code_bytes < firmware.code_bytes);

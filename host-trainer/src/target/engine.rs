@@ -15,7 +15,8 @@ pub struct Engine {
     pub text: u64,
     /// Bytes of constants.
     pub constants: u64,
-    /// Bytes of stack that an inference takes at most, by its code; absent where the code is not Arm's.
+    /// Bytes of stack that an inference takes at most, by its code; absent where the code is not Arm's or has no
+    /// bound.
     pub stack_bound: Option<u64>,
 }
 
@@ -41,9 +42,13 @@ impl Engine {
         let elf = elf.map_err(|source| TargetError::Build { board: board.name.clone(), source })?;
         let bytes = std::fs::read(&elf)
             .map_err(TargetError::io(format!("reading the engine {}", elf.display())))?;
-        let unreadable = |problem| TargetError::Elf { path: elf.clone(), problem };
-        let file = object::File::parse(&*bytes).map_err(|error| unreadable(error.to_string()))?;
-        let stack_bound = stack_bound(&bytes, "niwaki_infer").map_err(unreadable)?;
+        let file = object::File::parse(&*bytes)
+            .map_err(|error| TargetError::Elf { path: elf.clone(), problem: error.to_string() })?;
+        // The other figures are worth having without it.
+        let stack_bound = stack_bound(&bytes, "niwaki_infer").unwrap_or_else(|problem| {
+            say(&format!("the stack of {} has no bound: {problem}", elf.display()));
+            None
+        });
         let mut engine = Self { text: 0, constants: 0, stack_bound };
         for section in file.sections() {
             let SectionFlags::Elf { sh_type: elf::SHT_PROGBITS, sh_flags } = section.flags() else {
