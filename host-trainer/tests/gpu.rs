@@ -1,5 +1,5 @@
 //! Training through Vulkan reaches what training on the processor does. Compiled with `--features vulkan`; needs a
-//! driver, a software one will do (Debian: `mesa-vulkan-drivers`).
+//! driver; `docs/gpu.md` says which have been tried.
 #![cfg(feature = "vulkan")]
 
 use std::process::Command;

@@ -22,7 +22,8 @@
 //!
 //! where the teacher is the dense network and costs are the target's cost model for each candidate; the
 //! last term is that of the relative distance from the cost asked for. In the end every layer takes the
-//! strategy with the largest weight, shares are scaled such that the whole network costs what was asked for, and the network is retrained under these masks.
+//! strategy with the largest weight, shares are scaled such that the whole network costs what was asked for,
+//! and the network is retrained under these masks.
 //!
 //! The closest published method is a learnable sampler of criteria (He et al., "Learning Filter Pruning
 //! Criteria", CVPR 2020).
