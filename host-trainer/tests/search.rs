@@ -144,6 +144,41 @@ fn full_disks_lose_nothing() {
     assert_eq!(essence(&json(&search(&parts, &limit))), essence(&undisturbed));
 }
 
+/// Architectures are searched for in two stages and in one; the best one is trained again beside a preset.
+#[test]
+fn architectures_are_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (out, runs) = (path("arch"), path("studies"));
+    let words = "experiment arch --train-limit 300 --population 4 --evaluations 5 --epochs 1 --coarse-epochs 1 \
+                 --coarse-share 0.4 --flash 24K --seeds 1 --out";
+    let arguments: Vec<&str> = words.split_whitespace().chain([&*out, "--runs", &*runs]).collect();
+    let compared = json(&arguments);
+    assert_eq!(compared["searches"], 2);
+    assert_eq!(compared["stages"][0]["evaluations"]["mean"], 5.0);
+    let rows = std::fs::read_to_string(path("arch/rows.jsonl")).unwrap();
+    assert_eq!(json(&arguments)["searches"], 2);
+    assert_eq!(std::fs::read_to_string(path("arch/rows.jsonl")).unwrap(), rows);
+
+    let (model, net) = (path("best.niwaki"), path("best.toml"));
+    let study = path("studies/2-1");
+    let export =
+        ["study", "export", &study, "--pick", "best-accuracy", "-o", &model, "--net", &net];
+    json(&export);
+    let list = format!("{net},mlp:width=8");
+    let networks = path("networks");
+    let words = "experiment networks --train-limit 300 --epochs 1 --seeds 1 --net";
+    let arguments: Vec<&str> =
+        words.split_whitespace().chain([&*list, "--out", &*networks, "--runs", &*runs]).collect();
+    let trained = json(&arguments);
+    assert_eq!(trained["finished"], 2);
+    assert_eq!(trained["cells"][0]["variant"], "best");
+    assert_eq!(trained["cells"][0]["control"], false);
+    assert_eq!(trained["cells"][0]["best_control"]["with"], "mlp:width=8");
+    let flash = trained["cells"][0]["flash_bytes"].as_f64().unwrap();
+    assert!(flash > 0.0 && flash <= 24.0 * 1024.0, "{flash}");
+}
+
 #[test]
 fn what_cannot_be_is_said_at_once() {
     let temporary = tempfile::tempdir().unwrap();

@@ -17,6 +17,7 @@ use crate::{
 };
 
 /// What all trials of an experiment have in common.
+#[derive(Clone)]
 pub struct Bench<'a> {
     /// The network, complete for the data.
     pub net: NetSpec,

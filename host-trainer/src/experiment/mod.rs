@@ -15,6 +15,7 @@
 //! [`Bench`] trains, exports and measures a network for a trial; [`run`] does so for all of them,
 //! several at a time.
 
+mod arch;
 mod bench;
 mod criteria;
 mod federated;
@@ -25,6 +26,7 @@ mod runner;
 mod search;
 mod summary;
 
+pub use arch::{ArchRow, Best, StagesSummary, summarise_stages, write_arch_page};
 pub use bench::{Bench, Measured};
 pub use criteria::Teachers;
 pub use federated::{Contest, DENSE, Point, Standing, standings, write_federated_page};

@@ -99,7 +99,7 @@ fn table(density: f64, cells: &[&Cell], task: Task) -> String {
         header.push(format!("float - {}", baseline.with));
     }
     let columns = header.len();
-    header.extend(["instructions", "flash, bytes", "seconds"].map(str::to_owned));
+    header.extend(["instructions", "flash, bytes", "arena, bytes", "seconds"].map(str::to_owned));
     let mut text = format!("\n## Density {density}\n\n| {} |\n|---|", header.join(" | "));
     text += &"---:|".repeat(header.len() - 1);
     text.push('\n');
@@ -128,6 +128,7 @@ fn table(density: f64, cells: &[&Cell], task: Task) -> String {
         row.extend([
             format!("{:.0}", cell.instructions),
             format!("{:.0}", cell.flash_bytes),
+            format!("{:.0}", cell.arena_bytes),
             format!("{:.0}", cell.seconds),
         ]);
         text += &format!("| {} |\n", row.join(" | "));

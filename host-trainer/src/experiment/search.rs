@@ -10,10 +10,13 @@ use crate::net::trained::write_atomically;
 use crate::report::{Axis, Line, lines};
 use crate::search::optimiser::Algorithm;
 use crate::search::study::Status;
+use crate::search::surrogate::kendall_tau;
 use crate::search::view::View;
 
 /// A way of finding candidates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Way {
     /// MOEA/D on what the surrogate predicts
@@ -70,6 +73,10 @@ pub struct SearchRow {
     pub predictions: Vec<(f64, f64)>,
     /// Rank correlation of these.
     pub tau: Option<f64>,
+    /// What the surrogate of this seed's search, in the end, says of the errors of this way's candidates, and
+    /// what they were.
+    #[serde(default)]
+    pub foreign: Vec<(f64, f64)>,
     /// Seconds of all evaluations.
     pub seconds: f64,
     /// Commit of the program, where it is known.
@@ -78,7 +85,13 @@ pub struct SearchRow {
 
 impl SearchRow {
     /// The row of a study that is complete.
-    pub fn new(way: Way, seed: u64, view: &View, commit: Option<String>) -> Self {
+    pub fn new(
+        way: Way,
+        seed: u64,
+        view: &View,
+        foreign: Vec<(f64, f64)>,
+        commit: Option<String>,
+    ) -> Self {
         Self {
             way,
             seed,
@@ -88,6 +101,7 @@ impl SearchRow {
             curve: view.curve(),
             predictions: view.predictions(),
             tau: view.tau(),
+            foreign,
             seconds: view.candidates.iter().filter_map(|c| c.seconds).sum(),
             commit,
         }
@@ -111,7 +125,8 @@ pub struct WaySummary {
     /// By which factor the surrogate needs fewer evaluations to reach this way's final hypervolume; seeds in
     /// which it does not reach it count with a factor of 1 at most.
     pub surrogate_speed: Option<Spread>,
-    /// Rank correlation of predictions with truth.
+    /// Rank correlation of predictions with truth: of those of the surrogate for its own candidates, before
+    /// they were evaluated, and for those of other ways.
     pub tau: Option<Spread>,
     /// Seconds of all evaluations.
     pub seconds: Spread,
@@ -135,7 +150,8 @@ pub fn summarise_searches(rows: &[SearchRow]) -> Vec<WaySummary> {
                 Some(first as f64 / needed.map_or(own.curve.len().max(first), |at| at + 1) as f64)
             })
             .collect();
-        let taus: Vec<f64> = of(way).filter_map(|row| row.tau).collect();
+        let tau = |row: &SearchRow| row.tau.or_else(|| kendall_tau(&row.foreign));
+        let taus: Vec<f64> = of(way).filter_map(tau).collect();
         let control = way != Way::Surrogate;
         Some(WaySummary {
             way,
@@ -193,8 +209,9 @@ pub fn write_search_page(
         "\n\n![hypervolume over evaluations]({PLOT_FILE})\n\n\
          Mean ± standard deviation over seeds. Differences are paired by seed: how much larger the hypervolume \
          of the surrogate is, and by which factor fewer evaluations it needs for the control's final one. \
-         Tau is Kendall's rank correlation of each prediction, made before its candidate was evaluated, with \
-         truth.\n\n\
+         Tau is Kendall's rank correlation of predicted errors with true ones: for the surrogate, of each \
+         prediction made before its candidate was evaluated; for the other ways, of what the surrogate with the \
+         same seed says in the end of their candidates, which it was not fitted to.\n\n\
          | | searches | hypervolume | surrogate's gain | fewer evaluations | tau | seconds |\n\
          |---|---:|---:|---:|---:|---:|---:|\n"
     );
@@ -233,6 +250,7 @@ mod tests {
             curve: curve.to_vec(),
             predictions: vec![(0.1, 0.2)],
             tau: (way == Way::Surrogate).then_some(0.8),
+            foreign: vec![(0.1, 0.2), (0.2, 0.3), (0.3, 0.25)],
             seconds: 10.0,
             commit: None,
         };
@@ -247,6 +265,9 @@ mod tests {
         assert!((random.surrogate_gain.unwrap().mean - 0.05).abs() < 1e-9);
         // Twice as fast with the first seed; never there with the second, where chance needed 2 of 4.
         assert_eq!(random.surrogate_speed.unwrap().mean, (2.0 + 0.5) / 2.0);
+
+        assert_eq!(own.tau.unwrap().mean, 0.8);
+        assert!((random.tau.unwrap().mean - 1.0 / 3.0).abs() < 1e-9);
 
         let folder = tempfile::tempdir().unwrap();
         write_search_page(folder.path(), "T", "niwaki x", &["About.".to_owned()], &rows).unwrap();

@@ -68,6 +68,8 @@ pub struct Cell {
     pub instructions: f64,
     /// Mean bytes of the model.
     pub flash_bytes: f64,
+    /// Mean bytes of its arena.
+    pub arena_bytes: f64,
     /// Mean seconds of a training.
     pub seconds: f64,
     /// Against the best control at this density; absent for that itself.
@@ -148,6 +150,7 @@ pub fn summarise(
                 int8,
                 instructions: mean(|row| row.instructions),
                 flash_bytes: mean(|row| row.flash_bytes as f64),
+                arena_bytes: mean(|row| row.arena_bytes as f64),
                 seconds: mean(|row| row.seconds),
                 best_control: compare(name, best),
                 baseline: compare(name, baseline),

@@ -99,11 +99,7 @@ fn block(stage: usize, block: usize) -> usize {
 }
 
 /// The network of a genome, and what was chosen for each of its parts.
-fn network(
-    genome: &[u16],
-    input: [usize; 3],
-    classes: usize,
-) -> Result<(NetSpec, Vec<(String, String)>)> {
+fn layout(genome: &[u16]) -> (NetSpec, Vec<(String, String)>) {
     let mut layers: Vec<Layer> = Vec::new();
     let mut about = Vec::new();
     let mut add = |name: String, kind: Kind, inputs: &[&str]| {
@@ -189,7 +185,27 @@ fn network(
     add("fc".to_owned(), Kind::Linear { out: classes_of, bias: true }, &[]);
     add("softmax".to_owned(), Kind::Softmax {}, &[]);
     let spec = NetSpec { name: "arch".to_owned(), input: None, task: Task::Classify, layers };
+    (spec, about)
+}
+
+/// The same for data of this shape with so many classes.
+fn network(
+    genome: &[u16],
+    input: [usize; 3],
+    classes: usize,
+) -> Result<(NetSpec, Vec<(String, String)>)> {
+    let (spec, about) = layout(genome);
     Ok((spec.for_data(input, classes)?, about))
+}
+
+/// The description of a candidate's network, for any data.
+///
+/// # Errors
+/// When the genome is not one of a search for architectures.
+pub fn describe(genome: &[u16]) -> Result<NetSpec> {
+    let any = space(usize::from(u16::MAX) - 1);
+    ensure!(any.contains(genome), "expected the genome of an architecture, found {genome:?}");
+    Ok(layout(genome).0)
 }
 
 /// Genes without effect are zero: those of blocks that are not there, and additions that shapes forbid.
@@ -558,6 +574,10 @@ mod tests {
             let graph = Graph::new(&net).unwrap();
             let blocks: usize = (0..STAGES).map(|stage| blocks(&genome, stage)).sum();
             prop_assert_eq!(about.len(), blocks + 1);
+            // A description can be written and read again.
+            let text = toml::to_string(&describe(&genome).unwrap()).unwrap();
+            let again: NetSpec = toml::from_str(&text).unwrap();
+            prop_assert_eq!(again.for_data([8, 8, 1], 10).unwrap(), net);
             prop_assert!(shared(&graph, &graph) > 0);
             prop_assert_eq!(expressed(genome.clone()), genome);
         }

@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use niwaki_core::Model;
 
+use super::arch;
 use super::measure::MODEL;
+use super::settings::What;
 use super::study::{Candidate, Study};
 use super::view::{VALIDATION, Validated, View};
 use crate::data::{Dataset, Split};
 use crate::export::{AlignedVec, Card, evaluate, hexadecimal, quantised_inputs, write_model};
+use crate::net::trained::write_atomically;
 use crate::target::{Firmware, Samples, Target, clips, validate};
 
 /// The exported model of a candidate.
@@ -39,6 +42,19 @@ pub fn export(study: &Study, view: &View, candidate: &Candidate, path: &Path) ->
         accuracy_float: details.float,
     };
     card.save(path)
+}
+
+/// Writes the description of a candidate's network.
+///
+/// # Errors
+/// When it is not one of its search or the file cannot be written.
+pub fn export_net(view: &View, candidate: &Candidate, path: &Path) -> Result<()> {
+    let net = match &view.search.what {
+        What::Sparse(sparse) => sparse.net.clone(),
+        What::Arch(_) => arch::describe(&candidate.proposal.genome)?,
+    };
+    let text = toml::to_string(&net).context("describing the network")?;
+    write_atomically(path, text.as_bytes())
 }
 
 /// Compares every model of the front that was not compared yet with its target, on the first `samples` of the

@@ -11,7 +11,7 @@ use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
 
 use super::genome::{Genome, Space};
-use super::pareto::{crowding, front, ranks};
+use super::pareto::{crowding, dominates, front, hypervolume, ranks};
 
 /// What is known of candidates before they are evaluated.
 pub trait Screen {
@@ -81,7 +81,10 @@ pub struct Optimiser {
     /// Objectives beyond these count for nothing.
     bound: Option<Vec<f64>>,
     proposals: usize,
-    results: usize,
+    /// Proposals that nothing is known of yet.
+    open: Vec<Proposal>,
+    /// Objectives of the others.
+    told: Vec<Vec<f64>>,
     strategy: Strategy,
 }
 
@@ -112,7 +115,8 @@ impl Optimiser {
             first,
             bound: None,
             proposals: 0,
-            results: 0,
+            open: Vec::new(),
+            told: Vec::new(),
             space,
             settings,
             strategy,
@@ -145,13 +149,16 @@ impl Optimiser {
         self.seen.insert(genome.clone());
         let predicted = screen.predict(std::slice::from_ref(&genome));
         let predicted = predicted.and_then(|predicted| predicted.into_iter().next());
-        Some(Proposal { genome, subproblem, predicted })
+        let proposal = Proposal { genome, subproblem, predicted };
+        self.open.push(proposal.clone());
+        Some(proposal)
     }
 
     /// Takes note of a proposal of its own past, without working it out again.
     pub fn recall(&mut self, proposal: &Proposal) {
         self.proposals += 1;
         self.seen.insert(proposal.genome.clone());
+        self.open.push(proposal.clone());
         while self.first.pop().is_some_and(|genome| genome != proposal.genome) {}
     }
 
@@ -160,6 +167,11 @@ impl Optimiser {
             if self.is_new(&genome, screen) {
                 return Some(genome);
             }
+        }
+        if let Strategy::Moead(moead) = &self.strategy
+            && let Some(best) = self.planned(screen, moead, subproblem)
+        {
+            return Some(best);
         }
         let bred = match &self.strategy {
             _ if self.proposals <= self.settings.population => None,
@@ -177,14 +189,11 @@ impl Optimiser {
             }
             Strategy::Moead(moead) => {
                 let pool = moead.pool(subproblem, &mut self.stream(3));
-                match self.screened(screen, moead, subproblem, &pool) {
-                    Some(best) => Some(best),
-                    None => self.attempt(screen, |space, rng| {
-                        let mut parent = || pool.get(rng.random_range(0..pool.len().max(1)));
-                        let (mother, father) = (parent()?, parent()?);
-                        Some(space.breed(&mother.genome, &father.genome, rng))
-                    }),
-                }
+                self.attempt(screen, |space, rng| {
+                    let mut parent = || pool.get(rng.random_range(0..pool.len().max(1)));
+                    let (mother, father) = (parent()?, parent()?);
+                    Some(space.breed(&mother.genome, &father.genome, rng))
+                })
             }
         };
         bred.or_else(|| self.attempt(screen, |space, rng| Some(space.sample(rng))))
@@ -212,60 +221,89 @@ impl Optimiser {
         stream(self.settings.seed, usage, self.proposals)
     }
 
-    /// Evolves a subproblem's pool on predictions alone and returns the new genome with the best one.
-    fn screened(
-        &self,
-        screen: &impl Screen,
-        moead: &Moead,
-        subproblem: usize,
-        pool: &[Member],
-    ) -> Option<Genome> {
-        const GENERATIONS: usize = 5;
-        const CHILDREN: usize = 16;
-        const PARENTS: usize = 8;
+    /// Evolves all subproblems on predictions alone and returns the new genome that is predicted to add the most
+    /// hypervolume to what is known or on its way; where none adds any, the best one of the subproblem.
+    fn planned(&self, screen: &impl Screen, moead: &Moead, subproblem: usize) -> Option<Genome> {
+        const GENERATIONS: usize = 8;
+        const TRIES: usize = 8;
         let mut rng = self.stream(2);
-        let mut scale = moead.scale();
-        let mut parents = pool.to_vec();
+        let mut plan = moead.clone();
+        let mut made = HashSet::new();
         let mut children: Vec<Member> = Vec::new();
-        for _ in 0..GENERATIONS {
-            moead.sort(subproblem, &mut parents, &scale);
-            parents.truncate(PARENTS);
-            let mut brood: Vec<Genome> = Vec::with_capacity(CHILDREN);
-            for _ in 0..if parents.is_empty() { 0 } else { CHILDREN * 8 } {
-                let mut parent = || rng.random_range(0..parents.len());
-                let (mother, father) = (parent(), parent());
-                let (mother, father) = (&parents[mother].genome, &parents[father].genome);
-                let child = screen.canonical(self.space.breed(mother, father, &mut rng));
-                if self.is_new(&child, screen) && !brood.contains(&child) {
-                    brood.push(child);
-                }
-                if brood.len() == CHILDREN {
-                    break;
+        for generation in 0..GENERATIONS {
+            let mut brood: Vec<(usize, Genome)> = Vec::with_capacity(plan.weights.len());
+            for home in 0..plan.weights.len() {
+                let child = (0..TRIES).find_map(|_| {
+                    let pool = if generation == 0 { Vec::new() } else { plan.pool(home, &mut rng) };
+                    let mut parent = || pool.get(rng.random_range(0..pool.len().max(1)));
+                    let child = match (parent(), parent()) {
+                        (Some(mother), Some(father)) => {
+                            self.space.breed(&mother.genome, &father.genome, &mut rng)
+                        }
+                        _ => self.space.sample(&mut rng),
+                    };
+                    let child = screen.canonical(child);
+                    let is_new = !made.contains(&child) && self.is_new(&child, screen);
+                    is_new.then_some(child)
+                });
+                if let Some(child) = child {
+                    made.insert(child.clone());
+                    brood.push((home, child));
                 }
             }
             if brood.is_empty() {
                 break;
             }
-            let predicted = screen.predict(&brood)?;
-            let brood = brood.into_iter().zip(predicted);
-            let brood = brood
-                .map(|(genome, predicted)| Member { objectives: self.counted(&predicted), genome });
-            for child in brood {
-                // Values count from the best of each objective: where that is only predicted, too.
-                scale.include(&child.objectives);
-                children.push(child.clone());
-                parents.push(child);
+            let genomes: Vec<Genome> = brood.iter().map(|(_, genome)| genome.clone()).collect();
+            let predicted = screen.predict(&genomes)?;
+            for ((home, genome), predicted) in brood.into_iter().zip(predicted) {
+                let child = Member { objectives: self.counted(&predicted), genome };
+                plan.learn(home, child.clone(), &mut rng);
+                children.push(child);
             }
         }
-        moead.sort(subproblem, &mut children, &scale);
-        children.into_iter().next().map(|child| child.genome)
+        plan.sort(subproblem, &mut children, &plan.scale());
+        let gains = self.gains(&children);
+        // Of equal gains the first one counts, which is the best of the subproblem.
+        let best = (0..children.len()).rev().max_by(|&a, &b| gains[a].total_cmp(&gains[b]))?;
+        Some(children.swap_remove(best).genome)
+    }
+
+    /// What each of these would add to the hypervolume of all that was told or is predicted of what is asked for.
+    fn gains(&self, members: &[Member]) -> Vec<f64> {
+        let open = self.open.iter().filter_map(|proposal| proposal.predicted.as_deref());
+        let open: Vec<Vec<f64>> = open.map(|predicted| self.counted(predicted)).collect();
+        let known: Vec<Vec<f64>> = self.told.iter().cloned().chain(open).collect();
+        let known: Vec<Vec<f64>> = front(&known).into_iter().map(|at| known[at].clone()).collect();
+        let reference = self.bound.clone().unwrap_or_else(|| {
+            // Without a bound, somewhat beyond the worst of each objective.
+            let all = || known.iter().chain(members.iter().map(|member| &member.objectives));
+            (0..self.settings.objectives)
+                .map(|at| {
+                    let least = all().map(|point| point[at]).fold(f64::INFINITY, f64::min);
+                    let most = all().map(|point| point[at]).fold(f64::NEG_INFINITY, f64::max);
+                    most + 0.1 * (most - least)
+                })
+                .collect()
+        });
+        let before = hypervolume(&known, &reference);
+        let gain = |member: &Member| {
+            if known.iter().any(|point| dominates(point, &member.objectives)) {
+                return 0.0;
+            }
+            let mut with = known.clone();
+            with.push(member.objectives.clone());
+            hypervolume(&with, &reference) - before
+        };
+        members.iter().map(gain).collect()
     }
 
     /// Learns what a proposed genome is worth.
     pub fn tell(&mut self, proposal: &Proposal, objectives: &[f64]) {
         let objectives = self.counted(objectives);
+        self.open.retain(|open| open.genome != proposal.genome);
+        self.told.push(objectives.clone());
         let member = Member { genome: proposal.genome.clone(), objectives };
-        self.results += 1;
         match &mut self.strategy {
             Strategy::Random => {}
             Strategy::Nsga2(members) => {
@@ -275,7 +313,7 @@ impl Optimiser {
                 }
             }
             Strategy::Moead(moead) => {
-                let mut rng = stream(self.settings.seed, 4, self.results);
+                let mut rng = stream(self.settings.seed, 4, self.told.len());
                 moead.learn(proposal.subproblem, member, &mut rng);
             }
         }
@@ -478,7 +516,6 @@ fn lattice(objectives: usize, count: usize) -> Vec<Vec<f64>> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::genome::Gene;
-    use super::super::pareto::hypervolume;
     use super::*;
 
     pub(in super::super) struct Anything;

@@ -318,6 +318,41 @@ impl<'a> SparseProblem<'a> {
         }))
     }
 
+    /// What is known before an evaluation in view of these candidates.
+    fn screen_of(&self, candidates: &[Candidate]) -> SparseScreen<'_, 'a> {
+        let rows = |supernet: &Supernet| -> (Vec<Vec<f64>>, Vec<f64>) {
+            let done = candidates.iter().filter_map(|candidate| {
+                let error = *candidate.evaluation.as_ref()?.objectives.first()?;
+                let genome = &candidate.proposal.genome;
+                let estimate = self.estimate(genome)?;
+                let seen = self.seen(supernet, genome);
+                let factor = self.logarithm(error) - self.logarithm(seen.glimpse.error);
+                Some((self.features(&seen, genome, &estimate), factor))
+            });
+            done.unzip()
+        };
+        let (rows, targets) = self.supernet.as_ref().map(rows).unwrap_or_default();
+        let fitted = if rows.len() < FITTED_FROM { None } else { Ridge::fit(&rows, &targets) };
+        let correction = fitted.unwrap_or_else(|| Ridge::constant(&targets));
+        let known = candidates.iter().map(|c| self.print(&c.proposal.genome)).collect();
+        SparseScreen { problem: self, correction, known }
+    }
+
+    /// Errors that are predicted for candidates of another search with the same base, in view of one's own
+    /// candidates, beside the true ones; without candidates that both searches have evaluated.
+    pub fn foreign(&self, own: &[Candidate], others: &[Candidate]) -> Vec<(f64, f64)> {
+        let screen = self.screen_of(own);
+        let foreign = others.iter().filter_map(|other| {
+            let truth = *other.evaluation.as_ref()?.objectives.first()?;
+            let genome = &other.proposal.genome;
+            let is_known = screen.known.contains(&self.print(genome));
+            (!is_known).then(|| (genome.clone(), truth))
+        });
+        let (genomes, truths): (Vec<Genome>, Vec<f64>) = foreign.unzip();
+        let predicted = screen.predict(&genomes).unwrap_or_default();
+        predicted.iter().map(|objectives| objectives[0]).zip(truths).collect()
+    }
+
     /// Predicted costs; `None` where the network cannot be exported.
     fn estimate(&self, genome: &[u16]) -> Option<Estimate> {
         remembered(&self.estimates, genome, || {
@@ -429,14 +464,14 @@ fn write(folder: &Path, bytes: &[u8]) -> Result<()> {
     crate::net::trained::write_atomically(&path, bytes)
 }
 
-/// Evaluated candidates from which on the regression corrects the supernet.
-const FITTED_FROM: usize = 8;
+/// Evaluated candidates from which on the correction depends on the candidate.
+const FITTED_FROM: usize = 6;
 
 /// What is known of sparse forms before they are evaluated.
 struct SparseScreen<'p, 'a> {
     problem: &'p SparseProblem<'a>,
-    /// Corrects what the supernet says.
-    regression: Option<Ridge>,
+    /// From features to the logarithm of the factor by which the true error differs from the supernet's.
+    correction: Ridge,
     /// Prints of all candidates.
     known: HashSet<u64>,
 }
@@ -458,12 +493,12 @@ impl Screen for SparseScreen<'_, '_> {
     fn predict(&self, genomes: &[Genome]) -> Option<Vec<Vec<f64>>> {
         let problem = self.problem;
         let supernet = problem.supernet.as_ref()?;
-        // The supernet alone knows better from worse, but not how much fine-tuning makes up for.
-        let regression = self.regression.as_ref()?;
         let predict = |genome: &Genome| {
             let estimate = problem.estimate(genome)?;
-            let features = problem.features(&problem.seen(supernet, genome), genome, &estimate);
-            let error = (regression.predict(&features).exp() - problem.grain()).max(0.0);
+            let seen = problem.seen(supernet, genome);
+            let correction = self.correction.predict(&problem.features(&seen, genome, &estimate));
+            let error = (problem.logarithm(seen.glimpse.error) + correction).exp();
+            let error = (error - problem.grain()).max(0.0);
             Some(vec![error, estimate.instructions, estimate.flash_bytes as f64])
         };
         genomes.par_iter().map(predict).collect()
@@ -480,6 +515,10 @@ impl Problem for SparseProblem<'_> {
     }
 
     fn first(&self, _: &[Candidate]) -> Vec<Genome> {
+        // Where something is predicted of all of them, the first ones are chosen, too.
+        if self.supernet.is_some() {
+            return Vec::new();
+        }
         let top = self.choices.densities.len() - 1;
         let mut first = vec![self.choices.uniform(top, Structure::Unstructured)];
         for level in [0, top / 2] {
@@ -496,22 +535,7 @@ impl Problem for SparseProblem<'_> {
     }
 
     fn screen(&self, candidates: &[Candidate]) -> impl Screen {
-        let rows = |supernet: &Supernet| -> (Vec<Vec<f64>>, Vec<f64>) {
-            let done = candidates.iter().filter_map(|candidate| {
-                let error = *candidate.evaluation.as_ref()?.objectives.first()?;
-                let genome = &candidate.proposal.genome;
-                let estimate = self.estimate(genome)?;
-                let seen = self.seen(supernet, genome);
-                Some((self.features(&seen, genome, &estimate), self.logarithm(error)))
-            });
-            done.unzip()
-        };
-        let regression = self.supernet.as_ref().and_then(|supernet| {
-            let (rows, targets) = rows(supernet);
-            if rows.len() < FITTED_FROM { None } else { Ridge::fit(&rows, &targets) }
-        });
-        let known = candidates.iter().map(|c| self.print(&c.proposal.genome)).collect();
-        SparseScreen { problem: self, regression, known }
+        self.screen_of(candidates)
     }
 
     fn evaluate(

@@ -36,7 +36,7 @@ use serde_json::Value;
 use crate::{
     layerwise::Options,
     output::{self, Format},
-    search::SearchExperimentArgs,
+    search::{ArchExperimentArgs, SearchExperimentArgs},
     train::{Recipe, figure, methods_help},
 };
 
@@ -55,6 +55,10 @@ enum Experiment {
     Criteria(CriteriaArgs),
     /// Compare ways of finding sparse candidates at the same number of true evaluations
     Search(SearchExperimentArgs),
+    /// Compare architecture search in two stages with that in a single one, at equal time
+    Arch(ArchExperimentArgs),
+    /// Compare networks that are trained in the same way
+    Networks(NetworksArgs),
     /// Compare ways in which devices learn together, and apart, over rounds and over bytes
     Federated(crate::federated::FederatedArgs),
 }
@@ -92,13 +96,32 @@ struct MethodsArgs {
     common: Common,
 }
 
+/// Arguments of `niwaki experiment networks`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+--net takes a list here. Networks from files are compared with the best of those that are presets. Finished
+trainings are never repeated; see `niwaki experiment methods --help`.
+
+Examples:
+  niwaki experiment networks --net lenet,mlp --epochs 10 --out docs/results/networks-digits
+  niwaki study export runs/scenes --pick best-accuracy -o scenes.niwaki --net scenes.toml
+  niwaki experiment networks --data scenes/ --net scenes.toml,mobilenet-v1:width=0.25,resnet8 --epochs 30 \\
+      --out docs/results/networks-scenes")]
+struct NetworksArgs {
+    /// How every network is trained, for each density: a method with its settings if any
+    #[arg(long, value_name = "METHOD[:SETTING=VALUE,...]", default_value = "dense")]
+    method: Method,
+    #[command(flatten)]
+    common: Common,
+}
+
 /// What all experiments have in common.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
     /// Data set: digits, fashion-mnist, mnist, or a path
     #[arg(long, default_value = "digits")]
     pub(crate) data: String,
-    /// Network: a preset, optionally with its width, or a .toml file
+    /// Network: a preset, optionally with its width, or a .toml file; for `networks` a list
     #[arg(long, value_name = "PRESET[:width=W]|FILE.toml", default_value = "lenet")]
     pub(crate) net: String,
     /// Densities: shares of all weights that are nonzero in the end
@@ -154,6 +177,8 @@ pub(crate) fn run(args: &ExperimentArgs, format: Format) -> Result<()> {
         Experiment::Methods(args) => methods(args, format),
         Experiment::Criteria(args) => criteria(args, format),
         Experiment::Search(args) => crate::search::experiment(args, format),
+        Experiment::Arch(args) => crate::search::arch_experiment(args, format),
+        Experiment::Networks(args) => networks(args, format),
         Experiment::Federated(args) => crate::federated::run(args, format),
     }
 }
@@ -240,6 +265,63 @@ fn methods(args: &MethodsArgs, format: Format) -> Result<()> {
     prepared.run(common, &plan, format, &|bench, trial, observe| {
         bench.train(trial, &configs[&trial.name()], observe)
     })
+}
+
+fn networks(args: &NetworksArgs, format: Format) -> Result<()> {
+    let common = &args.common;
+    let texts: Vec<&str> = common.net.split(',').collect();
+    let prepared = Prepared::with_net(common, texts[0])?;
+    let mut nets: HashMap<String, net::NetSpec> = HashMap::new();
+    let mut trials = Vec::new();
+    let mut impossible = Vec::new();
+    let mut variants: Vec<Variant> = Vec::new();
+    for text in &texts {
+        let spec = net::describe(text)?;
+        let spec = spec.for_data(prepared.data.shape, prepared.data.classes())?;
+        let graph = Graph::new(&spec)?;
+        // Files that searches write have the same network name.
+        let path = Path::new(text);
+        let is_file = path.extension().is_some_and(|extension| extension == "toml");
+        let stem = path.file_stem().filter(|_| is_file);
+        let name = stem.map_or((*text).to_owned(), |stem| stem.to_string_lossy().into_owned());
+        ensure!(nets.insert(name.clone(), spec).is_none(), "--net has two networks `{name}`");
+        variants.push(Variant { name: name.clone(), control: !is_file });
+        for seed in 1..=common.seeds {
+            for &density in &common.density {
+                let density = if args.method == Method::Dense { 1.0 } else { density };
+                let trial = Trial { variant: name.clone(), density, seed };
+                let config = networks_config(&prepared, args, &trial);
+                config.check()?;
+                match config.check_density(&graph) {
+                    _ if trials.contains(&trial) => {}
+                    Ok(()) => trials.push(trial),
+                    Err(error) if seed == 1 => impossible.push(Impossible {
+                        variant: trial.variant,
+                        density,
+                        reason: format!("{error:#}"),
+                    }),
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+    let plan = Plan {
+        title: format!("Networks on {}", prepared.data.name),
+        trials,
+        impossible,
+        variants,
+        baseline: None,
+        settings: serde_json::json!({ "method": args.method }),
+    };
+    prepared.run(common, &plan, format, &|bench, trial, observe| {
+        let bench = Bench { net: nets[&trial.variant].clone(), ..bench.clone() };
+        bench.train(trial, &networks_config(&prepared, args, trial), observe)
+    })
+}
+
+fn networks_config(prepared: &Prepared, args: &NetworksArgs, trial: &Trial) -> Config {
+    let (density, seed) = (trial.density, trial.seed);
+    Config { method: args.method.clone(), density, seed, ..prepared.config.clone() }.fitted()
 }
 
 fn criteria(args: &CriteriaArgs, format: Format) -> Result<()> {
@@ -332,6 +414,10 @@ pub(crate) type Work<'a> = dyn Fn(
 
 impl Prepared {
     pub(crate) fn new(common: &Common) -> Result<Self> {
+        Self::with_net(common, &common.net)
+    }
+
+    fn with_net(common: &Common, net: &str) -> Result<Self> {
         let device = sparse::device(&common.device)?;
         let data = load(&common.data, &common.load)?;
         ensure!(
@@ -339,7 +425,7 @@ impl Prepared {
             "`{}` has no test split to compare on; see --test-fraction",
             data.name
         );
-        let net = net::describe(&common.net)?.for_data(data.shape, data.classes())?;
+        let net = net::describe(net)?.for_data(data.shape, data.classes())?;
         let graph = Graph::new(&net)?;
         let config = common.recipe.for_data(&data, &device)?;
         Ok(Self { data, device, net, graph, config })
@@ -439,9 +525,11 @@ impl Prepared {
         let config = &self.config;
         vec![
             format!(
-                "Network `{}` ({} weights), {} training samples{}, {} test samples, seeds 1 to {}.",
-                common.net,
-                self.weights(),
+                "{}, {} training samples{}, {} test samples, seeds 1 to {}.",
+                match common.net.contains(',') {
+                    true => format!("Networks `{}`", common.net),
+                    false => format!("Network `{}` ({} weights)", common.net, self.weights()),
+                },
                 count(Split::Train),
                 if common.load.train_limit.is_some() { " (a fixed subset)" } else { "" },
                 count(Split::Test),
@@ -631,6 +719,7 @@ fn print(
         "- best control",
         "instructions",
         "flash",
+        "arena",
         "seconds",
     ]);
     for cell in &summary.cells {
@@ -643,10 +732,11 @@ fn print(
             cell.best_control.as_ref().map_or(String::new(), |best| spread(best.float)),
             format!("{:.0}", cell.instructions),
             format!("{:.0}", cell.flash_bytes),
+            format!("{:.0}", cell.arena_bytes),
             format!("{:.0}", cell.seconds),
         ]);
     }
-    for index in [0, 2, 3, 4, 5, 6, 7, 8] {
+    for index in [0, 2, 3, 4, 5, 6, 7, 8, 9] {
         if let Some(column) = table.column_mut(index) {
             column.set_cell_alignment(CellAlignment::Right);
         }

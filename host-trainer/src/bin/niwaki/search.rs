@@ -12,7 +12,8 @@ use clap::{Args, Subcommand};
 use indicatif::{HumanDuration, ProgressBar};
 use niwaki::data::{Augment, Dataset, LoadOptions, Split, load};
 use niwaki::experiment::{
-    SearchRow, Spread, Store, Way, read_rows, summarise_searches, write_search_page,
+    ArchRow, SearchRow, Spread, Store, Way, read_rows, summarise_searches, summarise_stages,
+    write_arch_page, write_search_page,
 };
 use niwaki::net::{self, DataInfo, NetSpec};
 use niwaki::search::arch::{Arch, ArchProblem};
@@ -68,6 +69,15 @@ struct ArchArgs {
     /// Stages: 2, or 1 as a control
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
     stages: u8,
+    #[command(flatten)]
+    plan: ArchPlan,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// How the evaluations of a search for architectures are divided.
+#[derive(Debug, Args)]
+struct ArchPlan {
     /// Passes over the training data in the first stage
     #[arg(long, value_name = "N", default_value_t = 2)]
     coarse_epochs: usize,
@@ -83,8 +93,41 @@ struct ArchArgs {
     /// Passes over the training data of a sparse training [default: twice those of a dense one]
     #[arg(long, value_name = "N")]
     sparse_epochs: Option<usize>,
+}
+
+/// Arguments of `niwaki experiment arch`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Every seed makes two studies in --runs, 2-SEED and 1-SEED: one in two stages, and the control, where everything
+varies at once and every network is trained from scratch. The control has as many evaluations as make the same
+number of epochs. Finished searches are one line each of rows.jsonl in --out and never repeated; an interrupted
+one goes on. README.md has the comparison at equal time and hypervolume.svg the plot.
+
+Examples:
+  niwaki experiment arch --evaluations 20 --epochs 3 --seeds 1 --out docs/results/arch-digits
+  niwaki experiment arch --data scenes/ --flash 128K --ram 128K --evaluations 60 --epochs 8 --seeds 3 \\
+      --out docs/results/arch-scenes
+  niwaki study export runs/arch-scenes/2-1 --pick best-accuracy -o scenes.niwaki --net scenes.toml")]
+pub(crate) struct ArchExperimentArgs {
+    /// Number of seeds: every search is repeated with the seeds 1 to N
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..1000))]
+    seeds: u64,
+    /// Folder for rows, table and plot
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// Folder for the studies [default: runs/ and the name of --out]
+    #[arg(long, value_name = "FOLDER")]
+    runs: Option<PathBuf>,
+    /// Device to train on: auto, flex (CPU), cuda:N, vulkan, wgpu
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Search nothing: only write table and plot of what is finished
+    #[arg(long)]
+    summarise: bool,
     #[command(flatten)]
-    common: Common,
+    plan: ArchPlan,
+    #[command(flatten)]
+    basis: Basis,
 }
 
 /// Arguments of `niwaki search sparse`.
@@ -446,24 +489,34 @@ pub(crate) fn experiment(args: &SearchExperimentArgs, format: Format) -> Result<
     settings["evaluations"] = basis.evaluations.into();
     let name = args.out.file_name().map_or_else(|| "search".into(), PathBuf::from);
     let runs = args.runs.clone().unwrap_or_else(|| Path::new("runs").join(name));
+    let place = |way: Way, seed: u64| Place::Folder(runs.join(format!("{}-{seed}", way.name())));
     if !args.summarise {
         let mut store = Store::<SearchRow>::open(&args.out, &settings)?;
         let commit = crate::experiment::commit(&args.out);
         let stop = output::stop_on_ctrl_c()?;
         for seed in 1..=args.seeds {
-            for &way in &args.ways {
+            // The surrogate comes first: it is asked about the candidates of the others.
+            let mut ways = args.ways.clone();
+            ways.sort_unstable();
+            for way in ways {
                 if store.rows().iter().any(|row| (row.way, row.seed) == (way, seed)) {
                     continue;
                 }
                 eprintln!("{} with seed {seed}", way.name());
-                let place = Place::Folder(runs.join(format!("{}-{seed}", way.name())));
-                let search = search(way, seed)?;
-                let study = Study::start(&place, &serde_json::to_value(&search)?)?;
+                let settings = search(way, seed)?;
+                let study = Study::start(&place(way, seed), &serde_json::to_value(&settings)?)?;
                 study.raise_budget(basis.evaluations as usize)?;
                 let runner = Runner { jobs: 1, device: args.device.clone(), out: None };
                 let again = "the same command continues";
-                evaluate(&study, &search, &data, &device, &runner, &stop, again)?;
-                store.push(SearchRow::new(way, seed, &View::load(&study)?, commit.clone()))?;
+                evaluate(&study, &settings, &data, &device, &runner, &stop, again)?;
+                let mut foreign = Vec::new();
+                if way != Way::Surrogate && args.ways.contains(&Way::Surrogate) {
+                    let settings = search(Way::Surrogate, seed)?;
+                    let own = Study::open(&place(Way::Surrogate, seed))?;
+                    foreign = opinion(&own, &study, &settings, &data, &device, &stop)?;
+                }
+                let view = View::load(&study)?;
+                store.push(SearchRow::new(way, seed, &view, foreign, commit.clone()))?;
             }
         }
     }
@@ -508,35 +561,153 @@ pub(crate) fn experiment(args: &SearchExperimentArgs, format: Format) -> Result<
     output::print(&format!("page: {}", args.out.join("README.md").display()))
 }
 
+impl ArchPlan {
+    /// Evaluations of the first stage and of the sparse trainings, of so many.
+    fn divide(&self, evaluations: usize) -> Result<[usize; 2]> {
+        let share = |name: &str, share: f64| -> Result<usize> {
+            ensure!(
+                (0.0..1.0).contains(&share),
+                "--{name}: expected a share below 1, found {share}"
+            );
+            Ok((evaluations as f64 * share).round() as usize)
+        };
+        Ok([share("coarse-share", self.coarse_share)?, share("sparse-share", self.sparse_share)?])
+    }
+
+    fn sparse_epochs(&self, basis: &Basis) -> usize {
+        self.sparse_epochs.unwrap_or(2 * basis.epochs)
+    }
+
+    /// Epochs of all trainings of a search.
+    fn epochs(&self, basis: &Basis, stages: u8, evaluations: usize) -> Result<usize> {
+        let [mut coarse, last] = self.divide(evaluations)?;
+        if stages == 1 {
+            coarse = 0;
+        }
+        let rest = evaluations.saturating_sub(coarse + last);
+        Ok(coarse * self.coarse_epochs + rest * basis.epochs + last * self.sparse_epochs(basis))
+    }
+
+    /// A search that is checked to reach its limits.
+    fn search(
+        &self,
+        basis: &Basis,
+        (data, info): &(Dataset, DataInfo),
+        device: &Device,
+        algorithm: Algorithm,
+        (stages, evaluations, seed): (u8, usize, u64),
+    ) -> Result<Search> {
+        let [coarse, last] = self.divide(evaluations)?;
+        let training =
+            basis.training(data, device, Method::Decoupled(Decoupled::default()), seed)?;
+        let what = Arch {
+            coarse: if stages == 2 { coarse } else { 0 },
+            sparse_from: evaluations.saturating_sub(last),
+            densities: self.densities.clone(),
+            coarse_epochs: self.coarse_epochs,
+            sparse_epochs: self.sparse_epochs(basis),
+            training: Config {
+                learning_rate: basis.lr.unwrap_or(training.optimiser.learning_rate()),
+                ..training
+            },
+        };
+        what.check(data)?;
+        // There is nothing that predictions could come from.
+        let search = basis.search(What::Arch(what.clone()), info.clone(), algorithm, false, seed);
+        what.check_reach(&search, data)?;
+        Ok(search)
+    }
+}
+
 fn arch(args: &ArchArgs, format: Format) -> Result<()> {
     let (common, basis) = (&args.common, &args.common.basis);
     let device = sparse::device(&common.runner.device)?;
-    let (data, info) = basis.data()?;
-    let share = |name: &str, share: f64| -> Result<usize> {
-        ensure!((0.0..1.0).contains(&share), "--{name}: expected a share below 1, found {share}");
-        Ok((f64::from(basis.evaluations) * share).round() as usize)
+    let data = basis.data()?;
+    let what = (args.stages, basis.evaluations as usize, common.seed);
+    let search = args.plan.search(basis, &data, &device, common.method, what)?;
+    begin(common, &search, &data.0, &device, format)
+}
+
+/// Runs `niwaki experiment arch`.
+pub(crate) fn arch_experiment(args: &ArchExperimentArgs, format: Format) -> Result<()> {
+    let (basis, plan) = (&args.basis, &args.plan);
+    let device = sparse::device(&args.device)?;
+    let data = basis.data()?;
+    let two = basis.evaluations as usize;
+    let epochs = plan.epochs(basis, 2, two)?;
+    let mut one = 1;
+    while plan.epochs(basis, 1, one + 1)? <= epochs {
+        one += 1;
+    }
+    let search = |stages: u8, seed: u64| {
+        let evaluations = if stages == 1 { one } else { two };
+        plan.search(basis, &data, &device, Algorithm::Moead, (stages, evaluations, seed))
     };
-    let coarse = share("coarse-share", args.coarse_share)?;
-    let last = share("sparse-share", args.sparse_share)?;
-    let method = Method::Decoupled(Decoupled::default());
-    let training = basis.training(&data, &device, method, common.seed)?;
-    let what = Arch {
-        coarse: if args.stages == 2 { coarse } else { 0 },
-        sparse_from: (basis.evaluations as usize).saturating_sub(last),
-        densities: args.densities.clone(),
-        coarse_epochs: args.coarse_epochs,
-        sparse_epochs: args.sparse_epochs.unwrap_or(2 * basis.epochs),
-        training: Config {
-            learning_rate: basis.lr.unwrap_or(training.optimiser.learning_rate()),
-            ..training
-        },
+    let first = search(2, 1)?;
+    let mut settings = serde_json::to_value(&first)?;
+    settings["evaluations"] = basis.evaluations.into();
+    let name = args.out.file_name().map_or_else(|| "arch".into(), PathBuf::from);
+    let runs = args.runs.clone().unwrap_or_else(|| Path::new("runs").join(name));
+    if !args.summarise {
+        let mut store = Store::<ArchRow>::open(&args.out, &settings)?;
+        let commit = crate::experiment::commit(&args.out);
+        let stop = output::stop_on_ctrl_c()?;
+        for (seed, stages) in (1..=args.seeds).flat_map(|seed| [(seed, 2), (seed, 1)]) {
+            if store.rows().iter().any(|row| (row.stages, row.seed) == (stages, seed)) {
+                continue;
+            }
+            eprintln!("stages: {stages}, seed {seed}");
+            let settings = search(stages, seed)?;
+            let place = Place::Folder(runs.join(format!("{stages}-{seed}")));
+            let study = Study::start(&place, &serde_json::to_value(&settings)?)?;
+            study.raise_budget(if stages == 1 { one } else { two })?;
+            let runner = Runner { jobs: 1, device: args.device.clone(), out: None };
+            let again = "the same command continues";
+            evaluate(&study, &settings, &data.0, &device, &runner, &stop, again)?;
+            store.push(ArchRow::new(stages, seed, &View::load(&study)?, commit.clone())?)?;
+        }
+    }
+    let mut rows: Vec<ArchRow> = read_rows(&args.out)?;
+    rows.retain(|row| row.seed <= args.seeds);
+    let about = [
+        format!("{two} evaluations in two stages, {one} in a single one, {}.", first.limits),
+        format!(
+            "{} training samples, {} validation samples; {} epochs in the first stage, {} in the second one, {} of \
+             sparse trainings, {epochs} in all; seeds 1 to {}.",
+            data.0.indices(Split::Train).len(),
+            data.0.indices(Split::Val).len(),
+            plan.coarse_epochs,
+            basis.epochs,
+            plan.sparse_epochs(basis),
+            args.seeds
+        ),
+    ];
+    let title = format!("Stages of architecture search on {}", data.0.name);
+    write_arch_page(&args.out, &title, &crate::experiment::command(), &about, &rows)?;
+    let summary = summarise_stages(&rows);
+    if format == Format::Json {
+        return output::print_json(&serde_json::json!({
+            "folder": args.out,
+            "searches": rows.len(),
+            "stages": summary,
+        }));
+    }
+    let mut table =
+        output::table(["stages", "searches", "hypervolume", "at equal time", "accuracy, %"]);
+    let mean = |spread: Option<Spread>, factor: f64, digits: usize| {
+        spread.map_or(String::new(), |spread| format!("{:.digits$}", factor * spread.mean))
     };
-    what.check(&data)?;
-    let search = common.search(What::Arch(what.clone()), info);
-    what.check_reach(&search, &data)?;
-    // There is nothing that predictions could come from.
-    let search = Search { surrogate: false, ..search };
-    begin(common, &search, &data, &device, format)
+    for stages in &summary {
+        table.add_row([
+            stages.stages.to_string(),
+            stages.hypervolume.n.to_string(),
+            mean(Some(stages.hypervolume), 1.0, 4),
+            mean(stages.hypervolume_at_equal_time, 1.0, 4),
+            mean(stages.accuracy, 100.0, 2),
+        ]);
+    }
+    output::print_table(&table)?;
+    output::print(&format!("page: {}", args.out.join("README.md").display()))
 }
 
 /// Starts a study or goes on with it, to its end.
@@ -617,6 +788,24 @@ fn evaluate(
     };
     ensure!(outcome == Outcome::Complete, "stopped; {again}");
     Ok(())
+}
+
+/// What the surrogate of a complete study says of the errors of another one's candidates, and what they are.
+fn opinion(
+    own: &Study,
+    other: &Study,
+    search: &Search,
+    data: &Dataset,
+    device: &Device,
+    stop: &AtomicBool,
+) -> Result<Vec<(f64, f64)>> {
+    let What::Sparse(sparse) = &search.what else { return Ok(Vec::new()) };
+    let folder = Runner { jobs: 1, device: String::new(), out: None }.folder(own.place());
+    let stopped = || stop.load(Ordering::Relaxed);
+    let prepared =
+        SparseProblem::prepare(own, search, sparse, data, device, &folder, &stopped, &mut |_| {})?;
+    let Some(problem) = prepared else { bail!("stopped; the same command continues") };
+    Ok(problem.foreign(&own.candidates()?, &other.candidates()?))
 }
 
 /// Evaluates candidates of a problem that is prepared, several at a time.

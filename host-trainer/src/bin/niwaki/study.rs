@@ -40,7 +40,8 @@ enum StudyWhat {
 Examples:
   niwaki study export runs/search -o model.niwaki
   niwaki study export runs/search --pick best-accuracy -o model.niwaki
-  niwaki study export runs/search --pick 17 -o model.niwaki")]
+  niwaki study export runs/search --pick 17 -o model.niwaki
+  niwaki study export runs/scenes --pick best-accuracy -o model.niwaki --net scenes.toml")]
     Export {
         /// Where the study is: a folder, or postgres://USER@HOST/DATABASE#NAME
         #[arg(value_name = "FOLDER|URL")]
@@ -51,6 +52,9 @@ Examples:
         /// File to write
         #[arg(short, long, value_name = "FILE", default_value = "model.niwaki")]
         output: PathBuf,
+        /// File for the description of its network, for `niwaki train --net`
+        #[arg(long, value_name = "FILE.toml")]
+        net: Option<PathBuf>,
     },
     /// Compare the models of the front with the target and write report.html and the models
     Report {
@@ -130,11 +134,14 @@ impl std::str::FromStr for Pick {
 pub(crate) fn run(args: &StudyArgs, format: Format) -> Result<()> {
     match &args.what {
         StudyWhat::Show { study, all } => show(&View::load(&Study::open(study)?)?, *all, format),
-        StudyWhat::Export { study, pick, output } => {
+        StudyWhat::Export { study, pick, output, net } => {
             let study = Study::open(study)?;
             let view = View::load(&study)?;
             let candidate = picked(&view, pick)?;
             front::export(&study, &view, candidate, output)?;
+            if let Some(net) = net {
+                front::export_net(&view, candidate, net)?;
+            }
             match format {
                 Format::Json => output::print_json(&serde_json::json!({
                     "candidate": candidate.id,
