@@ -100,6 +100,8 @@ pub struct Pass<'a> {
     pub quantise: Option<&'a Ranges>,
     /// Returns the range of every tensor that the integer model has.
     pub observe: bool,
+    /// Returns what the last layer with weights sees.
+    pub features: bool,
 }
 
 /// What a forward pass computed.
@@ -110,6 +112,8 @@ pub struct Output {
     pub stats: Vec<Stats>,
     /// Smallest and largest value of observed slots.
     pub observed: Vec<(usize, Tensor<1>, Tensor<1>)>,
+    /// Input of the last layer with weights, where it was asked for: samples x features.
+    pub features: Option<Tensor<2>>,
 }
 
 impl Network {
@@ -260,6 +264,8 @@ impl Network {
                 None => tensor,
             }
         };
+        let last = self.steps.iter().rposition(|step| step.weight.is_some());
+        let mut features = None;
         let mut slots: Vec<Option<Tensor<4>>> = vec![None; self.slots()];
         slots[0] = Some(finish(0, 0, RangeRule::Observed, input));
         for (index, step) in self.steps.iter().enumerate() {
@@ -274,6 +280,9 @@ impl Network {
             let output = match step.op {
                 Op::Conv { .. } | Op::Linear { .. } | Op::BatchNorm { .. } => {
                     let input = take(step.inputs[0]);
+                    if pass.features && last == Some(index) {
+                        features = Some(input.clone().reshape([samples as i32, -1]));
+                    }
                     gate = step.gate.map(|at| self.gate(at, &params[0][at], input.clone()));
                     self.weighted(step, params, input, pass, &mut stats)
                 }
@@ -329,6 +338,7 @@ impl Network {
             logits: logits.reshape([samples as i32, -1]),
             stats: stats.into_iter().flatten().collect(),
             observed,
+            features,
         }
     }
 
@@ -492,7 +502,7 @@ mod tests {
         };
         let batch: Vec<f32> = (0..128).map(|index| (0.3 * index as f32).cos()).collect();
         let batch = Tensor::from_data(TensorData::new(batch, [2, 1, 8, 8]), &device);
-        let pass = Pass { norms: Norms::Batch, quantise: None, observe: false };
+        let pass = Pass { norms: Norms::Batch, quantise: None, observe: false, features: false };
         let logits = |net: &Network, gate: f32| {
             values(&net.forward(&values_of(net, gate), batch.clone(), &pass).logits)
         };
@@ -541,7 +551,8 @@ mod tests {
                 }
             })
             .collect();
-        let running = Pass { norms: Norms::Running(&stats), quantise: None, observe: false };
+        let running =
+            Pass { norms: Norms::Running(&stats), quantise: None, observe: false, features: false };
         let together = values(&net.forward_paths(&[&a, &b], both.clone(), &running).logits);
         let apart = [
             values(&net.forward(&a, x, &running).logits),

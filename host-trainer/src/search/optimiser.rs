@@ -83,8 +83,8 @@ pub struct Optimiser {
     proposals: usize,
     /// Proposals that nothing is known of yet.
     open: Vec<Proposal>,
-    /// Objectives of the others.
-    told: Vec<Vec<f64>>,
+    /// The others.
+    told: Vec<Member>,
     strategy: Strategy,
 }
 
@@ -263,17 +263,22 @@ impl Optimiser {
             }
         }
         plan.sort(subproblem, &mut children, &plan.scale());
-        let gains = self.gains(&children);
+        let told: Vec<Genome> = self.told.iter().map(|member| member.genome.clone()).collect();
+        let gains = self.gains(&children, &screen.predict(&told)?);
         // Of equal gains the first one counts, which is the best of the subproblem.
         let best = (0..children.len()).rev().max_by(|&a, &b| gains[a].total_cmp(&gains[b]))?;
         Some(children.swap_remove(best).genome)
     }
 
     /// What each of these would add to the hypervolume of all that was told or is predicted of what is asked for.
-    fn gains(&self, members: &[Member]) -> Vec<f64> {
+    /// What was told counts with its predictions, too: a neighbour that is predicted as it is adds nothing, even if
+    /// the truth was worse.
+    fn gains(&self, members: &[Member], predictions_of_told: &[Vec<f64>]) -> Vec<f64> {
         let open = self.open.iter().filter_map(|proposal| proposal.predicted.as_deref());
-        let open: Vec<Vec<f64>> = open.map(|predicted| self.counted(predicted)).collect();
-        let known: Vec<Vec<f64>> = self.told.iter().cloned().chain(open).collect();
+        let predicted = predictions_of_told.iter().map(Vec::as_slice).chain(open);
+        let predicted = predicted.map(|predicted| self.counted(predicted));
+        let told = self.told.iter().map(|member| member.objectives.clone());
+        let known: Vec<Vec<f64>> = told.chain(predicted).collect();
         let known: Vec<Vec<f64>> = front(&known).into_iter().map(|at| known[at].clone()).collect();
         let reference = self.bound.clone().unwrap_or_else(|| {
             // Without a bound, somewhat beyond the worst of each objective.
@@ -302,8 +307,8 @@ impl Optimiser {
     pub fn tell(&mut self, proposal: &Proposal, objectives: &[f64]) {
         let objectives = self.counted(objectives);
         self.open.retain(|open| open.genome != proposal.genome);
-        self.told.push(objectives.clone());
         let member = Member { genome: proposal.genome.clone(), objectives };
+        self.told.push(member.clone());
         match &mut self.strategy {
             Strategy::Random => {}
             Strategy::Nsga2(members) => {

@@ -15,6 +15,7 @@ pub mod inherit;
 pub mod layerwise;
 pub mod mask;
 pub mod method;
+pub mod multiparty;
 pub mod optimiser;
 mod state;
 mod step;

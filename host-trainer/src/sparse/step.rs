@@ -55,7 +55,8 @@ pub(super) fn learn(
         Phase::Both { gamma, .. } => Some(state.whole_values(gamma)),
         Phase::Dense | Phase::Masked => None,
     };
-    let all = Part { state, data, config, quantise, epoch, share: 1.0, teacher: None };
+    let all =
+        Part { state, data, config, quantise, epoch, share: 1.0, teacher: None, contrast: None };
     all.learn_in_parts(&backbone, whole.as_deref(), indices)
 }
 
@@ -81,7 +82,38 @@ pub(super) fn learn_values(
     indices: &[usize],
     epoch: usize,
 ) -> Lesson {
-    let all = Part { state, data, config, quantise: false, epoch, share: 1.0, teacher };
+    let all =
+        Part { state, data, config, quantise: false, epoch, share: 1.0, teacher, contrast: None };
+    all.learn_in_parts(values, None, indices)
+}
+
+/// Networks of the same shape that the features of another are compared with.
+pub(super) struct Contrast {
+    /// Values and statistics of the one that they are pulled towards.
+    pub(super) global: (Vec<Tensor<1>>, Vec<Stats>),
+    /// Of the one that they are pushed from.
+    pub(super) previous: Option<(Vec<Tensor<1>>, Vec<Stats>)>,
+    /// Whether they are pushed from the global features of other classes, too.
+    pub(super) other_classes: bool,
+    /// Weight of the loss.
+    pub(super) weight: f64,
+    /// Its temperature.
+    pub(super) temperature: f64,
+}
+
+/// Computes loss and gradients of the samples with these indices for a party's network.
+pub(super) fn learn_local(
+    state: &State,
+    data: &Dataset,
+    config: &Config,
+    values: &[Tensor<1>],
+    contrast: Option<&Contrast>,
+    indices: &[usize],
+    epoch: usize,
+) -> Lesson {
+    let contrast = contrast.filter(|contrast| contrast.weight > 0.0);
+    let (teacher, quantise) = (None, false);
+    let all = Part { state, data, config, quantise, epoch, share: 1.0, teacher, contrast };
     all.learn_in_parts(values, None, indices)
 }
 
@@ -125,6 +157,8 @@ struct Part<'a> {
     share: f64,
     /// A network that teaches this one.
     teacher: Option<&'a Teacher>,
+    /// Networks whose features this one's are compared with.
+    contrast: Option<&'a Contrast>,
 }
 
 impl Part<'_> {
@@ -158,16 +192,25 @@ impl Part<'_> {
         let target = self.target(indices, &batch);
         let taught = self.teacher.filter(|teacher| teacher.weight > 0.0).map(|teacher| {
             let norms = Norms::Running(&teacher.stats);
-            let pass = Pass { norms, quantise: None, observe: false };
+            let pass = Pass { norms, quantise: None, observe: false, features: false };
             (teacher, state.net.forward(&teacher.values, batch.clone(), &pass).logits)
         });
 
+        let compared = self.contrast.map(|contrast| {
+            let unit = |(values, stats): &(Vec<Tensor<1>>, Vec<Stats>)| {
+                let norms = Norms::Running(stats);
+                let pass = Pass { norms, quantise: None, observe: false, features: true };
+                state.net.forward(values, batch.clone(), &pass).features.map(unit_rows)
+            };
+            (contrast, unit(&contrast.global), contrast.previous.as_ref().and_then(unit))
+        });
         let leaf = |value: &Tensor<1>| value.clone().autodiff().require_grad();
         let leaves: Vec<Tensor<1>> = backbone.iter().map(leaf).collect();
         let pass = Pass {
             norms: if self.quantise { Norms::Running(&state.backbone) } else { Norms::Batch },
             quantise: self.quantise.then_some(&state.ranges),
             observe: self.quantise,
+            features: self.contrast.is_some(),
         };
         // Parameters without redundant weights are the same in both paths.
         let mut whole_leaves: Vec<Option<Tensor<1>>> = vec![None; leaves.len()];
@@ -203,6 +246,12 @@ impl Part<'_> {
         if let Some((teacher, logits)) = taught {
             let student = output.logits.clone();
             loss = loss + self.distil(logits, student, teacher.temperature, teacher.weight);
+        }
+
+        if let Some((contrast, Some(global), previous)) = compared
+            && let Some(own) = output.features
+        {
+            loss = loss + self.contrast_of(contrast, unit_rows(own), global, previous, indices);
         }
 
         let mut gradients = (loss.clone() * self.share).backward();
@@ -248,11 +297,12 @@ impl Part<'_> {
             return (net.forward(backbone, batch.clone(), pass), net.forward(whole, batch, pass));
         }
         let twice = Tensor::cat(vec![batch.clone(), batch], 0);
-        let Output { logits, stats, observed } = net.forward_paths(&[backbone, whole], twice, pass);
+        let Output { logits, stats, observed, .. } =
+            net.forward_paths(&[backbone, whole], twice, pass);
         let mut parts = logits.chunk(2, 0).into_iter();
         let mut part = || parts.next().expect("a path has half of the samples");
-        let student = Output { logits: part(), stats: stats.clone(), observed };
-        (student, Output { logits: part(), stats, observed: Vec::new() })
+        let student = Output { logits: part(), stats: stats.clone(), observed, features: None };
+        (student, Output { logits: part(), stats, observed: Vec::new(), features: None })
     }
 
     /// Class probabilities to reach, or for reconstruction the input.
@@ -299,6 +349,37 @@ impl Part<'_> {
         }
     }
 
+    /// How badly the features of a sample can be told from its features in the global network, among those of
+    /// other classes there and its own in the previous network: the cross-entropy of cosines (van den Oord et
+    /// al., "Representation learning with contrastive predictive coding", 2018). All have unit length.
+    fn contrast_of(
+        &self,
+        contrast: &Contrast,
+        own: Tensor<2>,
+        global: Tensor<2>,
+        previous: Option<Tensor<2>>,
+        indices: &[usize],
+    ) -> Tensor<1> {
+        let samples = indices.len();
+        let mut cosines = vec![(own.clone() * global.clone()).sum_dim(1)];
+        cosines.extend(previous.map(|previous| (own.clone() * previous).sum_dim(1)));
+        if contrast.other_classes {
+            let label = |index: &usize| self.data.labels[*index];
+            // Of the same class there is nothing to be pushed from.
+            let same: Vec<f32> = indices
+                .iter()
+                .flat_map(|a| indices.iter().map(move |b| (a, b)))
+                .map(|(a, b)| if label(a) == label(b) { -1e4 } else { 0.0 })
+                .collect();
+            let same = TensorData::new(same, [samples, samples]);
+            let same = Tensor::<2>::from_data(same, &self.state.device);
+            cosines.push(own.matmul(global.transpose()) + same);
+        }
+        let logits = Tensor::cat(cosines, 1) / contrast.temperature;
+        let right = activation::log_softmax(logits, 1).narrow(1, 0, 1);
+        right.sum() * (-contrast.weight / samples as f64)
+    }
+
     fn merit(&self, logits: &Tensor<2>, target: &Tensor<2>, indices: &[usize]) -> f64 {
         match self.state.net.graph.task {
             Task::Classify => correct(&values(logits), &self.data.labels, indices) as f64,
@@ -308,6 +389,12 @@ impl Part<'_> {
             }
         }
     }
+}
+
+/// Rows scaled to unit length.
+fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
+    let length = (rows.clone().square().sum_dim(1) + 1e-8).sqrt();
+    rows / length
 }
 
 /// Applies what a batch taught: one update of every parameter.

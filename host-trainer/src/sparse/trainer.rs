@@ -178,7 +178,7 @@ pub fn train(
             return Ok(Outcome::Stopped(state.progress.epochs));
         }
     }
-    let summary = session.summary();
+    let summary = summary(&session.state, session.data);
     file.summary = Some(summary.clone());
     file.save(run)?;
     Ok(Outcome::Complete(Box::new(summary)))
@@ -381,38 +381,38 @@ impl<'a> Session<'a> {
 
     fn density(&self) -> f64 {
         let kept: usize = self.state.nonzeros().iter().map(|(_, count)| count).sum();
-        kept as f64 / self.weights() as f64
+        kept as f64 / weights(&self.state) as f64
     }
+}
 
-    fn weights(&self) -> usize {
-        let layers = &self.state.net.graph.layers;
-        let shapes = layers.iter().filter_map(|node| node.op.weight_shape());
-        shapes.map(|shape| shape.iter().product::<usize>()).sum()
+/// Results of a network that is complete.
+pub(super) fn summary(state: &State, data: &Dataset) -> Summary {
+    let graph = &state.net.graph;
+    let kept = state.nonzeros();
+    let nonzeros: usize = kept.iter().map(|(_, count)| count).sum();
+    let of_layer = |layer: usize| {
+        kept.iter().find(|(index, _)| *index == layer).map_or(0, |(_, count)| *count)
+    };
+    let progress = &state.progress;
+    Summary {
+        accuracy_float: accuracy(state, None, data),
+        accuracy_int8_simulated: accuracy(state, Some(&state.ranges), data),
+        density: nonzeros as f64 / weights(state) as f64,
+        nonzeros,
+        weights: weights(state),
+        macs: graph.sparse_macs(of_layer),
+        macs_dense: (0..graph.layers.len()).map(|layer| graph.macs(layer)).sum(),
+        dropped: progress.dropped,
+        epochs: progress.epochs,
+        images_per_s: progress.samples as f64 / progress.training_seconds.max(1e-9),
+        seconds: progress.seconds,
     }
+}
 
-    fn summary(&self) -> Summary {
-        let state = &self.state;
-        let graph = &state.net.graph;
-        let kept = state.nonzeros();
-        let nonzeros: usize = kept.iter().map(|(_, count)| count).sum();
-        let of_layer = |layer: usize| {
-            kept.iter().find(|(index, _)| *index == layer).map_or(0, |(_, count)| *count)
-        };
-        let progress = &state.progress;
-        Summary {
-            accuracy_float: accuracy(state, None, self.data),
-            accuracy_int8_simulated: accuracy(state, Some(&state.ranges), self.data),
-            density: nonzeros as f64 / self.weights() as f64,
-            nonzeros,
-            weights: self.weights(),
-            macs: graph.sparse_macs(of_layer),
-            macs_dense: (0..graph.layers.len()).map(|layer| graph.macs(layer)).sum(),
-            dropped: progress.dropped,
-            epochs: progress.epochs,
-            images_per_s: progress.samples as f64 / progress.training_seconds.max(1e-9),
-            seconds: progress.seconds,
-        }
-    }
+fn weights(state: &State) -> usize {
+    let layers = &state.net.graph.layers;
+    let shapes = layers.iter().filter_map(|node| node.op.weight_shape());
+    shapes.map(|shape| shape.iter().product::<usize>()).sum()
 }
 
 fn append_metrics(run: &Path, row: &EpochRow) -> anyhow::Result<()> {

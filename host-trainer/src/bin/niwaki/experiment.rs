@@ -61,6 +61,8 @@ enum Experiment {
     Networks(NetworksArgs),
     /// Compare ways in which devices learn together, and apart, over rounds and over bytes
     Federated(crate::federated::FederatedArgs),
+    /// Compare ways in which parties learn one network together, each in a part of its own or all in the same
+    Multiparty(crate::multiparty::MultipartyArgs),
 }
 
 /// Arguments of `niwaki experiment criteria`.
@@ -180,6 +182,7 @@ pub(crate) fn run(args: &ExperimentArgs, format: Format) -> Result<()> {
         Experiment::Arch(args) => crate::search::arch_experiment(args, format),
         Experiment::Networks(args) => networks(args, format),
         Experiment::Federated(args) => crate::federated::run(args, format),
+        Experiment::Multiparty(args) => crate::multiparty::run(args, format),
     }
 }
 

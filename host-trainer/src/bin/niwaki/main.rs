@@ -17,6 +17,7 @@ mod inputs;
 mod layerwise;
 mod learn;
 mod man;
+mod multiparty;
 mod output;
 mod quantity;
 mod report;
