@@ -262,6 +262,35 @@ fn devices_learn_together() {
     assert!(refused.contains("trimmed-mean[:SHARE"), "{refused}");
 }
 
+/// Parties learn a network that can be exported; what is finished is never run again.
+#[test]
+fn parties_learn_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (out, runs, model) = (path("out"), path("runs"), path("m.niwaki"));
+    let words = "experiment multiparty --net mlp:width=8 --train-limit 300 --parties 3 --rounds 2 --epochs 1 \
+                 --density 0.3 --seeds 1 --ways personal,local,fedavg-dense --out";
+    let arguments: Vec<&str> = words.split_whitespace().chain([&*out, "--runs", &*runs]).collect();
+    let compared = json(&arguments);
+    let ways = compared["ways"].as_array().unwrap();
+    assert_eq!((ways.len(), &compared["finished"]), (3, &3.into()));
+    assert_eq!(
+        (&ways[0]["variant"], &ways[1]["bytes_up"]["mean"]),
+        (&"personal".into(), &0.0.into())
+    );
+    let up = |way: usize| ways[way]["bytes_up"]["mean"].as_f64().unwrap();
+    assert!(up(0) > 0.0 && up(0) < up(2), "{} {}", up(0), up(2));
+    let rows = std::fs::read_to_string(path("out/rows.jsonl")).unwrap();
+    assert_eq!(json(&arguments)["finished"], 3);
+    assert_eq!(std::fs::read_to_string(path("out/rows.jsonl")).unwrap(), rows);
+    json(&["export", &path("runs/personal-0.3-1"), "-o", &model]);
+    let analysis = json(&["analyze", &model]);
+    assert!(analysis["density"].as_f64().unwrap() < 0.35, "{analysis}");
+    let mut other = arguments.clone();
+    other.extend(["--adjust", "2"]);
+    assert!(error(&other).contains("--adjust"), "{}", error(&other));
+}
+
 #[test]
 fn federated_methods_are_compared_and_never_run_twice() {
     let folder = tempfile::tempdir().unwrap();

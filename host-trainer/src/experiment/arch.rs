@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::Spread;
+use super::{Spread, rows::commits};
 use crate::net::trained::write_atomically;
 use crate::report::{Axis, Line, lines};
 use crate::search::study::Status;
@@ -155,11 +155,9 @@ pub fn write_arch_page(
     write_atomically(&folder.join(PLOT_FILE), svg.as_bytes())?;
 
     let mut text = format!("# {title}\n\n```sh\n{command}\n```\n\n");
-    let mut commits: Vec<&str> = rows.iter().filter_map(|row| row.commit.as_deref()).collect();
-    commits.sort_unstable();
-    commits.dedup();
+    let commits = commits(rows.iter().map(|row| row.commit.as_deref()));
     if !commits.is_empty() {
-        text += &format!("At commit {}. ", commits.join(", "));
+        text += &format!("At {commits}. ");
     }
     text += &about.join(" ");
     text += &format!(
@@ -169,12 +167,8 @@ pub fn write_arch_page(
          | | searches | evaluations | seconds | hypervolume | at equal time | best accuracy, % |\n\
          |---|---:|---:|---:|---:|---:|---:|\n"
     );
-    let figure = |spread: Option<Spread>, factor: f64, digits: usize| match spread {
-        None => String::new(),
-        Some(Spread { mean, std, .. }) => {
-            let std = std.map(|std| format!(" ± {:.digits$}", factor * std));
-            format!("{:.digits$}{}", factor * mean, std.unwrap_or_default())
-        }
+    let figure = |spread: Option<Spread>, factor: f64, digits: usize| {
+        spread.map_or_else(String::new, |spread| spread.text(factor, digits))
     };
     for summary in summarise_stages(rows) {
         text += &format!(

@@ -316,12 +316,12 @@ pub fn write_federated_page(
     let bytes = Axis { name: "KiB up, all devices, logarithmic", log: true };
     write("bytes.svg", &lines(&over_bytes, bytes, y)?)?;
 
-    let percent = |spread: Spread| with_deviation(spread, 100.0, 2);
+    let percent = |spread: Spread| spread.text(100.0, 2);
     let mut text = format!("# {title}\n\n{about}\n\n```\n{command}\n```\n\n");
     text += "| method | seeds | tunable weights | last accuracy, % | best, % | KiB up | KiB down | KiB up to the dense accuracy |\n";
     text += "|---|---|---|---|---|---|---|---|\n";
     for standing in standings {
-        let kib = |spread: Spread| with_deviation(spread, 1.0 / 1024.0, 1);
+        let kib = |spread: Spread| spread.text(1.0 / 1024.0, 1);
         writeln!(
             text,
             "| {} | {} | {} | {} | {} | {} | {} | {} |",
@@ -343,14 +343,6 @@ pub fn write_federated_page(
              `fedavg-dense` has after its last round. Best accuracies are chosen on the test samples and are\n\
              optimistic.\n\n![Accuracy over rounds](rounds.svg)\n\n![Accuracy over bytes](bytes.svg)\n";
     write("README.md", &text)
-}
-
-fn with_deviation(spread: Spread, factor: f64, digits: usize) -> String {
-    let mean = spread.mean * factor;
-    match spread.std {
-        Some(std) => format!("{mean:.digits$} ± {:.digits$}", std * factor),
-        None => format!("{mean:.digits$}"),
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{Row, Spread};
+use super::{Row, Spread, rows::commits};
 use crate::net::trained::write_atomically;
 use crate::report::{Axis, Line, lines};
 use crate::sparse::multiparty::Round;
@@ -123,12 +123,10 @@ pub fn write_parties_page(
     let round = Axis { name: "round", log: false };
     write("personal.svg", &lines(&over_rounds, round, percent("own samples, %"))?)?;
 
-    let mut commits: Vec<&str> = rows.iter().filter_map(|row| row.commit.as_deref()).collect();
-    commits.sort_unstable();
-    commits.dedup();
+    let commits = commits(rows.iter().map(|row| row.commit.as_deref()));
     let mut text = format!("# {title}\n\n```sh\n{command}\n```\n\n");
     if !commits.is_empty() {
-        text += &format!("At commit {}. ", commits.join(", "));
+        text += &format!("At {commits}. ");
     }
     text += about;
     text += "\n\nMeans and standard deviations over the seeds. *Global* is the one network that all have in the end, on the \
@@ -136,10 +134,6 @@ pub fn write_parties_page(
              for its own model after its round. Bytes are those of all parties together, as messages are encoded.\n\n\
              | | density | seeds | global, % | int8, % | own samples, % | KiB up | KiB down | kept by any | instructions | flash, bytes |\n\
              |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n";
-    let figure = |Spread { mean, std, .. }: Spread, factor: f64, digits: usize| {
-        let std = std.map(|std| format!(" ± {:.digits$}", factor * std));
-        format!("{:.digits$}{}", factor * mean, std.unwrap_or_default())
-    };
     for s in summaries {
         writeln!(
             text,
@@ -147,9 +141,9 @@ pub fn write_parties_page(
             s.variant,
             s.density,
             s.global.n,
-            figure(s.global, 100.0, 2),
-            figure(s.int8, 100.0, 2),
-            figure(s.personal, 100.0, 2),
+            s.global.text(100.0, 2),
+            s.int8.text(100.0, 2),
+            s.personal.text(100.0, 2),
             s.bytes_up.mean / 1024.0,
             s.bytes_down.mean / 1024.0,
             s.kept_by_any.mean,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{Cell, Impossible, Row, Spread, Summary, plot};
+use super::{Cell, Impossible, Row, Spread, Summary, plot, rows::commits};
 use crate::net::{spec::Task, trained::write_atomically};
 
 const PLOT_FILE: &str = "accuracy.svg";
@@ -37,19 +37,13 @@ pub fn write_page(folder: &Path, page: &Page<'_>, summary: &Summary) -> Result<(
 
 fn markdown(page: &Page<'_>, summary: &Summary) -> String {
     let mut text = format!("# {}\n\n```sh\n{}\n```\n\n", page.title, page.command);
-    let mut commits: Vec<&str> = page.rows.iter().filter_map(|row| row.commit.as_deref()).collect();
-    commits.sort_unstable();
-    commits.dedup();
+    let commits = commits(page.rows.iter().map(|row| row.commit.as_deref()));
     let hours = page.rows.iter().map(|row| row.seconds).sum::<f64>() / 3600.0;
     text += &format!(
         "{} of {} trainings, {hours:.2} hours of training in all{}.\n",
         page.rows.len(),
         page.trials,
-        match commits.len() {
-            0 => String::new(),
-            1 => format!(", at commit {}", commits[0]),
-            _ => format!(", at commits {}", commits.join(", ")),
-        }
+        if commits.is_empty() { String::new() } else { format!(", at {commits}") }
     );
     for sentence in &page.about {
         text += sentence;

@@ -157,6 +157,18 @@ fn parse<R: DeserializeOwned>(path: &Path) -> anyhow::Result<(Vec<R>, usize)> {
     Ok((rows, complete))
 }
 
+/// The commits of the program that made some rows, each once, as the end of "at"; empty where none is known.
+pub(super) fn commits<'a>(of_rows: impl Iterator<Item = Option<&'a str>>) -> String {
+    let mut commits: Vec<&str> = of_rows.flatten().collect();
+    commits.sort_unstable();
+    commits.dedup();
+    match commits[..] {
+        [] => String::new(),
+        [one] => format!("commit {one}"),
+        _ => format!("commits {}", commits.join(", ")),
+    }
+}
+
 /// Settings that differ, as `name: stored, not asked`.
 fn differences(stored: &Value, asked: &Value) -> String {
     let names = |value: &Value| -> Vec<String> {

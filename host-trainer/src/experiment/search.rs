@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::Spread;
+use super::{Spread, rows::commits};
 use crate::net::trained::write_atomically;
 use crate::report::{Axis, Line, lines};
 use crate::search::optimiser::Algorithm;
@@ -198,11 +198,9 @@ pub fn write_search_page(
     write_atomically(&folder.join(PLOT_FILE), svg.as_bytes())?;
 
     let mut text = format!("# {title}\n\n```sh\n{command}\n```\n\n");
-    let mut commits: Vec<&str> = rows.iter().filter_map(|row| row.commit.as_deref()).collect();
-    commits.sort_unstable();
-    commits.dedup();
+    let commits = commits(rows.iter().map(|row| row.commit.as_deref()));
     if !commits.is_empty() {
-        text += &format!("At commit {}. ", commits.join(", "));
+        text += &format!("At {commits}. ");
     }
     text += &about.join(" ");
     text += &format!(
@@ -215,10 +213,8 @@ pub fn write_search_page(
          | | searches | hypervolume | surrogate's gain | fewer evaluations | tau | seconds |\n\
          |---|---:|---:|---:|---:|---:|---:|\n"
     );
-    let spread = |spread: Option<Spread>, digits: usize| match spread {
-        None => String::new(),
-        Some(Spread { mean, std: Some(std), .. }) => format!("{mean:.digits$} ± {std:.digits$}"),
-        Some(Spread { mean, .. }) => format!("{mean:.digits$}"),
+    let spread = |spread: Option<Spread>, digits: usize| {
+        spread.map_or_else(String::new, |spread| spread.text(1.0, digits))
     };
     for summary in summarise_searches(rows) {
         text += &format!(

@@ -36,6 +36,12 @@ impl Spread {
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
         Some(Self { mean, std: (n > 1).then(|| (squares / (n - 1) as f64).sqrt()), n })
     }
+
+    /// Mean and deviation times a factor, with so many digits after the point.
+    pub fn text(&self, factor: f64, digits: usize) -> String {
+        let std = self.std.map(|std| format!(" ± {:.digits$}", factor * std));
+        format!("{:.digits$}{}", factor * self.mean, std.unwrap_or_default())
+    }
 }
 
 /// Differences to another variant at the same density over the seeds that both have.

@@ -207,19 +207,15 @@ fn print(report: &Report, format: Format) -> Result<()> {
     }
     let mut table =
         output::table(["method", "seeds", "last accuracy", "best", "KiB up", "KiB up to dense"]);
-    let spread = |spread: experiment::Spread, factor: f64| match spread.std {
-        Some(std) => format!("{:.2} ± {:.2}", factor * spread.mean, factor * std),
-        None => format!("{:.2}", factor * spread.mean),
-    };
     for standing in &report.standings {
         let to_dense = standing.bytes_up_to_dense;
         table.add_row([
             standing.variant.clone(),
             standing.last.n.to_string(),
-            spread(standing.last, 100.0),
-            spread(standing.best, 100.0),
-            spread(standing.bytes_up, 1.0 / 1024.0),
-            to_dense.map_or_else(|| "-".to_owned(), |bytes| spread(bytes, 1.0 / 1024.0)),
+            standing.last.text(100.0, 2),
+            standing.best.text(100.0, 2),
+            standing.bytes_up.text(1.0 / 1024.0, 2),
+            to_dense.map_or_else(|| "-".to_owned(), |bytes| bytes.text(1.0 / 1024.0, 2)),
         ]);
     }
     output::print_table(&table)

@@ -318,16 +318,12 @@ fn print(report: &Report, format: Format) -> Result<()> {
     }
     let mut table =
         output::table(["way", "seeds", "global, %", "own samples, %", "KiB up", "KiB down"]);
-    let spread = |spread: experiment::Spread| match spread.std {
-        Some(std) => format!("{:.2} ± {:.2}", 100.0 * spread.mean, 100.0 * std),
-        None => format!("{:.2}", 100.0 * spread.mean),
-    };
     for way in &report.ways {
         table.add_row([
             way.variant.clone(),
             way.global.n.to_string(),
-            spread(way.global),
-            spread(way.personal),
+            way.global.text(100.0, 2),
+            way.personal.text(100.0, 2),
             format!("{:.1}", way.bytes_up.mean / 1024.0),
             format!("{:.1}", way.bytes_down.mean / 1024.0),
         ]);
