@@ -558,7 +558,8 @@ impl Prepared {
     }
 }
 
-/// Commit of the working directory, marked if files other than results have changed since.
+/// Commit of the working directory, marked if files other than results have changed since: those of this experiment
+/// and of others beside it.
 pub(crate) fn commit(results: &Path) -> Option<String> {
     let git = |arguments: &[&str]| {
         Command::new("git").args(arguments).stderr(Stdio::null()).stdin(Stdio::null()).output().ok()
@@ -566,7 +567,8 @@ pub(crate) fn commit(results: &Path) -> Option<String> {
     let head =
         git(&["rev-parse", "--short=12", "HEAD"]).filter(|output| output.status.success())?;
     let head = String::from_utf8(head.stdout).ok()?;
-    let others = format!(":(exclude){}", results.display());
+    let beside = results.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let others = format!(":(exclude){}", beside.unwrap_or(results).display());
     let clean = git(&["diff", "--quiet", "HEAD", "--", ".", &others])?.status.success();
     Some(format!("{}{}", head.trim(), if clean { "" } else { " with changes" }))
 }
