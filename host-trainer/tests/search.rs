@@ -144,6 +144,29 @@ fn full_disks_lose_nothing() {
     assert_eq!(essence(&json(&search(&parts, &limit))), essence(&undisturbed));
 }
 
+/// Ways of searching are compared at the same number of evaluations, and the surrogate is asked about candidates
+/// that it was not fitted to.
+#[test]
+fn ways_of_searching_are_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (out, runs) = (path("ways"), path("studies"));
+    let words = "experiment search --net mlp:width=16 --train-limit 400 --population 4 --evaluations 8 --epochs 1 \
+                 --base-epochs 2 --supernet-epochs 2 --ways random,surrogate --seeds 1 --out";
+    let arguments: Vec<&str> = words.split_whitespace().chain([&*out, "--runs", &*runs]).collect();
+    let compared = json(&arguments);
+    let ways = compared["ways"].as_array().unwrap();
+    assert_eq!((&ways[0]["way"], &ways[1]["way"]), (&"surrogate".into(), &"random".into()));
+    let rows = std::fs::read_to_string(path("ways/rows.jsonl")).unwrap();
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    // It was there first, predicted all of its own candidates, and knows none of chance's.
+    assert_eq!(rows[0]["way"], "surrogate");
+    assert_eq!(rows[0]["predictions"].as_array().unwrap().len(), 8);
+    assert_eq!(rows[1]["curve"].as_array().unwrap().len(), 8);
+    assert_eq!(rows[1]["foreign"].as_array().unwrap().len(), 8);
+    assert_eq!(json(&arguments)["ways"], compared["ways"]);
+}
+
 /// Architectures are searched for in two stages and in one; the best one is trained again beside a preset.
 #[test]
 fn architectures_are_compared() {
