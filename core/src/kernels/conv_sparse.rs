@@ -1,12 +1,12 @@
 //! Convolution over the nonzero weights. How the input is laid out for it: see
 //! [`sparse`](super::sparse).
 
+use super::conv::rescale;
 use super::rescale::Rescale;
 use super::sparse::{ConvStream, Geometry, TILE};
-use super::{conv::rescale, part};
 #[cfg(any(not(niwaki_dsp), test))]
 use super::{
-    put,
+    part, put,
     sparse::{Block, ELEMENT},
 };
 use crate::model::{Conv, layout::ChannelRecord};
