@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::{Spread, rows::commits};
+use super::{Spread, page::head};
 use crate::net::trained::write_atomically;
 use crate::report::{Axis, Line, lines};
 use crate::search::study::Status;
@@ -154,12 +154,8 @@ pub fn write_arch_page(
     let svg = lines(&curves, axis("seconds of evaluations"), axis("hypervolume"))?;
     write_atomically(&folder.join(PLOT_FILE), svg.as_bytes())?;
 
-    let mut text = format!("# {title}\n\n```sh\n{command}\n```\n\n");
-    let commits = commits(rows.iter().map(|row| row.commit.as_deref()));
-    if !commits.is_empty() {
-        text += &format!("At {commits}. ");
-    }
-    text += &about.join(" ");
+    let commits = rows.iter().map(|row| row.commit.as_deref());
+    let mut text = head(title, command, commits, &about.join(" "));
     text += &format!(
         "\n\n![hypervolume over seconds]({PLOT_FILE})\n\n\
          Mean ± standard deviation over seeds. Accuracies are those of int8 models on the validation split, which \

@@ -49,6 +49,20 @@ pub struct Measured {
 }
 
 impl Bench<'_> {
+    /// Description of a run of the network with these settings.
+    ///
+    /// # Errors
+    /// When the settings cannot be written.
+    pub fn run_file(&self, config: &Config) -> anyhow::Result<RunFile> {
+        Ok(RunFile {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            net: self.net.clone(),
+            data: self.info.clone(),
+            config: serde_json::to_value(config)?,
+            summary: None,
+        })
+    }
+
     /// Trains a network with these settings, exports it and measures the model. A training that was
     /// interrupted goes on after its last complete epoch; `None` when it is stopped.
     ///
@@ -61,13 +75,7 @@ impl Bench<'_> {
         observe: &mut dyn FnMut(sparse::Event<'_>) -> Flow,
     ) -> anyhow::Result<Option<Row>> {
         let run = self.runs.join(trial.name());
-        let file = RunFile {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            net: self.net.clone(),
-            data: self.info.clone(),
-            config: serde_json::to_value(config)?,
-            summary: None,
-        };
+        let file = self.run_file(config)?;
         let same = |old: &RunFile| {
             old.config == file.config && old.net == file.net && old.data == file.data
         };

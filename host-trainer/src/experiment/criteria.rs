@@ -35,15 +35,6 @@ impl Bench<'_> {
         teachers: &Teachers,
         observe: &mut dyn FnMut(sparse::Event<'_>) -> Flow,
     ) -> anyhow::Result<Option<Row>> {
-        let run_file = |config: &sparse::Config| -> anyhow::Result<RunFile> {
-            Ok(RunFile {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                net: self.net.clone(),
-                data: self.info.clone(),
-                config: serde_json::to_value(config)?,
-                summary: None,
-            })
-        };
         let teacher = self.runs.join(format!("teacher-{}", trial.seed));
         {
             let mut all = teachers.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -51,7 +42,7 @@ impl Bench<'_> {
             drop(all);
             let _guard = one.lock().unwrap_or_else(PoisonError::into_inner);
             let config = settings.teacher_config();
-            let file = run_file(&config)?;
+            let file = self.run_file(&config)?;
             let same = |old: &RunFile| {
                 old.config == file.config && old.net == file.net && old.data == file.data
             };

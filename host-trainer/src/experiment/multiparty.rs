@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{Row, Spread, rows::commits};
+use super::{Row, Spread, page::head};
 use crate::net::trained::write_atomically;
 use crate::report::{Axis, Line, lines};
 use crate::sparse::multiparty::Round;
@@ -123,12 +123,8 @@ pub fn write_parties_page(
     let round = Axis { name: "round", log: false };
     write("personal.svg", &lines(&over_rounds, round, percent("own samples, %"))?)?;
 
-    let commits = commits(rows.iter().map(|row| row.commit.as_deref()));
-    let mut text = format!("# {title}\n\n```sh\n{command}\n```\n\n");
-    if !commits.is_empty() {
-        text += &format!("At {commits}. ");
-    }
-    text += about;
+    let commits = rows.iter().map(|row| row.commit.as_deref());
+    let mut text = head(title, command, commits, about);
     text += "\n\nMeans and standard deviations over the seeds. *Global* is the one network that all have in the end, on the \
              test split (of `local`, the mean of the parties' own ones); *own samples* are those that each party keeps back, \
              for its own model after its round. Bytes are those of all parties together, as messages are encoded.\n\n\

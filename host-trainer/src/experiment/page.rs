@@ -35,6 +35,18 @@ pub fn write_page(folder: &Path, page: &Page<'_>, summary: &Summary) -> Result<(
     write_atomically(&folder.join("README.md"), markdown(page, summary).as_bytes())
 }
 
+/// The beginning of a page: title, command, commits of the rows, and what was done.
+pub(super) fn head<'a>(
+    title: &str,
+    command: &str,
+    of_rows: impl Iterator<Item = Option<&'a str>>,
+    about: &str,
+) -> String {
+    let commits = commits(of_rows);
+    let at = if commits.is_empty() { String::new() } else { format!("At {commits}. ") };
+    format!("# {title}\n\n```sh\n{command}\n```\n\n{at}{about}")
+}
+
 fn markdown(page: &Page<'_>, summary: &Summary) -> String {
     let mut text = format!("# {}\n\n```sh\n{}\n```\n\n", page.title, page.command);
     let commits = commits(page.rows.iter().map(|row| row.commit.as_deref()));
@@ -131,17 +143,9 @@ fn table(density: f64, cells: &[&Cell], task: Task) -> String {
 }
 
 /// A figure of merit or a difference of two, in the unit of the table.
-fn figure(Spread { mean, std, .. }: Spread, task: Task, signed: bool) -> String {
-    let (factor, digits) = match task {
-        Task::Classify => (100.0, 2),
-        Task::Reconstruct => (1.0, 4),
-    };
-    let mean = factor * mean;
-    let mean = if signed { format!("{mean:+.digits$}") } else { format!("{mean:.digits$}") };
-    match std {
-        Some(std) => format!("{mean} ± {:.digits$}", factor * std),
-        None => mean,
-    }
+fn figure(spread: Spread, task: Task, signed: bool) -> String {
+    let plus = if signed && spread.mean.is_sign_positive() { "+" } else { "" };
+    format!("{plus}{}", spread.merit(task))
 }
 
 #[cfg(test)]

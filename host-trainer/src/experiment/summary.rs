@@ -37,6 +37,14 @@ impl Spread {
         Some(Self { mean, std: (n > 1).then(|| (squares / (n - 1) as f64).sqrt()), n })
     }
 
+    /// Of figures of merit: accuracies in percent.
+    pub fn merit(&self, task: Task) -> String {
+        match task {
+            Task::Classify => self.text(100.0, 2),
+            Task::Reconstruct => self.text(1.0, 4),
+        }
+    }
+
     /// Mean and deviation times a factor, with so many digits after the point.
     pub fn text(&self, factor: f64, digits: usize) -> String {
         let std = self.std.map(|std| format!(" ± {:.digits$}", factor * std));

@@ -104,6 +104,13 @@ pub struct Pass<'a> {
     pub features: bool,
 }
 
+impl<'a> Pass<'a> {
+    /// A pass that does nothing beside.
+    pub fn new(norms: Norms<'a>) -> Self {
+        Self { norms, quantise: None, observe: false, features: false }
+    }
+}
+
 /// What a forward pass computed.
 pub struct Output {
     /// Result before any softmax: samples x classes.
@@ -502,7 +509,7 @@ mod tests {
         };
         let batch: Vec<f32> = (0..128).map(|index| (0.3 * index as f32).cos()).collect();
         let batch = Tensor::from_data(TensorData::new(batch, [2, 1, 8, 8]), &device);
-        let pass = Pass { norms: Norms::Batch, quantise: None, observe: false, features: false };
+        let pass = Pass::new(Norms::Batch);
         let logits = |net: &Network, gate: f32| {
             values(&net.forward(&values_of(net, gate), batch.clone(), &pass).logits)
         };
@@ -551,8 +558,7 @@ mod tests {
                 }
             })
             .collect();
-        let running =
-            Pass { norms: Norms::Running(&stats), quantise: None, observe: false, features: false };
+        let running = Pass::new(Norms::Running(&stats));
         let together = values(&net.forward_paths(&[&a, &b], both.clone(), &running).logits);
         let apart = [
             values(&net.forward(&a, x, &running).logits),

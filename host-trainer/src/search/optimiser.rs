@@ -226,6 +226,9 @@ impl Optimiser {
     fn planned(&self, screen: &impl Screen, moead: &Moead, subproblem: usize) -> Option<Genome> {
         const GENERATIONS: usize = 8;
         const TRIES: usize = 8;
+        // Without predictions, `None` before anything is bred for them.
+        let told: Vec<Genome> = self.told.iter().map(|member| member.genome.clone()).collect();
+        let told = screen.predict(&told)?;
         let mut rng = self.stream(2);
         let mut plan = moead.clone();
         let mut made = HashSet::new();
@@ -263,8 +266,7 @@ impl Optimiser {
             }
         }
         plan.sort(subproblem, &mut children, &plan.scale());
-        let told: Vec<Genome> = self.told.iter().map(|member| member.genome.clone()).collect();
-        let gains = self.gains(&children, &screen.predict(&told)?);
+        let gains = self.gains(&children, &told);
         // Of equal gains the first one counts, which is the best of the subproblem.
         let best = (0..children.len()).rev().max_by(|&a, &b| gains[a].total_cmp(&gains[b]))?;
         Some(children.swap_remove(best).genome)

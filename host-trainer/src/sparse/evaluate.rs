@@ -56,7 +56,7 @@ pub(super) fn logits_with(
     data: &Dataset,
     indices: &[usize],
 ) -> Vec<f32> {
-    let pass = Pass { norms: Norms::Running(stats), quantise, observe: false, features: false };
+    let pass = Pass { quantise, ..Pass::new(Norms::Running(stats)) };
     let parts: Vec<Vec<f32>> = indices
         .par_chunks(BATCH)
         .map(|chunk| {
@@ -146,7 +146,7 @@ pub(super) fn norms_of(
     data: &Dataset,
     indices: &[usize],
 ) -> Vec<Stats> {
-    let pass = Pass { norms: Norms::Batch, quantise: None, observe: false, features: false };
+    let pass = Pass::new(Norms::Batch);
     let size = NORM_BATCH.min(indices.len());
     let batches: Vec<Vec<Stats>> = indices
         .par_chunks_exact(size)
@@ -176,12 +176,7 @@ pub(super) fn calibrate(state: &mut State, data: &Dataset) {
     let mut indices = data.indices(Split::Train);
     indices.truncate(CALIBRATION);
     let params = state.backbone_values();
-    let pass = Pass {
-        norms: Norms::Running(&state.backbone),
-        quantise: None,
-        observe: true,
-        features: false,
-    };
+    let pass = Pass { observe: true, ..Pass::new(Norms::Running(&state.backbone)) };
     let batches: Vec<Vec<(usize, [f32; 2])>> = indices
         .par_chunks(BATCH)
         .map(|chunk| {

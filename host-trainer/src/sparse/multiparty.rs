@@ -29,10 +29,10 @@ use serde::{Deserialize, Serialize};
 use super::{
     Config, Flow,
     dynamic::Update,
-    evaluate::{calibrate, merit_of},
+    evaluate::{calibrate, correct, logits_with, merit_of},
     mask::Budget,
     state::{Purpose, State, rng},
-    step::{Contrast, follow_stats, learn_local},
+    step::{Contrast, Guide, Model, follow_stats, learn_values},
     trainer::summary,
 };
 use crate::data::{Dataset, Split};
@@ -103,13 +103,6 @@ struct Party {
     model: Option<Model>,
 }
 
-/// Values and statistics of a network.
-#[derive(Clone)]
-struct Model {
-    values: Vec<Tensor<1>>,
-    stats: Vec<Stats>,
-}
-
 /// What goes over a line: a model on masks that both sides know or that come with it.
 #[derive(Serialize, Deserialize)]
 struct Message {
@@ -126,7 +119,8 @@ struct Turn {
     message: Vec<u8>,
     model: Model,
     masks: Vec<Option<Tensor<1>>>,
-    right: f64,
+    /// Of its own test samples.
+    right: usize,
 }
 
 /// Lets parties learn together and keeps the global network as a complete run in the folder `run`. `None` when it
@@ -159,7 +153,6 @@ pub fn multiparty(
         }
     }
     let mut state = session.global;
-    state.drop_redundant();
     calibrate(&mut state, data);
     state.progress.epochs = settings.rounds * config.epochs;
     state.progress.seconds = started.elapsed().as_secs_f64();
@@ -213,30 +206,36 @@ impl<'a> Session<'a> {
     }
 
     fn round(&mut self, round: usize) -> Result<Round> {
-        let start =
-            Model { values: self.global.values.clone(), stats: self.global.backbone.clone() };
-        let turns: Vec<Result<(Turn, usize)>> = self
-            .parties
-            .par_iter()
-            .enumerate()
-            .map(|(index, party)| self.turn(round, index, party, &start))
-            .collect();
+        let alone = self.settings.way == Way::Local;
+        let mut global = model_of(&self.global);
+        if !alone {
+            // All parties get what the mask lets through, in 16 bits; the mask that they begin with is drawn from
+            // the seed.
+            let changed = round > 1 && self.moved(round - 1) > 0.0;
+            let message = encode(&global, &self.global.masks, 0, changed)?;
+            self.sent[1] += (message.len() * self.parties.len()) as u64;
+            global = decode(&message, &self.global, &self.global.masks)?.1;
+        }
+        let turns = self.parties.par_iter().enumerate().map(|(index, party)| {
+            let begin = party.model.as_ref().filter(|_| alone).unwrap_or(&global);
+            self.turn(round, index, party, begin)
+        });
+        let turns: Vec<Result<Turn>> = turns.collect();
         let mut updates = Vec::with_capacity(turns.len());
-        let (mut right, mut tests) = (0.0, 0);
+        let (mut right, mut tests) = (0, 0);
         for (party, turn) in self.parties.iter_mut().zip(turns) {
-            let (turn, down) = turn?;
+            let turn = turn?;
             right += turn.right;
             tests += party.tests.len();
-            if self.settings.way != Way::Local {
+            if !alone {
                 self.sent[0] += turn.message.len() as u64;
-                self.sent[1] += down as u64;
                 let known = &self.global.masks;
                 let (samples, model, masks) = decode(&turn.message, &self.global, known)?;
                 updates.push((f64::from(samples), model, masks));
             }
             (party.masks, party.model) = (turn.masks, Some(turn.model));
         }
-        if self.settings.way != Way::Local {
+        if !alone {
             self.aggregate(&updates)?;
         }
         let test = self.data.indices(Split::Test);
@@ -244,9 +243,8 @@ impl<'a> Session<'a> {
             Way::Local if round < self.settings.rounds => None,
             Way::Local => {
                 let models = self.parties.iter().filter_map(|party| party.model.as_ref());
-                let all =
-                    models.map(|model| self.accuracy(model, &test)).collect::<Result<Vec<_>>>()?;
-                Some(all.iter().sum::<f64>() / all.len() as f64)
+                let right: usize = models.map(|model| self.right(model, &test)).sum();
+                Some(right as f64 / (self.parties.len() * test.len()) as f64)
             }
             _ => {
                 let (state, values) = (&self.global, self.global.backbone_values());
@@ -256,7 +254,7 @@ impl<'a> Session<'a> {
         Ok(Round {
             round,
             accuracy,
-            personal: right / tests.max(1) as f64,
+            personal: right as f64 / tests.max(1) as f64,
             bytes_up: self.sent[0],
             bytes_down: self.sent[1],
             kept_by_any: self.kept_by_any(),
@@ -284,44 +282,30 @@ impl<'a> Session<'a> {
         Ok(state)
     }
 
-    fn accuracy(&self, model: &Model, samples: &[usize]) -> Result<f64> {
-        let state = self.state(model, &vec![None; model.values.len()])?;
-        Ok(merit_of(&state, &state.values, None, self.data, samples))
+    /// Samples of these that a model classifies right.
+    fn right(&self, Model { values, stats }: &Model, samples: &[usize]) -> usize {
+        if samples.is_empty() {
+            return 0;
+        }
+        let logits = logits_with(&self.global, values, stats, None, self.data, samples);
+        correct(&logits, &self.data.labels, samples)
     }
 
-    /// What a party does in a round, and the bytes that it gets.
-    fn turn(
-        &self,
-        round: usize,
-        index: usize,
-        party: &Party,
-        global: &Model,
-    ) -> Result<(Turn, usize)> {
+    /// What a party does in a round that it begins with this model.
+    fn turn(&self, round: usize, index: usize, party: &Party, begin: &Model) -> Result<Turn> {
         let (config, settings) = (self.config, self.settings);
-        // A party gets what its mask lets through, in 16 bits.
-        let mut down = 0;
-        let begin = match (settings.way, &party.model) {
-            (Way::Local, Some(own)) => own.clone(),
-            (Way::Local, None) => global.clone(),
-            _ => {
-                let state = self.state(global, &self.global.masks)?;
-                // The mask that it begins with is drawn from the seed.
-                let message = encode(&state, 0, round > 1 && self.moved(round - 1) > 0.0)?;
-                down = message.len();
-                decode(&message, &self.global, &self.global.masks)?.1
-            }
+        let mut state = self.state(begin, &self.global.masks)?;
+        let contrast = Contrast {
+            // What the party knows of the global network.
+            global: begin,
+            previous: party.model.as_ref(),
+            other_classes: settings.way == Way::Personal,
+            weight: settings.contrast,
+            temperature: settings.temperature,
         };
-        let mut state = self.state(&begin, &self.global.masks)?;
-        let contrast = match settings.way {
-            Way::Personal | Way::Moon => Some(Contrast {
-                // What the party knows of the global network.
-                global: (begin.values.clone(), begin.stats.clone()),
-                previous: party.model.as_ref().map(|m| (m.values.clone(), m.stats.clone())),
-                other_classes: settings.way == Way::Personal,
-                weight: settings.contrast,
-                temperature: settings.temperature,
-            }),
-            _ => None,
+        let guide = match settings.way {
+            Way::Personal | Way::Moon => Guide::Contrast(&contrast),
+            Way::Fedavg | Way::Fedprox | Way::Local => Guide::Nothing,
         };
         let drop = self.moved(round);
         let batch = config.batch.min(party.learns.len()).max(1);
@@ -336,15 +320,9 @@ impl<'a> Session<'a> {
                 }
                 let step = epoch * party.learns.len().div_ceil(batch) + position;
                 let weights = state.backbone_values();
-                let mut lesson = learn_local(
-                    &state,
-                    self.data,
-                    config,
-                    &weights,
-                    contrast.as_ref(),
-                    samples,
-                    round * config.epochs + epoch,
-                );
+                let pass = round * config.epochs + epoch;
+                let mut lesson =
+                    learn_values(&state, self.data, config, &weights, guide, samples, pass);
                 ensure!(
                     lesson.loss.is_finite(),
                     "the loss of party {index} is {} in round {round}; try a smaller --lr than {}",
@@ -370,16 +348,10 @@ impl<'a> Session<'a> {
                 follow_stats(&mut state, lesson.stats);
             }
         }
-        let right = match party.tests.is_empty() {
-            true => 0.0,
-            false => {
-                let share = merit_of(&state, &state.values, None, self.data, &party.tests);
-                share * party.tests.len() as f64
-            }
-        };
-        let message = encode(&state, party.learns.len() as u32, drop > 0.0)?;
-        let model = Model { values: state.values.clone(), stats: state.backbone.clone() };
-        Ok((Turn { message, model, masks: state.masks, right }, down))
+        let model = model_of(&state);
+        let right = self.right(&model, &party.tests);
+        let message = encode(&model, &state.masks, party.learns.len() as u32, drop > 0.0)?;
+        Ok(Turn { message, model, masks: state.masks, right })
     }
 
     /// Takes the mean of every value over the parties that keep it, and chooses the mask of the global network.
@@ -451,18 +423,27 @@ fn budget(state: &State, config: &Config) -> Result<Budget> {
     Budget::new(graph, params, config.density, config.distribution, config.structure)
 }
 
-/// The message of a state, with its masks where `changed`.
-fn encode(state: &State, samples: u32, changed: bool) -> Result<Vec<u8>> {
+fn model_of(state: &State) -> Model {
+    Model { values: state.values.clone(), stats: state.backbone.clone() }
+}
+
+/// The message of a model, with its masks where `changed`.
+fn encode(
+    model: &Model,
+    masks: &[Option<Tensor<1>>],
+    samples: u32,
+    changed: bool,
+) -> Result<Vec<u8>> {
     let mut message = Message { samples, masks: Vec::new(), values: Vec::new() };
     let mut put = |all: &[f32], keep: &dyn Fn(usize) -> bool| {
         let kept = all.iter().enumerate().filter(|(at, _)| keep(*at));
         message.values.extend(kept.flat_map(|(_, value)| f16::from_f32(*value).to_le_bytes()));
     };
-    for (value, mask) in state.values.iter().zip(&state.masks) {
+    for (value, mask) in model.values.iter().zip(masks) {
         let mask = mask.as_ref().map(values);
         put(&values(value), &|at| mask.as_ref().is_none_or(|mask| mask[at] != 0.0));
     }
-    for Stats { mean, var } in &state.backbone {
+    for Stats { mean, var } in &model.stats {
         put(&values(mean), &|_| true);
         put(&values(var), &|_| true);
     }
@@ -472,7 +453,7 @@ fn encode(state: &State, samples: u32, changed: bool) -> Result<Vec<u8>> {
             let byte = |eight: &[f32]| eight.iter().enumerate().map(bit).sum();
             values(mask).chunks(8).map(byte).collect()
         };
-        message.masks = state.masks.iter().flatten().map(bits).collect();
+        message.masks = masks.iter().flatten().map(bits).collect();
     }
     postcard::to_stdvec(&message).context("encoding a model")
 }
@@ -593,7 +574,7 @@ mod tests {
         let budget = budget(&state, &config).unwrap();
         state.set_masks(&budget.layer_masks(budget.random(&mut rng(1, Purpose::Masks, 0))));
         state.drop_redundant();
-        let bytes = encode(&state, 7, true).unwrap();
+        let bytes = encode(&model_of(&state), &state.masks, 7, true).unwrap();
         let none: Vec<Option<Tensor<1>>> =
             state.masks.iter().map(|m| m.as_ref().map(Tensor::zeros_like)).collect();
         let (samples, model, masks) = decode(&bytes, &state, &none).unwrap();
@@ -609,7 +590,7 @@ mod tests {
             assert!(decode(&bytes[..len], &state, &none).is_err(), "{len}");
         }
         // The masks of another sender.
-        let without = encode(&state, 7, false).unwrap();
+        let without = encode(&model_of(&state), &state.masks, 7, false).unwrap();
         assert!(decode(&without, &state, &none).is_err());
     }
 }

@@ -55,44 +55,36 @@ pub(super) fn learn(
         Phase::Both { gamma, .. } => Some(state.whole_values(gamma)),
         Phase::Dense | Phase::Masked => None,
     };
-    let all =
-        Part { state, data, config, quantise, epoch, share: 1.0, teacher: None, contrast: None };
+    let guide = Guide::Nothing;
+    let all = Part { state, data, config, quantise, epoch, share: 1.0, guide };
     all.learn_in_parts(&backbone, whole.as_deref(), indices)
+}
+
+/// Values and batch norm statistics of a network.
+#[derive(Clone)]
+pub(super) struct Model {
+    /// Every parameter, flat.
+    pub(super) values: Vec<Tensor<1>>,
+    /// By batch norm.
+    pub(super) stats: Vec<Stats>,
 }
 
 /// A network of the same shape that teaches another, and is not taught.
 pub(super) struct Teacher {
-    /// Its values.
-    pub(super) values: Vec<Tensor<1>>,
-    /// Its batch norm statistics.
-    pub(super) stats: Vec<Stats>,
+    /// The network.
+    pub(super) model: Model,
     /// Weight of the distillation.
     pub(super) weight: f64,
     /// Temperature of the distillation.
     pub(super) temperature: f64,
 }
 
-/// Computes loss and gradients of the samples with these indices for a network with these values.
-pub(super) fn learn_values(
-    state: &State,
-    data: &Dataset,
-    config: &Config,
-    values: &[Tensor<1>],
-    teacher: Option<&Teacher>,
-    indices: &[usize],
-    epoch: usize,
-) -> Lesson {
-    let all =
-        Part { state, data, config, quantise: false, epoch, share: 1.0, teacher, contrast: None };
-    all.learn_in_parts(values, None, indices)
-}
-
 /// Networks of the same shape that the features of another are compared with.
-pub(super) struct Contrast {
-    /// Values and statistics of the one that they are pulled towards.
-    pub(super) global: (Vec<Tensor<1>>, Vec<Stats>),
-    /// Of the one that they are pushed from.
-    pub(super) previous: Option<(Vec<Tensor<1>>, Vec<Stats>)>,
+pub(super) struct Contrast<'a> {
+    /// The one that they are pulled towards.
+    pub(super) global: &'a Model,
+    /// The one that they are pushed from.
+    pub(super) previous: Option<&'a Model>,
     /// Whether they are pushed from the global features of other classes, too.
     pub(super) other_classes: bool,
     /// Weight of the loss.
@@ -101,19 +93,25 @@ pub(super) struct Contrast {
     pub(super) temperature: f64,
 }
 
-/// Computes loss and gradients of the samples with these indices for a party's network.
-pub(super) fn learn_local(
+/// What a network learns from beside its samples.
+#[derive(Clone, Copy)]
+pub(super) enum Guide<'a> {
+    Nothing,
+    Teacher(&'a Teacher),
+    Contrast(&'a Contrast<'a>),
+}
+
+/// Computes loss and gradients of the samples with these indices for a network with these values.
+pub(super) fn learn_values(
     state: &State,
     data: &Dataset,
     config: &Config,
     values: &[Tensor<1>],
-    contrast: Option<&Contrast>,
+    guide: Guide<'_>,
     indices: &[usize],
     epoch: usize,
 ) -> Lesson {
-    let contrast = contrast.filter(|contrast| contrast.weight > 0.0);
-    let (teacher, quantise) = (None, false);
-    let all = Part { state, data, config, quantise, epoch, share: 1.0, teacher, contrast };
+    let all = Part { state, data, config, quantise: false, epoch, share: 1.0, guide };
     all.learn_in_parts(values, None, indices)
 }
 
@@ -155,10 +153,7 @@ struct Part<'a> {
     epoch: usize,
     /// Share of the part in the batch.
     share: f64,
-    /// A network that teaches this one.
-    teacher: Option<&'a Teacher>,
-    /// Networks whose features this one's are compared with.
-    contrast: Option<&'a Contrast>,
+    guide: Guide<'a>,
 }
 
 impl Part<'_> {
@@ -190,27 +185,31 @@ impl Part<'_> {
         let augment = self.config.augment.as_ref().map(|augment| (augment, key));
         let batch = input(self.data, indices, augment, &state.device);
         let target = self.target(indices, &batch);
-        let taught = self.teacher.filter(|teacher| teacher.weight > 0.0).map(|teacher| {
-            let norms = Norms::Running(&teacher.stats);
-            let pass = Pass { norms, quantise: None, observe: false, features: false };
-            (teacher, state.net.forward(&teacher.values, batch.clone(), &pass).logits)
-        });
+        let beside = |model: &Model, features: bool| {
+            let pass = Pass { features, ..Pass::new(Norms::Running(&model.stats)) };
+            state.net.forward(&model.values, batch.clone(), &pass)
+        };
+        let taught = match self.guide {
+            Guide::Teacher(teacher) if teacher.weight > 0.0 => {
+                Some((teacher, beside(&teacher.model, false).logits))
+            }
+            _ => None,
+        };
+        let compared = match self.guide {
+            Guide::Contrast(contrast) if contrast.weight > 0.0 => {
+                let unit = |model: &Model| beside(model, true).features.map(unit_rows);
+                Some((contrast, unit(contrast.global), contrast.previous.and_then(unit)))
+            }
+            _ => None,
+        };
 
-        let compared = self.contrast.map(|contrast| {
-            let unit = |(values, stats): &(Vec<Tensor<1>>, Vec<Stats>)| {
-                let norms = Norms::Running(stats);
-                let pass = Pass { norms, quantise: None, observe: false, features: true };
-                state.net.forward(values, batch.clone(), &pass).features.map(unit_rows)
-            };
-            (contrast, unit(&contrast.global), contrast.previous.as_ref().and_then(unit))
-        });
         let leaf = |value: &Tensor<1>| value.clone().autodiff().require_grad();
         let leaves: Vec<Tensor<1>> = backbone.iter().map(leaf).collect();
         let pass = Pass {
             norms: if self.quantise { Norms::Running(&state.backbone) } else { Norms::Batch },
             quantise: self.quantise.then_some(&state.ranges),
             observe: self.quantise,
-            features: self.contrast.is_some(),
+            features: compared.is_some(),
         };
         // Parameters without redundant weights are the same in both paths.
         let mut whole_leaves: Vec<Option<Tensor<1>>> = vec![None; leaves.len()];
@@ -354,7 +353,7 @@ impl Part<'_> {
     /// al., "Representation learning with contrastive predictive coding", 2018). All have unit length.
     fn contrast_of(
         &self,
-        contrast: &Contrast,
+        contrast: &Contrast<'_>,
         own: Tensor<2>,
         global: Tensor<2>,
         previous: Option<Tensor<2>>,

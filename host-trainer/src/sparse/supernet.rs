@@ -26,7 +26,7 @@ use super::{
     mask::{LayerMask, Layout},
     optimiser::cosine,
     state::{Purpose, State, rng},
-    step::{Teacher, learn_values},
+    step::{Guide, Model, Teacher, learn_values},
     strategy::{Prunable, Strategy},
     train,
 };
@@ -98,8 +98,7 @@ pub fn train_supernet(
     let config = &base.config;
     let mut state = gated(&base.net, &base.folder, config, &base.device)?;
     let teacher = Teacher {
-        values: state.values.clone(),
-        stats: state.backbone.clone(),
+        model: Model { values: state.values.clone(), stats: state.backbone.clone() },
         weight: DISTIL[0],
         temperature: DISTIL[1],
     };
@@ -122,8 +121,15 @@ pub fn train_supernet(
             let step = epoch * steps + position;
             let masks = state.mask_tensors(&base.masks(&draw(&mut random)));
             let values = masked(&state, &masks);
-            let mut lesson =
-                learn_values(&state, data, config, &values, Some(&teacher), indices, epoch);
+            let mut lesson = learn_values(
+                &state,
+                data,
+                config,
+                &values,
+                Guide::Teacher(&teacher),
+                indices,
+                epoch,
+            );
             ensure!(
                 lesson.loss.is_finite(),
                 "the loss of the supernet is {} in step {step}; try a smaller --lr than {}",

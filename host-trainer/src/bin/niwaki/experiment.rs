@@ -4,10 +4,7 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -117,7 +114,35 @@ struct NetworksArgs {
     common: Common,
 }
 
-/// What all experiments have in common.
+/// How often an experiment is repeated, and where.
+#[derive(Debug, Args)]
+pub(crate) struct Series {
+    /// Number of seeds: everything is repeated with the seeds 1 to N
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..1000))]
+    pub(crate) seeds: u64,
+    /// Folder for rows, tables and plots
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) out: PathBuf,
+    /// Folder for the runs or studies themselves [default: runs/ and the name of --out]
+    #[arg(long, value_name = "FOLDER")]
+    runs: Option<PathBuf>,
+    /// Device to train on: auto, flex (CPU), cuda:N, vulkan, wgpu
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
+    /// Run nothing: only write tables and plots of what is finished
+    #[arg(long)]
+    pub(crate) summarise: bool,
+}
+
+impl Series {
+    /// Folder for the runs.
+    pub(crate) fn runs(&self) -> PathBuf {
+        let name = || self.out.file_name().unwrap_or("experiment".as_ref());
+        self.runs.clone().unwrap_or_else(|| Path::new("runs").join(name()))
+    }
+}
+
+/// What all experiments of trainings have in common.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
     /// Data set: digits, fashion-mnist, mnist, or a path
@@ -129,27 +154,14 @@ pub(crate) struct Common {
     /// Densities: shares of all weights that are nonzero in the end
     #[arg(long, value_name = "SHARE,...", value_delimiter = ',', default_value = "0.1")]
     pub(crate) density: Vec<f64>,
-    /// Number of seeds: every training is repeated with the seeds 1 to N
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..1000))]
-    pub(crate) seeds: u64,
-    /// Folder for rows, table and plot
-    #[arg(long, value_name = "FOLDER")]
-    pub(crate) out: PathBuf,
-    /// Folder for the runs themselves [default: runs/ and the name of --out]
-    #[arg(long, value_name = "FOLDER")]
-    pub(crate) runs: Option<PathBuf>,
     /// Trainings at the same time; changes no result [default: one per processor core]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<usize>,
     /// Core that models are exported for and instructions predicted for
     #[arg(long, value_enum, default_value_t = Core::CortexM4)]
     pub(crate) target: Core,
-    /// Device to train on: auto, flex (CPU), cuda:N, vulkan, wgpu
-    #[arg(long, default_value = "auto")]
-    pub(crate) device: String,
-    /// Train nothing: only write table and plot of what is finished
-    #[arg(long)]
-    pub(crate) summarise: bool,
+    #[command(flatten)]
+    pub(crate) series: Series,
     #[command(flatten)]
     pub(crate) recipe: Recipe,
     #[command(flatten)]
@@ -222,28 +234,16 @@ fn methods(args: &MethodsArgs, format: Format) -> Result<()> {
     let mut trials = Vec::new();
     let mut configs: HashMap<String, Config> = HashMap::new();
     let mut impossible = Vec::new();
-    for seed in 1..=common.seeds {
+    for seed in 1..=common.series.seeds {
         for &density in &common.density {
             for method in &methods {
                 let density = if *method == Method::Dense { 1.0 } else { density };
                 let trial = Trial { variant: method.to_string(), density, seed };
                 let config = config(method, density, seed);
                 config.check()?;
-                if trials.contains(&trial) {
-                    continue;
-                }
-                match config.check_density(&prepared.graph) {
-                    Ok(()) => {
-                        configs.insert(trial.name(), config);
-                        trials.push(trial);
-                    }
-                    Err(error) if seed == 1 => impossible.push(Impossible {
-                        variant: trial.variant,
-                        density,
-                        reason: format!("{error:#}"),
-                    }),
-                    Err(_) => {}
-                }
+                let possible = config.check_density(&prepared.graph);
+                configs.insert(trial.name(), config);
+                plan_trial(trial, possible, &mut trials, &mut impossible);
             }
         }
     }
@@ -289,22 +289,14 @@ fn networks(args: &NetworksArgs, format: Format) -> Result<()> {
         let name = stem.map_or((*text).to_owned(), |stem| stem.to_string_lossy().into_owned());
         ensure!(nets.insert(name.clone(), spec).is_none(), "--net has two networks `{name}`");
         variants.push(Variant { name: name.clone(), control: !is_file });
-        for seed in 1..=common.seeds {
+        for seed in 1..=common.series.seeds {
             for &density in &common.density {
                 let density = if args.method == Method::Dense { 1.0 } else { density };
                 let trial = Trial { variant: name.clone(), density, seed };
                 let config = networks_config(&prepared, args, &trial);
                 config.check()?;
-                match config.check_density(&graph) {
-                    _ if trials.contains(&trial) => {}
-                    Ok(()) => trials.push(trial),
-                    Err(error) if seed == 1 => impossible.push(Impossible {
-                        variant: trial.variant,
-                        density,
-                        reason: format!("{error:#}"),
-                    }),
-                    Err(_) => {}
-                }
+                let possible = config.check_density(&graph);
+                plan_trial(trial, possible, &mut trials, &mut impossible);
             }
         }
     }
@@ -320,6 +312,24 @@ fn networks(args: &NetworksArgs, format: Format) -> Result<()> {
         let bench = Bench { net: nets[&trial.variant].clone(), ..bench.clone() };
         bench.train(trial, &networks_config(&prepared, args, trial), observe)
     })
+}
+
+/// Adds a trial once, or says once why it is not possible.
+fn plan_trial(
+    trial: Trial,
+    possible: Result<()>,
+    trials: &mut Vec<Trial>,
+    impossible: &mut Vec<Impossible>,
+) {
+    match possible {
+        _ if trials.contains(&trial) => {}
+        Ok(()) => trials.push(trial),
+        Err(error) if trial.seed == 1 => {
+            let Trial { variant, density, .. } = trial;
+            impossible.push(Impossible { variant, density, reason: format!("{error:#}") });
+        }
+        Err(_) => {}
+    }
 }
 
 fn networks_config(prepared: &Prepared, args: &NetworksArgs, trial: &Trial) -> Config {
@@ -340,7 +350,7 @@ fn criteria(args: &CriteriaArgs, format: Format) -> Result<()> {
     let mut trials = Vec::new();
     let mut impossible = Vec::new();
     let mut all: HashMap<String, Layerwise> = HashMap::new();
-    for seed in 1..=common.seeds {
+    for seed in 1..=common.series.seeds {
         for &density in &common.density {
             let unstructured = Config { density, ..prepared.config.clone() };
             if let Err(error) = unstructured.check_density(&prepared.graph) {
@@ -421,7 +431,7 @@ impl Prepared {
     }
 
     fn with_net(common: &Common, net: &str) -> Result<Self> {
-        let device = sparse::device(&common.device)?;
+        let device = sparse::device(&common.series.device)?;
         let data = load(&common.data, &common.load)?;
         ensure!(
             !data.indices(Split::Test).is_empty(),
@@ -458,20 +468,19 @@ impl Prepared {
         if !plan.settings.is_null() {
             settings["experiment"] = plan.settings.clone();
         }
-        let name = common.out.file_name().map_or_else(|| "experiment".into(), PathBuf::from);
         let bench = Bench {
             net: self.net.clone(),
             data: &self.data,
             info,
             device: self.device.clone(),
-            runs: common.runs.clone().unwrap_or_else(|| Path::new("runs").join(name)),
+            runs: common.series.runs(),
             target: common.target,
-            commit: commit(&common.out),
+            commit: commit(&common.series.out),
         };
-        let outcome = match common.summarise {
+        let outcome = match common.series.summarise {
             true => None,
             false => {
-                let mut store = Store::open(&common.out, &settings)?;
+                let mut store = Store::open(&common.series.out, &settings)?;
                 let cores = std::thread::available_parallelism().map_or(1, usize::from);
                 let jobs = match (common.jobs, self.device == Device::flex()) {
                     (Some(0), _) => bail!("--jobs must not be 0"),
@@ -495,7 +504,7 @@ impl Prepared {
             }
         };
 
-        let mut rows: Vec<experiment::Row> = read_rows(&common.out)?;
+        let mut rows: Vec<experiment::Row> = read_rows(&common.series.out)?;
         rows.retain(|row| plan.trials.contains(&row.trial));
         let summary = summarise(&rows, &plan.variants, plan.baseline.as_deref(), self.graph.task);
         if !rows.is_empty() {
@@ -507,19 +516,10 @@ impl Prepared {
                 trials: plan.trials.len(),
                 impossible: &plan.impossible,
             };
-            write_page(&common.out, &page, &summary)?;
+            write_page(&common.series.out, &page, &summary)?;
         }
         print(common, plan, rows.len(), &summary, format)?;
-        match outcome {
-            Some(Outcome { finished, left: 1.., .. }) => bail!(
-                "stopped after {finished} of {} trainings; the same command continues",
-                plan.trials.len()
-            ),
-            Some(Outcome { failed: failed @ 1.., .. }) => {
-                bail!("{failed} trainings failed, see above; the same command tries them again")
-            }
-            _ => Ok(()),
-        }
+        conclude(outcome, plan.trials.len(), "trainings")
     }
 
     /// What was done, in sentences.
@@ -536,7 +536,7 @@ impl Prepared {
                 count(Split::Train),
                 if common.load.train_limit.is_some() { " (a fixed subset)" } else { "" },
                 count(Split::Test),
-                common.seeds,
+                common.series.seeds,
             ),
             format!(
                 "{} epochs of which the last {} simulate int8, batches of {}, {:?} with learning rate {} \
@@ -555,6 +555,44 @@ impl Prepared {
     fn weights(&self) -> usize {
         let shapes = self.graph.layers.iter().filter_map(|node| node.op.weight_shape());
         shapes.map(|shape| shape.iter().product::<usize>()).sum()
+    }
+}
+
+/// Runs trials one after the other under a bar that `work` moves, with a line for each.
+pub(crate) fn run_one_by_one(
+    trials: &[Trial],
+    store: &mut Store,
+    bar: &ProgressBar,
+    stop: &AtomicBool,
+    work: &experiment::Work<'_>,
+) -> Result<Outcome> {
+    let outcome = experiment::run(trials, store, 1, work, &|trial, event| {
+        match event {
+            Event::Finish(row) => {
+                let (name, accuracy) = (trial.name(), 100.0 * row.float);
+                output::line(bar, &format!("{name}: {accuracy:.2} %, {:.0} s", row.seconds));
+            }
+            Event::Failure(error) => {
+                output::line(bar, &format!("error: {}: {error:#}", trial.name()));
+            }
+            Event::Start | Event::Training(_) => {}
+        }
+        output::flow(stop)
+    })?;
+    bar.finish_and_clear();
+    Ok(outcome)
+}
+
+/// An error where not all of an experiment's `all` things are done.
+pub(crate) fn conclude(outcome: Option<Outcome>, all: usize, things: &str) -> Result<()> {
+    match outcome {
+        Some(Outcome { finished, left: 1.., .. }) => {
+            bail!("stopped after {finished} of {all} {things}; the same command continues")
+        }
+        Some(Outcome { failed: failed @ 1.., .. }) => {
+            bail!("{failed} {things} failed, see above; the same command tries them again")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -640,28 +678,34 @@ impl Progress {
             Event::Training(_) => {}
             Event::Finish(row) => {
                 counts.done += 1;
-                self.line(&format!(
-                    "{:>3}/{} {} density {} seed {}: float {}, int8 {}, {:.0} s; {} left",
-                    counts.done,
-                    self.trials,
-                    trial.variant,
-                    trial.density,
-                    trial.seed,
-                    figure(self.task, row.float),
-                    figure(self.task, row.int8),
-                    row.seconds,
-                    self.left(&counts)
-                ));
+                output::line(
+                    &self.bar,
+                    &format!(
+                        "{:>3}/{} {} density {} seed {}: float {}, int8 {}, {:.0} s; {} left",
+                        counts.done,
+                        self.trials,
+                        trial.variant,
+                        trial.density,
+                        trial.seed,
+                        figure(self.task, row.float),
+                        figure(self.task, row.int8),
+                        row.seconds,
+                        self.left(&counts)
+                    ),
+                );
             }
             Event::Failure(error) => {
                 counts.done += 1;
-                self.line(&format!(
-                    "error: {} density {} seed {}: {error:#}",
-                    trial.variant, trial.density, trial.seed
-                ));
+                output::line(
+                    &self.bar,
+                    &format!(
+                        "error: {} density {} seed {}: {error:#}",
+                        trial.variant, trial.density, trial.seed
+                    ),
+                );
             }
         }
-        if self.stop.load(Ordering::Relaxed) { Flow::Stop } else { Flow::Continue }
+        output::flow(&self.stop)
     }
 
     /// Time that is left, from the speed of this session.
@@ -673,15 +717,6 @@ impl Progress {
         }
         let seconds = self.started.elapsed().as_secs_f64() * rest as f64 / done as f64;
         HumanDuration(Duration::from_secs(seconds as u64)).to_string()
-    }
-
-    /// A line that stays, above the bar where there is a terminal.
-    fn line(&self, text: &str) {
-        if self.bar.is_hidden() {
-            eprintln!("{text}");
-        } else {
-            self.bar.println(text);
-        }
     }
 }
 
@@ -704,17 +739,14 @@ fn print(
 ) -> Result<()> {
     if format == Format::Json {
         return output::print_json(&Report {
-            folder: &common.out,
+            folder: &common.series.out,
             finished,
             trainings: plan.trials.len(),
             impossible: &plan.impossible,
             summary,
         });
     }
-    let spread = |spread: experiment::Spread| match spread.std {
-        Some(std) => format!("{} ± {}", bare(summary.task, spread.mean), bare(summary.task, std)),
-        None => bare(summary.task, spread.mean),
-    };
+    let spread = |spread: experiment::Spread| spread.merit(summary.task);
     let mut table = output::table([
         "density",
         "variant",
@@ -751,17 +783,9 @@ fn print(
         output::print(&format!("not possible: {variant} at density {density}: {reason}"))?;
     }
     if finished > 0 {
-        output::print(&format!("page: {}", common.out.join("README.md").display()))?;
+        output::print(&format!("page: {}", common.series.out.join("README.md").display()))?;
     }
     Ok(())
-}
-
-/// A figure in a table: without unit.
-fn bare(task: Task, value: f64) -> String {
-    match task {
-        Task::Classify => format!("{:.2}", 100.0 * value),
-        Task::Reconstruct => format!("{value:.4}"),
-    }
 }
 
 #[cfg(test)]

@@ -263,10 +263,7 @@ fn rounds(
         }
         for failed in &row.dropped {
             let text = format!("round {}: device {}: {}", row.round, failed.client, failed.reason);
-            match bar.is_hidden() {
-                true => eprintln!("{text}"),
-                false => bar.println(text),
-            }
+            output::line(&bar, &text);
         }
         bar.inc(1);
     }

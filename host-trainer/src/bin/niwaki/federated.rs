@@ -1,13 +1,12 @@
 //! `niwaki experiment federated`: ways of learning together, compared.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use niwaki::data::{LoadOptions, load};
 use niwaki::experiment::{
-    self, Contest, Event, Outcome, Standing, Store, read_rows, standings, write_federated_page,
+    self, Contest, Standing, Store, read_rows, standings, write_federated_page,
 };
 use niwaki::export::{self, hexadecimal};
 use niwaki::federate::{Aggregation, Learning};
@@ -15,7 +14,7 @@ use niwaki::sparse::Flow;
 use niwaki_core::Model;
 use serde::Serialize;
 
-use crate::experiment::{command, commit};
+use crate::experiment::{command, commit, conclude, run_one_by_one};
 use crate::output::{self, Format};
 
 /// Arguments of `niwaki experiment federated`.
@@ -149,27 +148,11 @@ pub(crate) fn run(args: &FederatedArgs, format: Format) -> Result<()> {
         // One at a time: a federation keeps all cores busy by itself.
         let work = |trial: &experiment::Trial,
                     _: &mut dyn FnMut(niwaki::sparse::Event<'_>) -> Flow| {
-            contest.run(trial).map(Some)
+            let row = contest.run(trial)?;
+            bar.inc(1);
+            Ok(Some(row))
         };
-        let ran = experiment::run(&trials, &mut store, 1, &work, &|trial, event| {
-            let text = match event {
-                Event::Finish(row) => {
-                    bar.inc(1);
-                    let accuracy = 100.0 * row.int8;
-                    Some(format!("{}: {accuracy:.2} %, {:.0} s", trial.name(), row.seconds))
-                }
-                Event::Failure(error) => Some(format!("error: {}: {error:#}", trial.name())),
-                _ => None,
-            };
-            match text {
-                Some(text) if bar.is_hidden() => eprintln!("{text}"),
-                Some(text) => bar.println(text),
-                None => {}
-            }
-            if stop.load(Ordering::Relaxed) { Flow::Stop } else { Flow::Continue }
-        })?;
-        bar.finish_and_clear();
-        outcome = Some(ran);
+        outcome = Some(run_one_by_one(&trials, &mut store, &bar, &stop, &work)?);
     }
     let mut rows: Vec<niwaki::experiment::Row> = read_rows(&args.out)?;
     rows.retain(|row| trials.contains(&row.trial));
@@ -190,15 +173,7 @@ pub(crate) fn run(args: &FederatedArgs, format: Format) -> Result<()> {
     );
     write_federated_page(&args.out, &title, &command(), &about, &standings)?;
     print(&Report { finished: rows.len(), trials: trials.len(), standings }, format)?;
-    match outcome {
-        Some(Outcome { left: 1.., finished, .. }) => {
-            bail!("stopped after {finished} of {} runs; the same command continues", trials.len())
-        }
-        Some(Outcome { failed: failed @ 1.., .. }) => {
-            bail!("{failed} runs failed, see above; the same command tries them again")
-        }
-        _ => Ok(()),
-    }
+    conclude(outcome, trials.len(), "runs")
 }
 
 fn print(report: &Report, format: Format) -> Result<()> {

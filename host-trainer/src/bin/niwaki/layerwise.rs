@@ -1,6 +1,6 @@
 //! `niwaki layerwise`: searches a sparse strategy for each layer.
 
-use std::{path::PathBuf, sync::atomic::Ordering};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
@@ -9,7 +9,7 @@ use niwaki::{
     data::{Dataset, LoadOptions, load},
     net::{self, DataInfo, RunFile, Summary, trained::RUN_FILE},
     sparse::{
-        self, Config, Flow, Method, Outcome,
+        self, Config, Method, Outcome,
         criteria::Criterion,
         layerwise::{Chooser, Layerwise, LayerwiseFile, Stage, layerwise, prepare},
         mask::Structure,
@@ -189,7 +189,7 @@ pub(crate) fn run(args: &LayerwiseArgs, format: Format) -> Result<()> {
         },
         &mut |event| {
             progress.borrow_mut().show(event);
-            if stop.load(Ordering::Relaxed) { Flow::Stop } else { Flow::Continue }
+            output::flow(&stop)
         },
     )?;
     progress.borrow().bar.finish_and_clear();

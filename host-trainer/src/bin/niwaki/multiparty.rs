@@ -1,23 +1,22 @@
 //! `niwaki experiment multiparty`: ways in which parties learn one network together, compared.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::path::PathBuf;
 
-use anyhow::{Result, bail, ensure};
-use clap::Args;
+use anyhow::{Result, ensure};
+use clap::{Args, ValueEnum};
 use niwaki::data::{LoadOptions, load};
 use niwaki::experiment::{
-    self, Bench, Event, Outcome, PartiesSummary, Row, Store, Trial, read_rows, summarise_parties,
+    Bench, DENSE, PartiesSummary, Row, Store, Trial, read_rows, summarise_parties,
     write_parties_page,
 };
 use niwaki::federate::parties;
-use niwaki::net::{self, DataInfo, RunFile};
+use niwaki::net::{self, DataInfo};
 use niwaki::sparse::multiparty::{Multiparty, Way, multiparty};
 use niwaki::sparse::{self, Config, Flow, Method};
 use niwaki::target::cost::Core;
 use serde::Serialize;
 
-use crate::experiment::{command, commit};
+use crate::experiment::{Series, command, commit, conclude, run_one_by_one};
 use crate::output::{self, Format};
 
 /// Arguments of `niwaki experiment multiparty`.
@@ -85,30 +84,14 @@ pub(crate) struct MultipartyArgs {
     /// Share of a party's samples that it does not learn from: its own test
     #[arg(long, default_value_t = 0.2, value_name = "SHARE")]
     own_test: f64,
-    /// Number of seeds: every way is run with the seeds 1 to N
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..1000))]
-    seeds: u64,
-    /// Folder for rows, table and charts
-    #[arg(long, value_name = "FOLDER")]
-    out: PathBuf,
-    /// Folder for the runs themselves [default: runs/ and the name of --out]
-    #[arg(long, value_name = "FOLDER")]
-    runs: Option<PathBuf>,
     /// Core that models are exported for and instructions predicted for
     #[arg(long, value_enum, default_value_t = Core::CortexM4)]
     target: Core,
-    /// Device to train on: auto, flex (CPU), cuda:N, vulkan, wgpu
-    #[arg(long, default_value = "auto")]
-    device: String,
-    /// Run nothing: only write table and charts of what is finished
-    #[arg(long)]
-    summarise: bool,
+    #[command(flatten)]
+    series: Series,
     #[command(flatten)]
     load: LoadOptions,
 }
-
-/// The way of federated averaging of all weights.
-const DENSE: &str = "fedavg-dense";
 
 #[derive(Serialize)]
 struct Report {
@@ -118,17 +101,22 @@ struct Report {
     ways: Vec<PartiesSummary>,
 }
 
-impl MultipartyArgs {
-    fn way(&self, variant: &str) -> Result<Way> {
-        let name = if variant == DENSE { "fedavg" } else { variant };
-        let way: Result<Way, String> = clap::ValueEnum::from_str(name, false);
-        way.map_err(|_| {
-            anyhow::anyhow!(
-                "there is no way `{variant}`: there are personal, fedavg, fedprox, moon, local, {DENSE}"
-            )
-        })
-    }
+/// All variants: the ways, and federated averaging of all weights.
+fn variants() -> Vec<String> {
+    let ways = Way::value_variants().iter().filter_map(Way::to_possible_value);
+    let ways = ways.map(|way| way.get_name().to_owned());
+    ways.chain([DENSE.to_owned()]).collect()
+}
 
+fn way(variant: &str) -> Result<Way> {
+    let name = if variant == DENSE { "fedavg" } else { variant };
+    let way: Result<Way, String> = Way::from_str(name, false);
+    way.map_err(|_| {
+        anyhow::anyhow!("there is no way `{variant}`: there are {}", variants().join(", "))
+    })
+}
+
+impl MultipartyArgs {
     fn settings(&self, way: Way) -> Multiparty {
         Multiparty {
             way,
@@ -157,14 +145,10 @@ impl MultipartyArgs {
 /// Runs `niwaki experiment multiparty`.
 pub(crate) fn run(args: &MultipartyArgs, format: Format) -> Result<()> {
     args.check()?;
-    let device = sparse::device(&args.device)?;
+    let device = sparse::device(&args.series.device)?;
     let data = load(&args.data, &args.load)?;
     let net = net::describe(&args.net)?.for_data(data.shape, data.classes())?;
-    let all = ["personal", "fedavg", "fedprox", "moon", "local", DENSE];
-    let ways = match args.ways.is_empty() {
-        true => all.map(str::to_owned).to_vec(),
-        false => args.ways.clone(),
-    };
+    let ways = if args.ways.is_empty() { variants() } else { args.ways.clone() };
     let config = |variant: &str, seed: u64| Config {
         method: Method::Static,
         density: if variant == DENSE { 1.0 } else { args.density },
@@ -176,9 +160,9 @@ pub(crate) fn run(args: &MultipartyArgs, format: Format) -> Result<()> {
         ..Config::default()
     };
     let mut trials = Vec::new();
-    for seed in 1..=args.seeds {
+    for seed in 1..=args.series.seeds {
         for way in &ways {
-            args.way(way)?;
+            self::way(way)?;
             let config = config(way, seed);
             config.check()?;
             if config.density < 1.0 {
@@ -187,20 +171,19 @@ pub(crate) fn run(args: &MultipartyArgs, format: Format) -> Result<()> {
             trials.push(Trial { variant: way.clone(), density: config.density, seed });
         }
     }
-    let name = args.out.file_name().map_or_else(|| "multiparty".into(), PathBuf::from);
     let info = DataInfo::new(&args.data, &args.load, &data);
     let bench = Bench {
         net: net.clone(),
         data: &data,
         info: info.clone(),
         device: device.clone(),
-        runs: args.runs.clone().unwrap_or_else(|| Path::new("runs").join(name)),
+        runs: args.series.runs(),
         target: args.target,
-        commit: commit(&args.out),
+        commit: commit(&args.series.out),
     };
     let count = args.parties.or_else(|| data.groups.is_none().then_some(10));
     let mut outcome = None;
-    if !args.summarise {
+    if !args.series.summarise {
         let settings = serde_json::json!({
             "data": info.spec,
             "data_options": info.options,
@@ -213,7 +196,7 @@ pub(crate) fn run(args: &MultipartyArgs, format: Format) -> Result<()> {
             "learning_rate": args.lr,
             "settings": args.settings(Way::Personal),
         });
-        let mut store = Store::open(&args.out, &settings)?;
+        let mut store = Store::open(&args.series.out, &settings)?;
         let stop = output::stop_on_ctrl_c()?;
         let open = trials.iter().filter(|trial| !store.holds(trial)).count();
         let bar = output::bar((open * args.rounds) as u64, "rounds");
@@ -222,20 +205,14 @@ pub(crate) fn run(args: &MultipartyArgs, format: Format) -> Result<()> {
                     _: &mut dyn FnMut(sparse::Event<'_>) -> Flow|
          -> Result<Option<Row>> {
             let config = config(&trial.variant, trial.seed);
-            let settings = args.settings(args.way(&trial.variant)?);
+            let settings = args.settings(way(&trial.variant)?);
             let parties = parties::divide(&data, count, args.alpha, trial.seed)?;
             let run = bench.runs.join(trial.name());
-            let file = RunFile {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                net: net.clone(),
-                data: info.clone(),
-                config: serde_json::to_value(&config)?,
-                summary: None,
-            };
+            let file = bench.run_file(&config)?;
             let done =
                 multiparty(&run, &file, &data, &parties, &config, &settings, &device, &mut |_| {
                     bar.inc(1);
-                    if stop.load(Ordering::Relaxed) { Flow::Stop } else { Flow::Continue }
+                    output::flow(&stop)
                 })?;
             let Some((rounds, summary)) = done else { return Ok(None) };
             let row = bench.row(trial, &run, &summary)?;
@@ -248,30 +225,11 @@ pub(crate) fn run(args: &MultipartyArgs, format: Format) -> Result<()> {
                 ..row
             }))
         };
-        let ran = experiment::run(&trials, &mut store, 1, &work, &|trial, event| {
-            let text = match event {
-                Event::Finish(row) => Some(format!(
-                    "{}: {:.2} %, {:.0} s",
-                    trial.name(),
-                    100.0 * row.float,
-                    row.seconds
-                )),
-                Event::Failure(error) => Some(format!("error: {}: {error:#}", trial.name())),
-                _ => None,
-            };
-            match text {
-                Some(text) if bar.is_hidden() => eprintln!("{text}"),
-                Some(text) => bar.println(text),
-                None => {}
-            }
-            if stop.load(Ordering::Relaxed) { Flow::Stop } else { Flow::Continue }
-        })?;
-        bar.finish_and_clear();
-        outcome = Some(ran);
+        outcome = Some(run_one_by_one(&trials, &mut store, &bar, &stop, &work)?);
     }
-    let mut rows: Vec<Row> = read_rows(&args.out)?;
+    let mut rows: Vec<Row> = read_rows(&args.series.out)?;
     rows.retain(|row| trials.contains(&row.trial));
-    ensure!(!rows.is_empty(), "nothing is finished in {}", args.out.display());
+    ensure!(!rows.is_empty(), "nothing is finished in {}", args.series.out.display());
     // In the order of the command, whatever was finished first.
     rows.sort_by_key(|row| ways.iter().position(|way| *way == row.trial.variant));
     let summaries = summarise_parties(&rows)?;
@@ -293,23 +251,15 @@ pub(crate) fn run(args: &MultipartyArgs, format: Format) -> Result<()> {
         args.adjust,
         args.own_test,
     );
-    write_parties_page(&args.out, &title, &command(), &about, &rows, &summaries)?;
+    write_parties_page(&args.series.out, &title, &command(), &about, &rows, &summaries)?;
     let report = Report {
-        folder: args.out.clone(),
+        folder: args.series.out.clone(),
         finished: rows.len(),
         trials: trials.len(),
         ways: summaries,
     };
     print(&report, format)?;
-    match outcome {
-        Some(Outcome { left: 1.., finished, .. }) => {
-            bail!("stopped after {finished} of {} runs; the same command continues", trials.len())
-        }
-        Some(Outcome { failed: failed @ 1.., .. }) => {
-            bail!("{failed} runs failed, see above; the same command tries them again")
-        }
-        _ => Ok(()),
-    }
+    conclude(outcome, trials.len(), "runs")
 }
 
 fn print(report: &Report, format: Format) -> Result<()> {

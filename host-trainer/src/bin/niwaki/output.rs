@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use comfy_table::{ContentArrangement, LineStyle, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
+use niwaki::sparse::Flow;
 use niwaki::target::{Firmware, Target};
 use serde::Serialize;
 
@@ -42,6 +43,20 @@ pub(crate) fn bar(len: u64, things: &'static str) -> ProgressBar {
         Ok(style) => bar.with_style(style.progress_chars("=> ")).with_prefix(things),
         Err(_) => bar,
     }
+}
+
+/// A line above a progress bar, or on its own where no bar is shown.
+pub(crate) fn line(bar: &ProgressBar, text: &str) {
+    if bar.is_hidden() {
+        eprintln!("{text}");
+    } else {
+        bar.println(text);
+    }
+}
+
+/// Whether to go on, by a flag that says stop.
+pub(crate) fn flow(stop: &AtomicBool) -> Flow {
+    if stop.load(Ordering::Relaxed) { Flow::Stop } else { Flow::Continue }
 }
 
 /// A flag that the first Ctrl-C sets; the second one ends the process at once.

@@ -30,6 +30,7 @@ use niwaki::sparse::optimiser::Rule;
 use niwaki::sparse::{self, Config, Method};
 use niwaki::target::cost::Core;
 
+use crate::experiment::Series;
 use crate::output::{self, Format};
 use crate::quantity;
 use crate::study::{self, Finish};
@@ -109,21 +110,8 @@ Examples:
       --out docs/results/arch-scenes
   niwaki study export runs/arch-scenes/2-1 --pick best-accuracy -o scenes.niwaki --net scenes.toml")]
 pub(crate) struct ArchExperimentArgs {
-    /// Number of seeds: every search is repeated with the seeds 1 to N
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..1000))]
-    seeds: u64,
-    /// Folder for rows, table and plot
-    #[arg(long, value_name = "FOLDER")]
-    out: PathBuf,
-    /// Folder for the studies [default: runs/ and the name of --out]
-    #[arg(long, value_name = "FOLDER")]
-    runs: Option<PathBuf>,
-    /// Device to train on: auto, flex (CPU), cuda:N, vulkan, wgpu
-    #[arg(long, default_value = "auto")]
-    device: String,
-    /// Search nothing: only write table and plot of what is finished
-    #[arg(long)]
-    summarise: bool,
+    #[command(flatten)]
+    series: Series,
     #[command(flatten)]
     plan: ArchPlan,
     #[command(flatten)]
@@ -177,21 +165,8 @@ pub(crate) struct SearchExperimentArgs {
         default_value = "surrogate,moead,nsga2,random"
     )]
     ways: Vec<Way>,
-    /// Number of seeds: every search is repeated with the seeds 1 to N
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..1000))]
-    seeds: u64,
-    /// Folder for rows, table and plot
-    #[arg(long, value_name = "FOLDER")]
-    out: PathBuf,
-    /// Folder for the studies [default: runs/ and the name of --out]
-    #[arg(long, value_name = "FOLDER")]
-    runs: Option<PathBuf>,
-    /// Device to train on: auto, flex (CPU), cuda:N, vulkan, wgpu
-    #[arg(long, default_value = "auto")]
-    device: String,
-    /// Search nothing: only write table and plot of what is finished
-    #[arg(long)]
-    summarise: bool,
+    #[command(flatten)]
+    series: Series,
     #[command(flatten)]
     choices: Choices,
     #[command(flatten)]
@@ -318,6 +293,13 @@ pub(crate) struct Runner {
     /// Folder for files of this process and for results [default: that of the study, or runs/ and its name]
     #[arg(long, value_name = "FOLDER")]
     pub(crate) out: Option<PathBuf>,
+}
+
+impl Series {
+    /// One candidate at a time, as an experiment must, to be repeatable.
+    fn runner(&self) -> Runner {
+        Runner { jobs: 1, device: self.device.clone(), out: None }
+    }
 }
 
 impl Runner {
@@ -475,7 +457,7 @@ impl Common {
 /// Runs `niwaki experiment search`.
 pub(crate) fn experiment(args: &SearchExperimentArgs, format: Format) -> Result<()> {
     let basis = &args.basis;
-    let device = sparse::device(&args.device)?;
+    let device = sparse::device(&args.series.device)?;
     let (data, info) = basis.data()?;
     let search = |way: Way, seed: u64| -> Result<Search> {
         let what = What::Sparse(args.choices.sparse(basis, &data, &device, seed)?);
@@ -487,14 +469,13 @@ pub(crate) fn experiment(args: &SearchExperimentArgs, format: Format) -> Result<
     what.check_reach(&first)?;
     let mut settings = serde_json::to_value(&first)?;
     settings["evaluations"] = basis.evaluations.into();
-    let name = args.out.file_name().map_or_else(|| "search".into(), PathBuf::from);
-    let runs = args.runs.clone().unwrap_or_else(|| Path::new("runs").join(name));
+    let runs = args.series.runs();
     let place = |way: Way, seed: u64| Place::Folder(runs.join(format!("{}-{seed}", way.name())));
-    if !args.summarise {
-        let mut store = Store::<SearchRow>::open(&args.out, &settings)?;
-        let commit = crate::experiment::commit(&args.out);
+    if !args.series.summarise {
+        let mut store = Store::<SearchRow>::open(&args.series.out, &settings)?;
+        let commit = crate::experiment::commit(&args.series.out);
         let stop = output::stop_on_ctrl_c()?;
-        for seed in 1..=args.seeds {
+        for seed in 1..=args.series.seeds {
             // The surrogate comes first: it is asked about the candidates of the others.
             let mut ways = args.ways.clone();
             ways.sort_unstable();
@@ -506,22 +487,23 @@ pub(crate) fn experiment(args: &SearchExperimentArgs, format: Format) -> Result<
                 let settings = search(way, seed)?;
                 let study = Study::start(&place(way, seed), &serde_json::to_value(&settings)?)?;
                 study.raise_budget(basis.evaluations as usize)?;
-                let runner = Runner { jobs: 1, device: args.device.clone(), out: None };
+                let runner = args.series.runner();
                 let again = "the same command continues";
                 evaluate(&study, &settings, &data, &device, &runner, &stop, again)?;
                 let mut foreign = Vec::new();
                 if way != Way::Surrogate && args.ways.contains(&Way::Surrogate) {
                     let settings = search(Way::Surrogate, seed)?;
                     let own = Study::open(&place(Way::Surrogate, seed))?;
-                    foreign = opinion(&own, &study, &settings, &data, &device, &stop)?;
+                    let folder = runner.folder(own.place());
+                    foreign = opinion(&own, &study, &settings, &data, &device, &folder, &stop)?;
                 }
                 let view = View::load(&study)?;
                 store.push(SearchRow::new(way, seed, &view, foreign, commit.clone()))?;
             }
         }
     }
-    let mut rows: Vec<SearchRow> = read_rows(&args.out)?;
-    rows.retain(|row| row.seed <= args.seeds && args.ways.contains(&row.way));
+    let mut rows: Vec<SearchRow> = read_rows(&args.series.out)?;
+    rows.retain(|row| row.seed <= args.series.seeds && args.ways.contains(&row.way));
     let title = format!("Ways of searching: {} on {}", what.net.name, data.name);
     let about = [
         format!("{} true evaluations per search, {}.", basis.evaluations, first.limits),
@@ -530,14 +512,14 @@ pub(crate) fn experiment(args: &SearchExperimentArgs, format: Format) -> Result<
             data.indices(Split::Train).len(),
             data.indices(Split::Val).len(),
             what.training.epochs,
-            args.seeds
+            args.series.seeds
         ),
     ];
-    write_search_page(&args.out, &title, &crate::experiment::command(), &about, &rows)?;
+    write_search_page(&args.series.out, &title, &crate::experiment::command(), &about, &rows)?;
     let summary = summarise_searches(&rows);
     if format == Format::Json {
         return output::print_json(&serde_json::json!({
-            "folder": args.out,
+            "folder": args.series.out,
             "searches": rows.len(),
             "ways": summary,
         }));
@@ -558,7 +540,7 @@ pub(crate) fn experiment(args: &SearchExperimentArgs, format: Format) -> Result<
         ]);
     }
     output::print_table(&table)?;
-    output::print(&format!("page: {}", args.out.join("README.md").display()))
+    output::print(&format!("page: {}", args.series.out.join("README.md").display()))
 }
 
 impl ArchPlan {
@@ -631,7 +613,7 @@ fn arch(args: &ArchArgs, format: Format) -> Result<()> {
 /// Runs `niwaki experiment arch`.
 pub(crate) fn arch_experiment(args: &ArchExperimentArgs, format: Format) -> Result<()> {
     let (basis, plan) = (&args.basis, &args.plan);
-    let device = sparse::device(&args.device)?;
+    let device = sparse::device(&args.series.device)?;
     let data = basis.data()?;
     let two = basis.evaluations as usize;
     let epochs = plan.epochs(basis, 2, two)?;
@@ -646,13 +628,12 @@ pub(crate) fn arch_experiment(args: &ArchExperimentArgs, format: Format) -> Resu
     let first = search(2, 1)?;
     let mut settings = serde_json::to_value(&first)?;
     settings["evaluations"] = basis.evaluations.into();
-    let name = args.out.file_name().map_or_else(|| "arch".into(), PathBuf::from);
-    let runs = args.runs.clone().unwrap_or_else(|| Path::new("runs").join(name));
-    if !args.summarise {
-        let mut store = Store::<ArchRow>::open(&args.out, &settings)?;
-        let commit = crate::experiment::commit(&args.out);
+    let runs = args.series.runs();
+    if !args.series.summarise {
+        let mut store = Store::<ArchRow>::open(&args.series.out, &settings)?;
+        let commit = crate::experiment::commit(&args.series.out);
         let stop = output::stop_on_ctrl_c()?;
-        for (seed, stages) in (1..=args.seeds).flat_map(|seed| [(seed, 2), (seed, 1)]) {
+        for (seed, stages) in (1..=args.series.seeds).flat_map(|seed| [(seed, 2), (seed, 1)]) {
             if store.rows().iter().any(|row| (row.stages, row.seed) == (stages, seed)) {
                 continue;
             }
@@ -661,14 +642,14 @@ pub(crate) fn arch_experiment(args: &ArchExperimentArgs, format: Format) -> Resu
             let place = Place::Folder(runs.join(format!("{stages}-{seed}")));
             let study = Study::start(&place, &serde_json::to_value(&settings)?)?;
             study.raise_budget(if stages == 1 { one } else { two })?;
-            let runner = Runner { jobs: 1, device: args.device.clone(), out: None };
+            let runner = args.series.runner();
             let again = "the same command continues";
             evaluate(&study, &settings, &data.0, &device, &runner, &stop, again)?;
             store.push(ArchRow::new(stages, seed, &View::load(&study)?, commit.clone())?)?;
         }
     }
-    let mut rows: Vec<ArchRow> = read_rows(&args.out)?;
-    rows.retain(|row| row.seed <= args.seeds);
+    let mut rows: Vec<ArchRow> = read_rows(&args.series.out)?;
+    rows.retain(|row| row.seed <= args.series.seeds);
     let about = [
         format!("{two} evaluations in two stages, {one} in a single one, {}.", first.limits),
         format!(
@@ -679,15 +660,15 @@ pub(crate) fn arch_experiment(args: &ArchExperimentArgs, format: Format) -> Resu
             plan.coarse_epochs,
             basis.epochs,
             plan.sparse_epochs(basis),
-            args.seeds
+            args.series.seeds
         ),
     ];
     let title = format!("Stages of architecture search on {}", data.0.name);
-    write_arch_page(&args.out, &title, &crate::experiment::command(), &about, &rows)?;
+    write_arch_page(&args.series.out, &title, &crate::experiment::command(), &about, &rows)?;
     let summary = summarise_stages(&rows);
     if format == Format::Json {
         return output::print_json(&serde_json::json!({
-            "folder": args.out,
+            "folder": args.series.out,
             "searches": rows.len(),
             "stages": summary,
         }));
@@ -707,7 +688,7 @@ pub(crate) fn arch_experiment(args: &ArchExperimentArgs, format: Format) -> Resu
         ]);
     }
     output::print_table(&table)?;
-    output::print(&format!("page: {}", args.out.join("README.md").display()))
+    output::print(&format!("page: {}", args.series.out.join("README.md").display()))
 }
 
 /// Starts a study or goes on with it, to its end.
@@ -797,13 +778,13 @@ fn opinion(
     search: &Search,
     data: &Dataset,
     device: &Device,
+    folder: &Path,
     stop: &AtomicBool,
 ) -> Result<Vec<(f64, f64)>> {
     let What::Sparse(sparse) = &search.what else { return Ok(Vec::new()) };
-    let folder = Runner { jobs: 1, device: String::new(), out: None }.folder(own.place());
     let stopped = || stop.load(Ordering::Relaxed);
     let prepared =
-        SparseProblem::prepare(own, search, sparse, data, device, &folder, &stopped, &mut |_| {})?;
+        SparseProblem::prepare(own, search, sparse, data, device, folder, &stopped, &mut |_| {})?;
     let Some(problem) = prepared else { bail!("stopped; the same command continues") };
     Ok(problem.foreign(&own.candidates()?, &other.candidates()?))
 }
@@ -899,21 +880,30 @@ impl Progress {
 
     fn show(&self, study: &Study, event: Event<'_>) {
         match event {
-            Event::Begin(candidate) if candidate.attempt > 1 => self.line(&format!(
-                "candidate {} is evaluated again (attempt {}): its worker died",
-                candidate.id, candidate.attempt
-            )),
+            Event::Begin(candidate) if candidate.attempt > 1 => output::line(
+                &self.bar,
+                &format!(
+                    "candidate {} is evaluated again (attempt {}): its worker died",
+                    candidate.id, candidate.attempt
+                ),
+            ),
             Event::Begin(_) | Event::Progress(_) => {}
             Event::Wait => {
                 let mut said = self.said_wait.lock().unwrap_or_else(|p| p.into_inner());
                 if !std::mem::replace(&mut *said, true) {
-                    self.line("waiting for the candidates that other workers evaluate");
+                    output::line(
+                        &self.bar,
+                        "waiting for the candidates that other workers evaluate",
+                    );
                 }
             }
-            Event::Lost(candidate) => self.line(&format!(
-                "candidate {} was evaluated by another worker in the meantime",
-                candidate.id
-            )),
+            Event::Lost(candidate) => output::line(
+                &self.bar,
+                &format!(
+                    "candidate {} was evaluated by another worker in the meantime",
+                    candidate.id
+                ),
+            ),
             Event::End(candidate) => {
                 if let Ok(view) = View::load(study) {
                     self.end(&view, candidate);
@@ -944,20 +934,14 @@ impl Progress {
         let seconds = self.begun.elapsed().as_secs_f64() / here as f64 * rest as f64;
         let left = HumanDuration(Duration::from_secs_f64(seconds));
         let volume = view.hypervolume().map_or("-".to_owned(), |volume| format!("{volume:.4}"));
-        self.line(&format!(
-            "{done:>3}/{} #{id} {result}; hypervolume {volume}, front {}, failed {failed}, {left:#} left",
-            view.budget,
-            view.front.len(),
-        ));
+        output::line(
+            &self.bar,
+            &format!(
+                "{done:>3}/{} #{id} {result}; hypervolume {volume}, front {}, failed {failed}, {left:#} left",
+                view.budget,
+                view.front.len(),
+            ),
+        );
         self.bar.set_position(done as u64);
-    }
-
-    /// A line that stays, above the bar where there is a terminal.
-    fn line(&self, text: &str) {
-        if self.bar.is_hidden() {
-            eprintln!("{text}");
-        } else {
-            self.bar.println(text);
-        }
     }
 }

@@ -1,9 +1,6 @@
 //! `niwaki train`: trains a sparse network.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::atomic::Ordering,
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
@@ -13,7 +10,7 @@ use niwaki::{
     data::{Augment, Dataset, LoadOptions, load},
     net::{self, DataInfo, PRESETS, RunFile, Summary, spec::Task},
     sparse::{
-        self, Config, EpochRow, Event, Flow, Method, Outcome,
+        self, Config, EpochRow, Event, Method, Outcome,
         criteria::Criterion,
         mask::{Distribution, Structure},
         method::{METHODS, MaskKind},
@@ -181,7 +178,7 @@ pub(crate) fn run(args: &TrainArgs, format: Format) -> Result<()> {
     let mut progress = Progress::new(file.net.task, config.epochs, config.density)?;
     let outcome = sparse::train(&args.out, &data, &device, &mut |event| {
         progress.show(event);
-        if stop.load(Ordering::Relaxed) { Flow::Stop } else { Flow::Continue }
+        output::flow(&stop)
     })?;
     progress.bar.finish_and_clear();
     match outcome {
@@ -399,18 +396,9 @@ impl Progress {
             }
             Event::Epoch(row) => {
                 self.density = row.density;
-                self.line(&epoch_line(row, self.task, self.epochs));
+                output::line(&self.bar, &epoch_line(row, self.task, self.epochs));
             }
-            Event::Note(note) => self.line(&note),
-        }
-    }
-
-    /// A line that stays, above the bar where there is a terminal.
-    fn line(&self, text: &str) {
-        if self.bar.is_hidden() {
-            eprintln!("{text}");
-        } else {
-            self.bar.println(text);
+            Event::Note(note) => output::line(&self.bar, &note),
         }
     }
 }

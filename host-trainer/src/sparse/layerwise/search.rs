@@ -23,7 +23,7 @@ use crate::{
         mask::{Layout, Mask},
         optimiser::cosine,
         state::{Purpose, State, rng},
-        step::{Lesson, Teacher, follow_stats, learn_values, mean_stats},
+        step::{Guide, Lesson, Model, Teacher, follow_stats, learn_values, mean_stats},
     },
 };
 
@@ -72,8 +72,7 @@ pub(super) fn search(
     let checkpoint = folder.join(CHECKPOINT_FILE);
     // The teacher is what the search begins with, whatever it has made of it since.
     let teacher = Teacher {
-        values: state.values.clone(),
-        stats: state.backbone.clone(),
+        model: Model { values: state.values.clone(), stats: state.backbone.clone() },
         weight: settings.distil,
         temperature: settings.distil_temperature,
     };
@@ -279,8 +278,8 @@ impl Session<'_> {
             self.sample(temperature, random).iter().map(|shares| largest(shares)).collect();
         let (all, mixtures) = self.mixed(masks, &chosen);
         let epoch = self.state.progress.epochs;
-        let teacher = Some(&self.teacher);
-        let mut lesson = learn_values(self.state, self.data, config, &all, teacher, indices, epoch);
+        let guide = Guide::Teacher(&self.teacher);
+        let mut lesson = learn_values(self.state, self.data, config, &all, guide, indices, epoch);
         ensure!(
             lesson.loss.is_finite(),
             "the loss is {} in step {step} of the search; try a smaller --lr than {}",
@@ -312,8 +311,8 @@ impl Session<'_> {
         let chosen: Vec<Vec<f32>> = shares.iter().map(|shares| largest(shares)).collect();
         let (all, _) = self.mixed(masks, &chosen);
         let epoch = self.state.progress.epochs;
-        let (config, teacher) = (&settings.training, Some(&self.teacher));
-        let lesson = learn_values(self.state, self.data, config, &all, teacher, indices, epoch);
+        let (config, guide) = (&settings.training, Guide::Teacher(&self.teacher));
+        let lesson = learn_values(self.state, self.data, config, &all, guide, indices, epoch);
         let excess = self.cost_of(&shares) / self.space.cost_target - 1.0;
         for (index, layer) in self.space.layers.iter().enumerate() {
             // dL/dp_c = <dL/dW_eff, m_c * W>, where the choice was made.
@@ -371,7 +370,8 @@ impl Session<'_> {
         let epoch = self.state.progress.epochs;
         let batches = self.train.chunks_exact(config.batch.min(self.train.len()));
         let stats = batches.take(NORM_BATCHES).map(|indices| {
-            let lesson = learn_values(self.state, self.data, config, &all, None, indices, epoch);
+            let lesson =
+                learn_values(self.state, self.data, config, &all, Guide::Nothing, indices, epoch);
             let [stats, _] = lesson.stats;
             stats
         });
