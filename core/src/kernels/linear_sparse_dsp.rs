@@ -6,11 +6,9 @@
 use super::dsp::{pkhbt, pkhtb, sxtb16, sxtb16_ror8};
 #[cfg(not(niwaki_dsp))]
 use super::dsp::{smlabb, smlabt, smlad};
-#[cfg(niwaki_dsp)]
-use super::requantise::max_shift;
-use super::requantise::{Requantise, limit};
 #[cfg(not(niwaki_dsp))]
-use super::requantise::{Usual, is_usual};
+use super::requantise::Usual;
+use super::requantise::{Requantise, limit};
 use super::sparse::{Counts, LinearStream};
 use crate::model::Conv;
 use crate::model::layout::{ALIGNMENT, ChannelRecord};
@@ -22,7 +20,6 @@ pub(super) fn linear<const BLOCK: usize>(
     y: &mut [i8],
     scratch: &mut [i8],
 ) {
-    let requantise = Requantise::new(op.output.zero_point, op.clamp);
     let aligned = |address: *const u8| address.align_offset(ALIGNMENT) == 0;
     let sound = stream.block().len() == BLOCK
         && x.len() >= stream.inputs
@@ -31,9 +28,7 @@ pub(super) fn linear<const BLOCK: usize>(
         && aligned(op.channels.as_ptr().cast())
         && y.len() == stream.outputs
         && op.channels.len() == stream.outputs;
-    if !sound {
-        return;
-    }
+    let (Some(last), true) = (op.channels.last(), sound) else { return };
     let x: *const u8 = match BLOCK {
         1 => x.as_ptr().cast(),
         _ => {
@@ -50,7 +45,10 @@ pub(super) fn linear<const BLOCK: usize>(
         }
         Counts::Each(counts) => *counts,
     };
+    // The loop reads a bias ahead: behind the last row's channel stands a copy.
+    let ahead = Aligned([*last; 2]);
     let outputs = y.as_mut_ptr_range();
+    let last = outputs.end.wrapping_sub(1);
     let mut frame = Frame {
         groups: stream.groups.as_ptr(),
         channel: op.channels.as_ptr(),
@@ -58,34 +56,37 @@ pub(super) fn linear<const BLOCK: usize>(
         y: outputs.start,
         x,
         y_end: outputs.start,
-        zero_point: requantise.nudge(),
-        sum: 0,
+        zero_point: Requantise::new(op.output.zero_point, op.clamp).nudge(),
     };
     while frame.y != outputs.end {
         // SAFETY: `LinearStream::verify` has walked the stream: there are as many counts as outputs (of
         // which `op.channels` has one each), or copies of the only one, as many groups as they say, and
-        // every block lies within the inputs, of which there are enough.
+        // every block lies within the inputs, of which there are enough. Behind the channel of every row
+        // but the last stands that of the next.
         unsafe {
-            if frame.y == frame.y_end {
+            let rows = if frame.y == last {
+                frame.channel = ahead.0.as_ptr();
+                1
+            } else {
+                last.offset_from_unsigned(frame.y).min(counts.len())
+            };
+            if let Counts::Same(_) = stream.counts {
                 frame.count = counts.as_ptr();
-                let left = outputs.end.offset_from_unsigned(frame.y);
-                frame.y_end = frame.y.add(left.min(counts.len()));
             }
+            frame.y_end = frame.y.add(rows);
             match BLOCK {
                 1 => rows_1(&mut frame),
                 2 => rows_2(&mut frame),
                 _ => rows_4(&mut frame),
             }
-            // A row whose rescaling is left to us.
-            if frame.y != frame.y_end {
-                *frame.y = requantise.one(&*frame.channel, frame.sum);
-                frame.y = frame.y.add(1);
-                frame.channel = frame.channel.add(1);
-            }
         }
     }
     limit(op.clamp, y);
 }
+
+/// A value where words can be read.
+#[repr(align(4))]
+struct Aligned<T>(T);
 
 /// Where the computation is. The assembly relies on the order.
 #[repr(C)]
@@ -98,8 +99,23 @@ struct Frame {
     y_end: *mut i8,
     /// Twice the output's zero point, plus one.
     zero_point: i32,
-    /// The row's sum, where its rescaling is left to the caller.
-    sum: i32,
+}
+
+/// Sixteen inputs from r0 on, widened from r12 on.
+#[cfg(niwaki_dsp)]
+macro_rules! sixteen_wide {
+    () => {
+        "ldm r0!, {{r3, r5, r9, r11}}
+        sxtb16 r2, r3
+        sxtb16 r3, r3, ror #8
+        sxtb16 r4, r5
+        sxtb16 r5, r5, ror #8
+        sxtb16 r8, r9
+        sxtb16 r9, r9, ror #8
+        sxtb16 r10, r11
+        sxtb16 r11, r11, ror #8
+        stm r12!, {{r2-r5, r8-r11}}\n"
+    };
 }
 
 /// Writes the inputs in two bytes each.
@@ -112,26 +128,22 @@ fn widen<const BLOCK: usize>(x: &[i8], wide: &mut [i8]) {
     if BLOCK == 4 && x.as_ptr().align_offset(ALIGNMENT) == 0 {
         let rounds = (x.len() / 16).min(wide.len() / 32);
         if rounds > 0 {
-            // SAFETY: reads 16 bytes and writes 32 per round, at multiples of four.
+            // SAFETY: reads 16 bytes and writes 32 per round, at multiples of four. Of the first four
+            // rounds those that make `rounds` no multiple of four are jumped over.
             unsafe {
                 core::arch::asm!(
-                    "2:",
-                    "ldm {from}!, {{r3, r5, r9, r11}}",
-                    "sxtb16 r2, r3",
-                    "sxtb16 r3, r3, ror #8",
-                    "sxtb16 r4, r5",
-                    "sxtb16 r5, r5, ror #8",
-                    "sxtb16 r8, r9",
-                    "sxtb16 r9, r9, ror #8",
-                    "sxtb16 r10, r11",
-                    "sxtb16 r11, r11, ror #8",
-                    "stm {to}!, {{r2-r5, r8-r11}}",
-                    "subs {rounds}, #1",
-                    "bne 2b",
-                    from = inout(reg) x.as_ptr() => _,
-                    to = inout(reg) wide.as_mut_ptr() => _,
-                    rounds = inout(reg) rounds => _,
-                    out("r2") _, out("r3") _, out("r4") _, out("r5") _,
+                    "tbb [pc, r2]",
+                    "3:",
+                    ".byte (24f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2",
+                    concat!("24:\n", sixteen_wide!(), "23:\n", sixteen_wide!()),
+                    concat!("22:\n", sixteen_wide!(), "21:\n", sixteen_wide!()),
+                    "subs r1, #1",
+                    "bne 24b",
+                    inout("r0") x.as_ptr() => _,
+                    inout("r12") wide.as_mut_ptr() => _,
+                    inout("r1") rounds.div_ceil(4) => _,
+                    inout("r2") rounds % 4 => _,
+                    out("r3") _, out("r4") _, out("r5") _,
                     out("r8") _, out("r9") _, out("r10") _, out("r11") _,
                     options(nostack)
                 );
@@ -221,7 +233,7 @@ macro_rules! two_inputs {
     };
 }
 
-/// Eight inputs.
+/// Four groups of two inputs.
 #[cfg(niwaki_dsp)]
 macro_rules! eight_inputs {
     () => {
@@ -285,14 +297,17 @@ macro_rules! two_fours {
     };
 }
 
-/// Defines the loop over rows, which ends before the first whose rescaling is unusual, with its sum.
+/// Defines the loop over rows.
 ///
-/// In the loop over groups r0 is the input or its number, r1 points to the group and r6 holds the sum.
+/// In the loop over groups r0 is the input or its number, r1 points to the group and r6 holds the sum,
+/// which begins with the bias that came with the multiplier and shift of the row before.
 /// The stack holds the first input, the end of the outputs and the zero point.
 macro_rules! rows {
     (
         $(#[$doc:meta])* $name:ident, before: [$($before:literal),*], sum: $sum:expr,
-        rescale: [$multiplier:literal, $shift:literal, $zero_point:literal, $start:literal],
+        rescale: [
+            $multiplier:literal, $shift:literal, $doubled:literal, $zero_point:literal, $start:literal
+        ],
         end: [$($end:literal),*], behind: $behind:literal, else: $emulation:ident
     ) => {
         $(#[$doc])*
@@ -314,32 +329,26 @@ macro_rules! rows {
                     "push {{r2-r4}}",
                     "ldm r0, {{r1, r10-r12}}",
                     $($before,)*
+                    "ldr r6, [r10], #4",
                     "2:",
                     "ldrh r5, [r11], #2",
-                    "ldr r6, [r10], #4",
                     $sum,
                     // Rescales: see `requantise::Usual`.
-                    concat!("ldrd ", $multiplier, ", ", $shift, ", [r10], #8"),
+                    concat!("add ", $doubled, ", r6, r6"),
+                    concat!("ldm r10!, {{", $multiplier, ", ", $shift, ", r6}}"),
                     concat!("mvns ", $shift, ", ", $shift),
-                    concat!("cmp ", $shift, ", #", max_shift!()),
-                    "bhs 4f",
                     $zero_point,
-                    "adds r6, r6, r6",
-                    concat!("add ", $start, ", ", $start, ", r6, asr #31"),
-                    concat!("smmlar r6, r6, ", $multiplier, ", ", $start),
-                    concat!("asrs r6, ", $shift),
-                    "ssat r6, #8, r6, asr #1",
-                    "strb r6, [r12], #1",
+                    concat!("add ", $start, ", ", $start, ", ", $doubled, ", asr #31"),
+                    concat!("smmlar ", $doubled, ", ", $doubled, ", ", $multiplier, ", ", $start),
+                    concat!("asr ", $doubled, ", ", $shift),
+                    concat!("ssat ", $doubled, ", #8, ", $doubled, ", asr #1"),
+                    concat!("strb ", $doubled, ", [r12], #1"),
                     $($end,)*
                     "bne.w 2b",
-                    "b 5f",
-                    "4:",
-                    "sub r10, #12",
-                    "5:",
                     $behind,
+                    "sub r10, #4",
                     "ldr r0, [sp, #12]",
                     "stm r0, {{r1, r10-r12}}",
-                    "str r6, [r0, #28]",
                     "add sp, #12",
                     "pop {{r0, r6, r7}}",
                     inout("r0") frame => _,
@@ -365,10 +374,6 @@ macro_rules! rows {
                     frame.count = frame.count.add(1);
                     let (sum, behind) = $emulation(frame.groups, count, frame.x, channel.bias.get());
                     frame.groups = behind;
-                    if !is_usual(channel) {
-                        frame.sum = sum;
-                        return;
-                    }
                     *frame.y = Usual::new(channel, frame.zero_point).rescale(sum.wrapping_mul(2));
                     frame.y = frame.y.add(1);
                     frame.channel = frame.channel.add(1);
@@ -379,14 +384,13 @@ macro_rules! rows {
 }
 
 rows! {
-    /// Groups of two inputs, four at once, for which r7 is the end of the groups; the first ones one by
-    /// one.
+    /// Groups of two inputs, four at once, the first ones one by one. No loop over up to 51 of them; r7
+    /// is the zero point and r8 the end of the outputs.
     rows_1,
-    before: ["ldr r8, [sp, #4]"],
+    before: ["ldr r7, [sp, #8]", "ldr r8, [sp, #4]"],
     sum: concat!(
         "lsls r2, r5, #31
-        add r7, r1, r5, lsl #2
-        ubfx r2, r5, #2, #3
+        usat r2, #5, r5, asr #2
         ldr r0, [sp]
         bpl 8f
         ldr r4, [r1], #4\n",
@@ -395,10 +399,39 @@ rows! {
         bcc 9f
         ldrd r4, r5, [r1], #8\n",
         two_inputs!("r4"), two_inputs!("r5"),
-        "9:\n",
-        eight_steps!(eight_inputs!()),
+        "9:
+        tbh [pc, r2, lsl #1]
+        3:
+        .2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2
+        .2byte (24f - 3b) / 2, (25f - 3b) / 2, (26f - 3b) / 2, (27f - 3b) / 2
+        .2byte (28f - 3b) / 2, (29f - 3b) / 2, (30f - 3b) / 2, (31f - 3b) / 2
+        .2byte (32f - 3b) / 2
+        .rept 19
+        .2byte (8f - 3b) / 2
+        .endr
+        8:
+        ldrh r7, [r11, #-2]
+        lsrs r7, #2
+        and r2, r7, #3
+        subs r7, #9
+        lsrs r7, #2
+        tbh [pc, r2, lsl #1]
+        3:
+        .2byte (44f - 3b) / 2, (41f - 3b) / 2, (42f - 3b) / 2, (43f - 3b) / 2
+        44:\n",
+        eight_inputs!(), "43:\n", eight_inputs!(), "42:\n", eight_inputs!(), "41:\n", eight_inputs!(),
+        "subs r7, #1
+        bne.w 44b
+        ldr r7, [sp, #8]\n",
+        "32:\n", eight_inputs!(), "31:\n", eight_inputs!(),
+        "30:\n", eight_inputs!(), "29:\n", eight_inputs!(),
+        "28:\n", eight_inputs!(), "27:\n", eight_inputs!(),
+        "26:\n", eight_inputs!(), "25:\n", eight_inputs!(),
+        "24:\n", eight_inputs!(), "23:\n", eight_inputs!(),
+        "22:\n", eight_inputs!(), "21:\n", eight_inputs!(),
+        "20:\n",
     ),
-    rescale: ["r2", "r3", "ldr r5, [sp, #8]\nlsls r5, r3", "r5"],
+    rescale: ["r2", "r3", "r4", "lsl r5, r7, r3", "r5"],
     end: ["cmp r12, r8"], behind: "",
     else: sum_1
 }
@@ -415,7 +448,7 @@ rows! {
         mov r0, #0\n",
         eight_steps!(four_twos!()),
     ),
-    rescale: ["r2", "r3", "ldr r5, [sp, #8]\nlsls r5, r3", "r5"],
+    rescale: ["r2", "r3", "r4", "ldr r5, [sp, #8]\nlsls r5, r3", "r5"],
     end: ["ldr r2, [sp, #4]", "cmp r12, r2"], behind: "",
     else: sum_2
 }
@@ -471,7 +504,7 @@ rows! {
         two_fours!("22", "21"),
         "20:\n",
     ),
-    rescale: ["r5", "r9", "lsl lr, r7, r9", "lr"],
+    rescale: ["r0", "r5", "lr", "lsl r9, r7, r5", "r9"],
     end: ["cmp r12, r8"], behind: "sub r1, #12",
     else: sum_4
 }

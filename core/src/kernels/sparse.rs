@@ -59,6 +59,8 @@
 //! Blocks with zero weights bridge distances that are too long and fill groups: at the end, or for
 //! blocks of four at the beginning, at distance 0.
 
+use core::ops::RangeInclusive;
+
 use crate::model::layout::ALIGNMENT;
 use crate::model::{Tensor, Window};
 
@@ -74,6 +76,10 @@ pub const MAX_WEIGHTS: usize = 1 << 14;
 
 /// Biases of operators with sparse weights lie below this.
 pub const MAX_BIAS: u32 = 1 << 28;
+
+/// Shifts of linear operators with sparse weights, as in [`ChannelRecord`](crate::model::layout::ChannelRecord):
+/// right by one and more. Their kernels have no time to look for others, which no ordinary model has.
+pub const LINEAR_SHIFTS: RangeInclusive<i32> = -20..=-1;
 
 /// Bytes of an element in the distances of a convolution's stream.
 pub(super) const ELEMENT: usize = 2;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::conv_sparse::{self, Portable, Stretch, Tiles};
 use super::pack_sparse::{Steps, conv_stream, linear_stream};
-use super::sparse::{Block, ConvStream, Geometry, LinearStream, TILE};
+use super::sparse::{Block, ConvStream, Geometry, LINEAR_SHIFTS, LinearStream, TILE};
 use super::{KernelId, conv, conv_in_place, conv_sparse_dsp, linear_sparse, linear_sparse_dsp};
 use crate::model::layout::ChannelRecord;
 use crate::model::{Clamp, Conv, Scratch, Tensor, Weights, Window};
@@ -145,6 +145,13 @@ impl Random {
         };
         ChannelRecord { bias: bias.into(), multiplier: multiplier.into(), shift: shift.into() }
     }
+
+    /// One that linear operators take.
+    fn linear_record(&mut self) -> ChannelRecord {
+        let record = self.record();
+        let shift = record.shift.get().clamp(*LINEAR_SHIFTS.start(), *LINEAR_SHIFTS.end());
+        ChannelRecord { shift: shift.into(), ..record }
+    }
 }
 
 fn tensor(height: usize, width: usize, channels: usize, zero_point: i8) -> Tensor {
@@ -234,7 +241,7 @@ fn linear_case() -> impl Strategy<Value = Case> {
                 clamp,
                 x: (0..inputs).map(|_| random.byte()).collect(),
                 weights: weights(&mut random, outputs, inputs, inputs, block, density),
-                channels: (0..outputs).map(|_| random.record()).collect(),
+                channels: (0..outputs).map(|_| random.linear_record()).collect(),
             }
         },
     )

@@ -9,7 +9,7 @@ use super::layout::{
     ALIGNMENT, AddBroadcastRecord, AddRecord, ChannelRecord, CopyRecord, MeanRecord, MulRecord,
     OpRecord, OperandRecord, PlaceRecord, SoftmaxRecord, Span, TensorRecord,
 };
-use crate::kernels::sparse::{Block, ConvStream, LinearStream, MAX_BIAS};
+use crate::kernels::sparse::{Block, ConvStream, LINEAR_SHIFTS, LinearStream, MAX_BIAS};
 use crate::kernels::{self, KernelId, Rescale, has_any};
 
 /// Kernels of convolutions over nonzero weights.
@@ -660,7 +660,11 @@ impl<'m> Op<'m> {
                 if let Some(verified) = verified {
                     verified.ok_or(OpProblem::Sparse)?;
                     let small = |c: &ChannelRecord| c.bias.get().unsigned_abs() < MAX_BIAS;
-                    op.channels.iter().all(small).then_some(()).ok_or(OpProblem::Quantisation)?;
+                    let shifts = |c: &ChannelRecord| {
+                        matches!(self, Self::Conv(_)) || LINEAR_SHIFTS.contains(&c.shift.get())
+                    };
+                    let fit = op.channels.iter().all(|c| small(c) && shifts(c));
+                    fit.then_some(()).ok_or(OpProblem::Quantisation)?;
                 }
                 op.channels
             }

@@ -456,7 +456,8 @@ fn channel_records(
         .map(|(&bias, &(multiplier, shift))| ChannelRecord {
             bias: bias.into(),
             multiplier: multiplier.into(),
-            shift: shift.into(),
+            // Times zero is zero, whatever the shift; this one all kernels take.
+            shift: if multiplier == 0 { -1 } else { shift }.into(),
         })
         .collect();
     records.as_bytes().to_vec()

@@ -5,7 +5,7 @@
 //! one for each layer.
 
 use anyhow::{Context, Result, ensure};
-use niwaki_core::kernels::sparse::{Block, Geometry, LinearStream, MAX_BIAS};
+use niwaki_core::kernels::sparse::{Block, Geometry, LINEAR_SHIFTS, LinearStream, MAX_BIAS};
 use niwaki_core::kernels::{KernelId, pack_sparse, packed};
 use niwaki_core::model::{Conv, Op, Scratch, Tensor, Weights, Window};
 use zerocopy::IntoBytes;
@@ -112,10 +112,17 @@ pub(super) fn bids(
     };
     let bids = candidates
         .into_iter()
-        // The sparse kernels' sums begin with the bias and must stay clear of overflow.
+        // The sparse kernels' sums begin with the bias and must stay clear of overflow; those of linear
+        // layers take only ordinary shifts.
         .filter(|kernel| {
             let small = bias.iter().all(|bias| bias.unsigned_abs() < MAX_BIAS);
-            small || matches!(kernel, ConvPacked | ConvDense | LinearPacked | LinearDense)
+            let fits = |&(multiplier, shift)| multiplier == 0 || LINEAR_SHIFTS.contains(&shift);
+            let shifts = weighted.rescale.iter().all(fits);
+            match kernel {
+                ConvPacked | ConvDense | LinearPacked | LinearDense => true,
+                LinearSparse | LinearBlock2 | LinearBlock4 => small && shifts,
+                _ => small,
+            }
         })
         .flat_map(|kernel| kernel_bids(kernel, shape, weighted, choice.core()));
     let mut bids: Vec<Bid> = bids.collect();
