@@ -48,6 +48,9 @@ fn shapes_and_borders() {
     assert!(found.iter().any(|problem| problem.remedy == Remedy::FixedShape), "{text}");
     let (found, text) = problems("two_outputs");
     assert!(found.iter().any(|problem| problem.remedy == Remedy::OneInputOneOutput), "{text}");
+    // Found by a fuzzer: an activation whose output has other channels than its input.
+    let (_, text) = problems("other_shape");
+    assert!(text.contains("it changes the shape from"), "{text}");
 }
 
 #[test]

@@ -687,9 +687,9 @@ impl<'m> LinearStream<'m> {
         })
     }
 
-    /// Number of groups of blocks of each output channel.
+    /// Number of groups of each output channel; for blocks of four, of blocks.
     pub fn counts(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.outputs).map(|channel| self.groups_of(channel))
+        (0..self.outputs).map(|channel| self.counts.get(channel))
     }
 
     /// Number of weights that are not zero.

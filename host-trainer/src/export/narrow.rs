@@ -196,14 +196,16 @@ fn zero_channels(graph: &Graph) -> Vec<Vec<bool>> {
                         && bias_alone(weighted, channel, output) == Some(output)
                 })
                 .collect(),
-            Operator::MaxPool { clamp, .. } | Operator::AvgPool { clamp, .. } => {
+            Operator::MaxPool { clamp, .. } | Operator::AvgPool { clamp, .. }
+                if keeps_channels(graph, node) =>
+            {
                 let same = i32::from(zero_point(node.inputs[0])) == output && inside(clamp);
                 (0..channels).map(|channel| same && all(channel)).collect()
             }
             Operator::Add { clamp, .. } if keeps_channels(graph, node) => {
                 (0..channels).map(|channel| inside(clamp) && all(channel)).collect()
             }
-            Operator::Lookup { table } => {
+            Operator::Lookup { table } if keeps_channels(graph, node) => {
                 let entry = table[usize::from(zero_point(node.inputs[0]).cast_unsigned() ^ 0x80)];
                 (0..channels).map(|channel| i32::from(entry) == output && all(channel)).collect()
             }

@@ -1064,8 +1064,9 @@ impl<'a> Importer<'a> {
 
     fn lookup(&mut self, op: Io<'_>, table: Table) -> Result<()> {
         let (x, y) = (self.read(op.x)?, self.tensor(op.y)?);
-        if self.tensors[x.0].len() != self.tensors[y.0].len() {
-            return inconsistent("it changes the number of elements");
+        let [from, to] = [x, y].map(|tensor| self.tensors[tensor.0].shape);
+        if from != to {
+            return inconsistent(format!("it changes the shape from {from:?} to {to:?}"));
         }
         self.node(vec![x], y, Operator::Lookup { table });
         Ok(())

@@ -94,7 +94,7 @@ pub(crate) struct Options {
     /// Structures to choose from [default: unstructured,block4,fan-in,channels]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
     structures: Option<Vec<Structure>>,
-    /// Shares of weights to choose from, as multiples of a layer's usual one [default: 0.5,1,2]
+    /// Shares of weights to choose from, as multiples of a layer's usual one [default: 0.5,1,2,4]
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     ratios: Option<Vec<f64>>,
     /// Epochs of the search, each of which counts twice [default: a twelfth of all]

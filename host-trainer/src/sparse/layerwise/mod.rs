@@ -211,7 +211,7 @@ impl Layerwise {
                 Structure::FanIn,
                 Structure::Channels,
             ],
-            ratios: vec![0.5, 1.0, 2.0],
+            ratios: vec![0.5, 1.0, 2.0, 4.0],
             teacher_epochs,
             teacher: None,
             search_epochs,

@@ -121,19 +121,22 @@ impl Space {
             budget.layers.iter().map(|layer| spread(layer.len)).collect();
         let asked = budget.layer_masks(budget.top(&unstructured, false));
         let cost_target = estimate(net, &asked, core, None)?.instructions;
-        let weights: Vec<usize> = budget.layers.iter().map(|layer| layer.param).collect();
-        let prunable = Prunable::new(&graph, &weights);
+        // Layers that a density divided among the layers leaves dense may take most of the time.
+        let prunable = Prunable::whole(&graph);
+        let density = |param: usize| {
+            let budget = budget.layers.iter().find(|budget| budget.param == param);
+            budget.map_or(1.0, |budget| budget.keep as f64 / budget.len as f64)
+        };
         let layers: Vec<SpaceLayer> = prunable
             .layers
             .iter()
-            .zip(&budget.layers)
-            .map(|(layer, budget)| SpaceLayer {
+            .map(|layer| SpaceLayer {
                 name: layer.name.clone(),
                 param: layer.param,
                 layout: layer.layout,
                 candidates: Vec::new(),
                 costs: Vec::new(),
-                density: budget.keep as f64 / budget.len as f64,
+                density: density(layer.param),
                 removable: layer.removable,
             })
             .collect();
@@ -252,8 +255,8 @@ impl Space {
     }
 
     /// Masks of strategies whose shares are scaled by one factor, such that the network costs what is
-    /// asked for or a little less; the strategies as scaled, the masks, the cost. What the steps of whole channels
-    /// leave of the cost goes to one layer after the other, those with channels first.
+    /// asked for or a little less; the strategies as scaled, the masks, the cost. Dense layers stay dense. What
+    /// the steps of whole channels leave of the cost goes to one layer after the other, those with channels first.
     pub(super) fn fit(
         &self,
         net: &NetSpec,
@@ -268,7 +271,10 @@ impl Space {
             let scaled: Vec<Strategy> = strategies
                 .iter()
                 .zip(powers)
-                .map(|(s, power)| Strategy { density: (s.density * power.exp2()).min(1.0), ..*s })
+                .map(|(s, power)| match s.density < 1.0 {
+                    true => Strategy { density: (s.density * power.exp2()).min(1.0), ..*s },
+                    false => *s,
+                })
                 .collect();
             let some: Vec<Option<Strategy>> = scaled.iter().copied().map(Some).collect();
             let masks = self.prunable.masks(&some, scores);

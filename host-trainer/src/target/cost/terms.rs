@@ -115,22 +115,21 @@ impl Terms {
     fn linear(&mut self, linear: &Conv<'_>) {
         match linear.weights {
             Weights::SparseLinear(stream) => {
-                let (group, unrolled) = match stream.block() {
-                    // Groups are taken two at a time.
-                    Block::One => (2, 4),
-                    Block::Two | Block::Four => (1, 8),
+                // Groups of a step, steps that are taken before the first round, steps of a round.
+                let (group, first, round) = match stream.block() {
+                    Block::One => (4, 12, 4),
+                    Block::Two => (1, 0, 8),
+                    Block::Four => (1, 32, 2),
                 };
                 for count in stream.counts() {
-                    self.add("step", count / group);
+                    let steps = count / group;
+                    self.add("step", steps);
                     self.add("odd step", count % group);
-                    self.add("round", (count / group).div_ceil(unrolled).max(1));
+                    self.add("round", steps.saturating_sub(first).div_ceil(round));
                 }
                 self.add("output", linear.output.len());
                 let widened = if stream.scratch_len() > 0 { linear.input.len() } else { 0 };
                 self.add("input", widened);
-                let unusual =
-                    linear.channels.iter().filter(|channel| !is_usual(channel.shift.get()));
-                self.add("unusual output", unusual.count());
             }
             Weights::Packed(_) => {
                 let blocks = linear.weights_per_channel().div_ceil(4);
