@@ -18,6 +18,9 @@ use crate::{
 /// Densities at which costs are estimated, as multiples of a layer's density at what is asked for.
 const MULTIPLES: [f64; 6] = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0];
 
+/// Strategies as scaled to a cost, their masks, the cost.
+type Fit = (Vec<Strategy>, Vec<LayerMask>, f64);
+
 /// Instructions of a layer over its density, linear between points.
 #[derive(Debug, Clone, Default)]
 struct Curve(Vec<(f64, f64)>);
@@ -263,11 +266,11 @@ impl Space {
         strategies: &[Strategy],
         scores: &[&[f32]],
         core: Core,
-    ) -> Result<(Vec<Strategy>, Vec<LayerMask>, f64)> {
-        const STEPS: usize = 10;
-        const STEPS_OF_LAYER: usize = 4;
-        // Factors are powers of two.
-        let at = |powers: &[f64]| -> Result<(Vec<Strategy>, Vec<LayerMask>, f64)> {
+    ) -> Result<Fit> {
+        // Factors are powers of two. Costs do not always grow with them: another kernel may serve more weights,
+        // and a channel whose last weight went goes itself.
+        const STEP: f64 = 0.25;
+        let at = |powers: &[f64]| -> Result<Fit> {
             let scaled: Vec<Strategy> = strategies
                 .iter()
                 .zip(powers)
@@ -281,38 +284,44 @@ impl Space {
             let cost = estimate(net, &masks, core, None)?.instructions;
             Ok((scaled, masks, cost))
         };
-        let mut powers = vec![0.0; strategies.len()];
-        let (mut low, mut high) = (-4.0_f64, 4.0_f64);
-        powers.fill(low);
+        let mut powers = vec![-4.0; strategies.len()];
         let mut best = at(&powers)?;
-        for step in 0..STEPS {
-            // The strategies as they are come first.
-            let middle = if step == 0 { 0.0 } else { 0.5 * (low + high) };
-            powers.fill(middle);
-            let tried = at(&powers)?;
-            if tried.2 <= self.cost_target {
-                low = middle;
-                best = tried;
-            } else {
-                high = middle;
-            }
-        }
-        powers.fill(low);
-        let mut order: Vec<usize> = (0..strategies.len()).collect();
-        order.sort_by_key(|&layer| strategies[layer].structure != Structure::Channels);
-        for layer in order {
-            let (mut low, mut high) = (powers[layer], powers[layer] + 1.0);
-            for _ in 0..STEPS_OF_LAYER {
-                powers[layer] = 0.5 * (low + high);
+        // The largest power of all layers, or of one, that fits, of those above `low`.
+        let mut raise = |low: f64, steps: usize, halvings: usize, layer: Option<usize>| {
+            let set = |powers: &mut [f64], power: f64| match layer {
+                Some(layer) => powers[layer] = power,
+                None => powers.fill(power),
+            };
+            let (mut fits, mut over) = (low, None);
+            for step in (1..=steps).rev() {
+                let power = low + step as f64 * STEP;
+                set(&mut powers, power);
                 let tried = at(&powers)?;
                 if tried.2 <= self.cost_target {
-                    low = powers[layer];
-                    best = tried;
-                } else {
-                    high = powers[layer];
+                    (fits, best) = (power, tried);
+                    break;
+                }
+                over = Some(power);
+            }
+            if let Some(mut over) = over {
+                for _ in 0..halvings {
+                    let power = 0.5 * (fits + over);
+                    set(&mut powers, power);
+                    let tried = at(&powers)?;
+                    match tried.2 <= self.cost_target {
+                        true => (fits, best) = (power, tried),
+                        false => over = power,
+                    }
                 }
             }
-            powers[layer] = low;
+            set(&mut powers, fits);
+            Ok::<_, anyhow::Error>(fits)
+        };
+        let common = raise(-4.0, 32, 8, None)?;
+        let mut order: Vec<usize> = (0..strategies.len()).collect();
+        order.sort_by_key(|&layer| strategies[layer].structure != Structure::Channels);
+        for layer in order.into_iter().filter(|&layer| strategies[layer].density < 1.0) {
+            raise(common, 6, 2, Some(layer))?;
         }
         Ok(best)
     }
