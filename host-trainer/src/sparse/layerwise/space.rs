@@ -258,8 +258,8 @@ impl Space {
     }
 
     /// Masks of strategies whose shares are scaled by one factor, such that the network costs what is
-    /// asked for or a little less; the strategies as scaled, the masks, the cost. Dense layers stay dense. What
-    /// the steps of whole channels leave of the cost goes to one layer after the other, those with channels first.
+    /// asked for or a little less; the strategies as scaled, the masks, the cost. Dense layers stay dense where
+    /// that is possible. What the steps of whole channels leave of the cost goes to one layer after the other, those with channels first.
     pub(super) fn fit(
         &self,
         net: &NetSpec,
@@ -270,27 +270,35 @@ impl Space {
         // Factors are powers of two. Costs do not always grow with them: another kernel may serve more weights,
         // and a channel whose last weight went goes itself.
         const STEP: f64 = 0.25;
+        const LEAST: f64 = -4.0;
         let at = |powers: &[f64]| -> Result<Fit> {
             let scaled: Vec<Strategy> = strategies
                 .iter()
                 .zip(powers)
-                .map(|(s, power)| match s.density < 1.0 {
-                    true => Strategy { density: (s.density * power.exp2()).min(1.0), ..*s },
-                    false => *s,
-                })
+                .map(|(s, power)| Strategy { density: (s.density * power.exp2()).min(1.0), ..*s })
                 .collect();
             let some: Vec<Option<Strategy>> = scaled.iter().copied().map(Some).collect();
             let masks = self.prunable.masks(&some, scores);
             let cost = estimate(net, &masks, core, None)?.instructions;
             Ok((scaled, masks, cost))
         };
-        let mut powers = vec![-4.0; strategies.len()];
+        let dense = |layer: &usize| strategies[*layer].density >= 1.0;
+        let mut order: Vec<usize> = (0..strategies.len()).filter(|layer| !dense(layer)).collect();
+        let power = |layer: usize| if dense(&layer) { 0.0 } else { LEAST };
+        let mut powers: Vec<f64> = (0..strategies.len()).map(power).collect();
         let mut best = at(&powers)?;
+        if best.2 > self.cost_target {
+            // Dense layers take too much by themselves.
+            order = (0..strategies.len()).collect();
+            powers.fill(LEAST);
+            best = at(&powers)?;
+        }
+        order.sort_by_key(|&layer| strategies[layer].structure != Structure::Channels);
         // The largest power of all layers, or of one, that fits, of those above `low`.
         let mut raise = |low: f64, steps: usize, halvings: usize, layer: Option<usize>| {
             let set = |powers: &mut [f64], power: f64| match layer {
                 Some(layer) => powers[layer] = power,
-                None => powers.fill(power),
+                None => order.iter().for_each(|&layer| powers[layer] = power),
             };
             let (mut fits, mut over) = (low, None);
             for step in (1..=steps).rev() {
@@ -317,10 +325,8 @@ impl Space {
             set(&mut powers, fits);
             Ok::<_, anyhow::Error>(fits)
         };
-        let common = raise(-4.0, 32, 8, None)?;
-        let mut order: Vec<usize> = (0..strategies.len()).collect();
-        order.sort_by_key(|&layer| strategies[layer].structure != Structure::Channels);
-        for layer in order.into_iter().filter(|&layer| strategies[layer].density < 1.0) {
+        let common = raise(LEAST, 32, 8, None)?;
+        for &layer in &order {
             raise(common, 6, 2, Some(layer))?;
         }
         Ok(best)
