@@ -173,35 +173,19 @@ fn widen<const BLOCK: usize>(x: &[i8], wide: &mut [i8]) {
     }
 }
 
-/// Eight steps, of which the last `r2` are taken first, until r1 is r7.
+/// Entries of a jump table, whose distances count from it.
 #[cfg(niwaki_dsp)]
-macro_rules! eight_steps {
-    ($step:expr) => {
-        concat!(
-            "tbh [pc, r2, lsl #1]
-            3:
-            .2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2
-            .2byte (24f - 3b) / 2, (25f - 3b) / 2, (26f - 3b) / 2, (27f - 3b) / 2
-            28:\n",
-            $step,
-            "\n27:\n",
-            $step,
-            "\n26:\n",
-            $step,
-            "\n25:\n",
-            $step,
-            "\n24:\n",
-            $step,
-            "\n23:\n",
-            $step,
-            "\n22:\n",
-            $step,
-            "\n21:\n",
-            $step,
-            "\n20:
-            cmp r1, r7
-            bne.w 28b",
-        )
+macro_rules! jump_table {
+    ($($label:literal)*) => {
+        concat!("3:\n", $(".2byte (", $label, "f - 3b) / 2\n",)*)
+    };
+}
+
+/// A step behind each label, one after the other.
+#[cfg(niwaki_dsp)]
+macro_rules! steps {
+    ($step:expr, $($label:literal)*) => {
+        concat!($($label, ":\n", $step, "\n",)*)
     };
 }
 
@@ -233,7 +217,7 @@ macro_rules! two_inputs {
     };
 }
 
-/// Four groups of two inputs.
+/// Eight inputs.
 #[cfg(niwaki_dsp)]
 macro_rules! eight_inputs {
     () => {
@@ -400,13 +384,9 @@ rows! {
         ldrd r4, r5, [r1], #8\n",
         two_inputs!("r4"), two_inputs!("r5"),
         "9:
-        tbh [pc, r2, lsl #1]
-        3:
-        .2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2
-        .2byte (24f - 3b) / 2, (25f - 3b) / 2, (26f - 3b) / 2, (27f - 3b) / 2
-        .2byte (28f - 3b) / 2, (29f - 3b) / 2, (30f - 3b) / 2, (31f - 3b) / 2
-        .2byte (32f - 3b) / 2
-        .rept 19
+        tbh [pc, r2, lsl #1]\n",
+        jump_table!(20 21 22 23 24 25 26 27 28 29 30 31 32),
+        ".rept 19
         .2byte (8f - 3b) / 2
         .endr
         8:
@@ -415,20 +395,13 @@ rows! {
         and r2, r7, #3
         subs r7, #9
         lsrs r7, #2
-        tbh [pc, r2, lsl #1]
-        3:
-        .2byte (44f - 3b) / 2, (41f - 3b) / 2, (42f - 3b) / 2, (43f - 3b) / 2
-        44:\n",
-        eight_inputs!(), "43:\n", eight_inputs!(), "42:\n", eight_inputs!(), "41:\n", eight_inputs!(),
+        tbh [pc, r2, lsl #1]\n",
+        jump_table!(44 41 42 43),
+        steps!(eight_inputs!(), 44 43 42 41),
         "subs r7, #1
         bne.w 44b
         ldr r7, [sp, #8]\n",
-        "32:\n", eight_inputs!(), "31:\n", eight_inputs!(),
-        "30:\n", eight_inputs!(), "29:\n", eight_inputs!(),
-        "28:\n", eight_inputs!(), "27:\n", eight_inputs!(),
-        "26:\n", eight_inputs!(), "25:\n", eight_inputs!(),
-        "24:\n", eight_inputs!(), "23:\n", eight_inputs!(),
-        "22:\n", eight_inputs!(), "21:\n", eight_inputs!(),
+        steps!(eight_inputs!(), 32 31 30 29 28 27 26 25 24 23 22 21),
         "20:\n",
     ),
     rescale: ["r2", "r3", "r4", "lsl r5, r7, r3", "r5"],
@@ -445,8 +418,13 @@ rows! {
         "add r7, r5, r5, lsl #1
         and r2, r5, #7
         add r7, r1, r7, lsl #2
-        mov r0, #0\n",
-        eight_steps!(four_twos!()),
+        mov r0, #0
+        tbh [pc, r2, lsl #1]\n",
+        jump_table!(20 21 22 23 24 25 26 27),
+        steps!(four_twos!(), 28 27 26 25 24 23 22 21),
+        "20:
+        cmp r1, r7
+        bne.w 28b",
     ),
     rescale: ["r2", "r3", "r4", "ldr r5, [sp, #8]\nlsls r5, r3", "r5"],
     end: ["ldr r2, [sp, #4]", "cmp r12, r2"], behind: "",
@@ -462,18 +440,12 @@ rows! {
     sum: concat!(
         "ldr r0, [sp]
         usat r5, #6, r5
-        tbh [pc, r5, lsl #1]
-        3:
-        .2byte (20f - 3b) / 2, (21f - 3b) / 2, (22f - 3b) / 2, (23f - 3b) / 2
-        .2byte (24f - 3b) / 2, (25f - 3b) / 2, (26f - 3b) / 2, (27f - 3b) / 2
-        .2byte (28f - 3b) / 2, (29f - 3b) / 2, (30f - 3b) / 2, (31f - 3b) / 2
-        .2byte (32f - 3b) / 2, (33f - 3b) / 2, (34f - 3b) / 2, (35f - 3b) / 2
-        .2byte (36f - 3b) / 2, (37f - 3b) / 2, (38f - 3b) / 2, (39f - 3b) / 2
-        .2byte (40f - 3b) / 2, (41f - 3b) / 2, (42f - 3b) / 2, (43f - 3b) / 2
-        .2byte (44f - 3b) / 2, (45f - 3b) / 2, (46f - 3b) / 2, (47f - 3b) / 2
-        .2byte (48f - 3b) / 2, (49f - 3b) / 2, (50f - 3b) / 2, (51f - 3b) / 2
-        .2byte (52f - 3b) / 2
-        .rept 31
+        tbh [pc, r5, lsl #1]\n",
+        jump_table!(
+            20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36
+            37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52
+        ),
+        ".rept 31
         .2byte (8f - 3b) / 2
         .endr
         8:

@@ -110,19 +110,19 @@ pub(super) fn bids(
         }
         _ => None,
     };
+    let small = bias.iter().all(|bias| bias.unsigned_abs() < MAX_BIAS);
+    let usual = weighted
+        .rescale
+        .iter()
+        .all(|&(multiplier, shift)| multiplier == 0 || LINEAR_SHIFTS.contains(&shift));
     let bids = candidates
         .into_iter()
         // The sparse kernels' sums begin with the bias and must stay clear of overflow; those of linear
         // layers take only ordinary shifts.
-        .filter(|kernel| {
-            let small = bias.iter().all(|bias| bias.unsigned_abs() < MAX_BIAS);
-            let fits = |&(multiplier, shift)| multiplier == 0 || LINEAR_SHIFTS.contains(&shift);
-            let shifts = weighted.rescale.iter().all(fits);
-            match kernel {
-                ConvPacked | ConvDense | LinearPacked | LinearDense => true,
-                LinearSparse | LinearBlock2 | LinearBlock4 => small && shifts,
-                _ => small,
-            }
+        .filter(|kernel| match kernel {
+            ConvPacked | ConvDense | LinearPacked | LinearDense => true,
+            LinearSparse | LinearBlock2 | LinearBlock4 => small && usual,
+            _ => small,
         })
         .flat_map(|kernel| kernel_bids(kernel, shape, weighted, choice.core()));
     let mut bids: Vec<Bid> = bids.collect();

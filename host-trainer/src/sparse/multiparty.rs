@@ -207,7 +207,7 @@ impl<'a> Session<'a> {
 
     fn round(&mut self, round: usize) -> Result<Round> {
         let alone = self.settings.way == Way::Local;
-        let mut global = model_of(&self.global);
+        let mut global = Model::of(&self.global);
         if !alone {
             // All parties get what the mask lets through, in 16 bits; the mask that they begin with is drawn from
             // the seed.
@@ -348,7 +348,7 @@ impl<'a> Session<'a> {
                 follow_stats(&mut state, lesson.stats);
             }
         }
-        let model = model_of(&state);
+        let model = Model::of(&state);
         let right = self.right(&model, &party.tests);
         let message = encode(&model, &state.masks, party.learns.len() as u32, drop > 0.0)?;
         Ok(Turn { message, model, masks: state.masks, right })
@@ -421,10 +421,6 @@ impl<'a> Session<'a> {
 fn budget(state: &State, config: &Config) -> Result<Budget> {
     let (graph, params) = (&state.net.graph, &state.net.params);
     Budget::new(graph, params, config.density, config.distribution, config.structure)
-}
-
-fn model_of(state: &State) -> Model {
-    Model { values: state.values.clone(), stats: state.backbone.clone() }
 }
 
 /// The message of a model, with its masks where `changed`.
@@ -574,7 +570,7 @@ mod tests {
         let budget = budget(&state, &config).unwrap();
         state.set_masks(&budget.layer_masks(budget.random(&mut rng(1, Purpose::Masks, 0))));
         state.drop_redundant();
-        let bytes = encode(&model_of(&state), &state.masks, 7, true).unwrap();
+        let bytes = encode(&Model::of(&state), &state.masks, 7, true).unwrap();
         let none: Vec<Option<Tensor<1>>> =
             state.masks.iter().map(|m| m.as_ref().map(Tensor::zeros_like)).collect();
         let (samples, model, masks) = decode(&bytes, &state, &none).unwrap();
@@ -590,7 +586,7 @@ mod tests {
             assert!(decode(&bytes[..len], &state, &none).is_err(), "{len}");
         }
         // The masks of another sender.
-        let without = encode(&model_of(&state), &state.masks, 7, false).unwrap();
+        let without = encode(&Model::of(&state), &state.masks, 7, false).unwrap();
         assert!(decode(&without, &state, &none).is_err());
     }
 }

@@ -69,6 +69,13 @@ pub(super) struct Model {
     pub(super) stats: Vec<Stats>,
 }
 
+impl Model {
+    /// What a state holds now.
+    pub(super) fn of(state: &State) -> Self {
+        Self { values: state.values.clone(), stats: state.backbone.clone() }
+    }
+}
+
 /// A network of the same shape that teaches another, and is not taught.
 pub(super) struct Teacher {
     /// The network.

@@ -97,11 +97,7 @@ pub fn train_supernet(
 ) -> anyhow::Result<bool> {
     let config = &base.config;
     let mut state = gated(&base.net, &base.folder, config, &base.device)?;
-    let teacher = Teacher {
-        model: Model { values: state.values.clone(), stats: state.backbone.clone() },
-        weight: DISTIL[0],
-        temperature: DISTIL[1],
-    };
+    let teacher = Teacher { model: Model::of(&state), weight: DISTIL[0], temperature: DISTIL[1] };
     std::fs::create_dir_all(folder)
         .with_context(|| format!("creating the folder {}", folder.display()))?;
     if folder.join(CHECKPOINT_FILE).exists() {

@@ -72,7 +72,7 @@ pub(super) fn search(
     let checkpoint = folder.join(CHECKPOINT_FILE);
     // The teacher is what the search begins with, whatever it has made of it since.
     let teacher = Teacher {
-        model: Model { values: state.values.clone(), stats: state.backbone.clone() },
+        model: Model::of(state),
         weight: settings.distil,
         temperature: settings.distil_temperature,
     };

@@ -259,7 +259,8 @@ impl Space {
 
     /// Masks of strategies whose shares are scaled by one factor, such that the network costs what is
     /// asked for or a little less; the strategies as scaled, the masks, the cost. Dense layers stay dense where
-    /// that is possible. What the steps of whole channels leave of the cost goes to one layer after the other, those with channels first.
+    /// that is possible. What the steps of whole channels leave of the cost goes to one layer after the other, those
+    /// with channels first.
     pub(super) fn fit(
         &self,
         net: &NetSpec,
