@@ -20,7 +20,8 @@
 //!   comes late, after the host gave up on it, is recognised and skipped.
 //!
 //! A message is at most [`MAX_MESSAGE`] bytes long; longer data travels in chunks of [`CHUNK`] bytes.
-//! The host asks, the device answers; only [`Request::Profile`] has several answers.
+//! The host asks, the device answers; only [`Request::Profile`] has several answers. Unasked, a device says
+//! that it was [reset](DeviceError::Restarted) when it starts, so that no host waits for an answer that is lost.
 
 use crc::{CRC_32_ISO_HDLC, Crc};
 use heapless::Vec;
@@ -113,9 +114,10 @@ pub enum Request<'a> {
         /// Samples of a batch.
         batch: u16,
     },
-    /// Be a device of a federation, with this key: packets for the client come in
-    /// [`Request::Federated`]. A firmware that was built with a key of its own does not need this. The line
-    /// must be trusted at that moment. Answered with [`Response::Done`].
+    /// Be a device of a federation, with this key, from now on and after every reset: packets for the client
+    /// come in [`Request::Federated`]. A device that has this key already goes on from where it was. A firmware
+    /// that was built with a key of its own does not need this. The line must be trusted at that moment.
+    /// Answered with [`Response::Done`].
     Provision {
         /// The device's key.
         key: [u8; 32],
@@ -136,6 +138,9 @@ pub enum Request<'a> {
         /// At most [`CHUNK`].
         len: u32,
     },
+    /// Belong to no federation any more: forget the key and what was learned under it. The agent is as it was
+    /// before after the next reset. Answered with [`Response::Done`].
+    Forget,
 }
 
 /// What a device answers.
@@ -294,10 +299,22 @@ pub enum DeviceError {
     NotLearning,
     /// A setting of learning or the class of a sample is out of range.
     Learning,
-    /// The device was made one of a federation or learns alone; a reset returns it to neither.
+    /// The device is one of a federation, which [`Request::Forget`] and a reset end, or learns alone, which a
+    /// reset ends.
     Occupied,
     /// The round asks for noise, and the board has no source of random numbers.
     NoRandomNumbers,
+    /// The device was reset: it says so unasked when it starts, and knows nothing of requests before.
+    Restarted,
+    /// The flash for what is learned is too small for this model's state, or the board has none.
+    StateMemory {
+        /// Bytes that the model needs.
+        needed: u32,
+        /// Bytes that there are.
+        available: u32,
+    },
+    /// The flash for what is learned failed.
+    State,
 }
 
 impl core::fmt::Display for DeviceError {
@@ -341,11 +358,18 @@ impl core::fmt::Display for DeviceError {
                 f.write_str("a setting of learning or the class of a sample is out of range")
             }
             Self::Occupied => f.write_str(
-                "the device already learns alone or is one of a federation: reset it first",
+                "the device learns alone, which a reset ends, or is one of a federation, which \
+                 `niwaki forget` and a reset end",
             ),
             Self::NoRandomNumbers => f.write_str(
                 "the round asks for noise, and the board has no source of random numbers",
             ),
+            Self::Restarted => f.write_str("the device was reset in the meantime"),
+            Self::StateMemory { needed, available } => write!(
+                f,
+                "what the model learns takes {needed} bytes of flash, the board has {available} for it"
+            ),
+            Self::State => f.write_str("the flash for what is learned failed"),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Power-safe storage of learned state on NOR flash.
 //!
 //! A [`Store`] holds one [`Snapshot`] (the parameters of a model and the round they belong to) and, apart
-//! from it, the [`Counters`] of an authenticated link. Power may fail at any byte of any write or erasure:
-//! afterwards the store holds the old snapshot or the new one, never a mixture.
+//! from it, the [`Counters`] of an authenticated link and its key. Power may fail at any byte of any write or
+//! erasure: afterwards the store holds the old snapshot or the new one, never a mixture.
 //!
 //! Underneath is [`sequential_storage`]'s log-structured map, which spreads wear and repairs what a cut
 //! write left. One of its items is old or new; a snapshot is longer than an item and is written as
@@ -34,7 +34,7 @@ const BUFFER: usize = CHUNK + 64;
 const MAX_WORD: usize = 32;
 
 const HEAD: u16 = 0;
-const COUNTERS: u16 = 1;
+const LINK: u16 = 1;
 /// Chunks of snapshots with an even and with an odd generation.
 const CHUNKS: [u16; 2] = [0x4000, 0x8000];
 const MAX_CHUNKS: usize = 0x4000;
@@ -60,6 +60,14 @@ pub struct Counters {
     pub send: u64,
     /// First number that was never reserved for receiving.
     pub receive: u64,
+}
+
+/// The key of a link and its counters. They are one item, so that no key is ever found with counters of
+/// another one, or older than they were: the cipher must not see a number twice.
+#[derive(Default, Serialize, Deserialize)]
+struct Link {
+    key: Option<[u8; 32]>,
+    counters: Counters,
 }
 
 /// The item that makes chunks a snapshot.
@@ -224,7 +232,7 @@ impl<F: NorFlash> Store<F> {
         }
         let len = u32::try_from(total).map_err(|_| StoreError::Full)?;
         let head = Head { snapshot: *snapshot, generation, len, checksum: digest.finalize() };
-        self.put_record(HEAD, &head)
+        self.put_record(HEAD, &Some(head))
     }
 
     /// What the current snapshot is of; `None` when none was ever saved.
@@ -289,7 +297,8 @@ impl<F: NorFlash> Store<F> {
     ///
     /// When the flash fails or has no room.
     pub fn save_counters(&mut self, counters: &Counters) -> Result<(), StoreError<F::Error>> {
-        self.put_record(COUNTERS, counters)
+        let key = self.key()?;
+        self.put_record(LINK, &Link { key, counters: *counters })
     }
 
     /// The counters last stored; zeros when none ever were.
@@ -298,10 +307,38 @@ impl<F: NorFlash> Store<F> {
     ///
     /// When the flash fails or is damaged.
     pub fn counters(&mut self) -> Result<Counters, StoreError<F::Error>> {
-        Ok(self.record(COUNTERS)?.unwrap_or_default())
+        Ok(self.link()?.counters)
     }
 
-    /// Erases everything, the counters included: a device whose counters are lost needs a new key.
+    /// The key of the link, where the device was given one.
+    ///
+    /// # Errors
+    ///
+    /// When the flash fails or is damaged.
+    pub fn key(&mut self) -> Result<Option<[u8; 32]>, StoreError<F::Error>> {
+        Ok(self.link()?.key)
+    }
+
+    /// Makes `key` the key of the link, or leaves it none, and forgets counters and snapshot: those of the key
+    /// before. A device that loses power meanwhile has either key or none, and never one's counters with
+    /// another. The flash keeps a key as it is: a device that others can take into their hands needs the
+    /// read-out protection of its chip.
+    ///
+    /// # Errors
+    ///
+    /// When the flash fails or has no room.
+    pub fn provision(&mut self, key: Option<[u8; 32]>) -> Result<(), StoreError<F::Error>> {
+        self.put_record(LINK, &Link::default())?;
+        self.put_record(HEAD, &None::<Head>)?;
+        match key {
+            Some(_) => self.put_record(LINK, &Link { key, counters: Counters::default() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Erases everything, key and counters included: a device whose counters are lost needs a new key, and so
+    /// does one that loses power while its flash is erased, for pages are erased one after the other and a key
+    /// may stay longer than the newest of its counters.
     ///
     /// # Errors
     ///
@@ -316,7 +353,11 @@ impl<F: NorFlash> Store<F> {
     }
 
     fn head(&mut self) -> Result<Option<Head>, StoreError<F::Error>> {
-        self.record(HEAD)
+        Ok(self.record::<Option<Head>>(HEAD)?.flatten())
+    }
+
+    fn link(&mut self) -> Result<Link, StoreError<F::Error>> {
+        Ok(self.record(LINK)?.unwrap_or_default())
     }
 
     fn record<T: for<'de> Deserialize<'de>>(
@@ -575,6 +616,46 @@ mod tests {
             }
             assert!(old_seen && (new_seen || step > 1));
         }
+    }
+
+    /// A device gets a key in place of another: it has one of them or none, and with each its own counters.
+    #[test]
+    fn power_may_fail_while_a_key_is_changed() {
+        const KEYS: [[u8; 32]; 2] = [[1; 32], [2; 32]];
+        let mut old = store(Simulated::new(pages()));
+        old.provision(Some(KEYS[0])).unwrap();
+        for round in 1..=7 {
+            save(&mut old, round).unwrap();
+        }
+        let old = old.release().bytes;
+        let mut seen = [false; 3];
+        for budget in 1.. {
+            let mut store = store(Simulated { bytes: old.clone(), budget, used: 0 });
+            let whole = store.provision(Some(KEYS[1])).is_ok();
+            let mut store = self::store(store.release().reboot(usize::MAX));
+            let (key, counters) = (store.key().unwrap(), store.counters().unwrap());
+            if key == Some(KEYS[0]) {
+                assert_eq!((counters.send, load(&mut store)), (7, Some(7)));
+            } else {
+                assert_eq!(counters, Counters::default());
+            }
+            match key {
+                Some(key) if key == KEYS[1] => {
+                    assert_eq!(load(&mut store), None);
+                    seen[1] = true;
+                }
+                Some(_) => seen[0] = true,
+                None => seen[2] = true,
+            }
+            // It can be tried again, and work goes on.
+            store.provision(Some(KEYS[1])).unwrap();
+            save(&mut store, 1).unwrap();
+            assert_eq!((store.key().unwrap(), load(&mut store)), (Some(KEYS[1]), Some(1)));
+            if whole {
+                break;
+            }
+        }
+        assert_eq!(seen, [true; 3]);
     }
 
     #[test]

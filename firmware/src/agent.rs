@@ -1,6 +1,9 @@
 //! The loop that answers the host.
 
+use core::marker::PhantomData;
+
 use embedded_io::{Read, Write};
+use embedded_storage::nor_flash::NorFlash;
 #[cfg(feature = "learn")]
 use niwaki_core::learn::Settings;
 use niwaki_core::link::{
@@ -15,6 +18,7 @@ use crate::memory::Memory;
 #[cfg(feature = "frontend")]
 use crate::sound::Sound;
 use crate::stack;
+use crate::state::State;
 
 /// What a board says about itself.
 #[derive(Debug, Clone, Copy)]
@@ -57,8 +61,9 @@ pub trait Board {
 #[unsafe(no_mangle)]
 static NIWAKI_KERNELS: u32 = ALL_KERNELS;
 
-/// Answers the host, for ever.
-pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
+/// Answers the host, for ever. `state` is where the board keeps what it learns; a board without cannot be one of
+/// a federation.
+pub fn agent<B: Board, F: NorFlash>(mut board: B, memory: Memory, state: Option<State<F>>) -> ! {
     let Memory { model: region, arena } = memory;
     let about = board.about();
     defmt::info!(
@@ -98,11 +103,13 @@ pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
     #[cfg(feature = "learn")]
     let (learning, rest) = match &session {
         Ok(session) => {
-            let (learning, rest) = Learning::new(session.model(), as_bytes_mut(rest));
+            let (learning, rest) = Learning::new(session.model(), as_bytes_mut(rest), state);
             (learning, as_values_mut(rest))
         }
         Err(error) => (Err(*error), rest),
     };
+    #[cfg(not(feature = "learn"))]
+    let _ = state;
     #[cfg(feature = "frontend")]
     let sound = session.as_ref().map_err(|error| *error).and_then(|session| {
         let front_end = session.model().front_end().ok_or(DeviceError::NoFrontEnd)?;
@@ -110,7 +117,7 @@ pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
     });
     #[cfg(not(feature = "frontend"))]
     let _ = rest;
-    let mut device = Device {
+    let mut device = Device::<F> {
         info,
         session,
         #[cfg(feature = "frontend")]
@@ -122,6 +129,7 @@ pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
         #[cfg(feature = "learn")]
         buffer: [0; CHUNK],
         ran: false,
+        flash: PhantomData,
     };
     match &device.session {
         Ok(session) => {
@@ -140,6 +148,8 @@ pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
 
     let mut receiver = Receiver::new();
     let mut buffer = [0; MAX_FRAME];
+    let restarted = Response::Error(DeviceError::Restarted);
+    send(&mut board, encode(0, &restarted, &mut buffer).unwrap_or_default());
     loop {
         let received = loop {
             let mut byte = [0];
@@ -152,11 +162,7 @@ pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
         };
         let sequence = received.as_ref().map_or(0, |frame| frame.sequence);
         let mut reply = |board: &mut B, response: Response<'_>| {
-            let frame = encode(sequence, &response, &mut buffer).unwrap_or_default();
-            let serial = board.serial();
-            if serial.write_all(frame).and_then(|()| serial.flush()).is_err() {
-                defmt::warn!("the line refused a response");
-            }
+            send(board, encode(sequence, &response, &mut buffer).unwrap_or_default());
         };
         let response = match received.and_then(|frame: Frame<'_>| frame.message::<Request<'_>>()) {
             Ok(request) => device.answer(request, &mut board, &mut reply),
@@ -169,13 +175,20 @@ pub fn agent<B: Board>(mut board: B, memory: Memory) -> ! {
     }
 }
 
-struct Device<'a> {
+fn send<B: Board>(board: &mut B, frame: &[u8]) {
+    let serial = board.serial();
+    if serial.write_all(frame).and_then(|()| serial.flush()).is_err() {
+        defmt::warn!("the line refused a response");
+    }
+}
+
+struct Device<'a, F: NorFlash> {
     info: Info<'static>,
     session: Result<Session<'a, 'a>, DeviceError>,
     #[cfg(feature = "frontend")]
     sound: Result<Sound<'a>, DeviceError>,
     #[cfg(feature = "learn")]
-    learning: Result<Learning<'a>, DeviceError>,
+    learning: Result<Learning<'a, F>, DeviceError>,
     /// Samples learned.
     #[cfg(feature = "learn")]
     learned: u32,
@@ -184,9 +197,10 @@ struct Device<'a> {
     buffer: [u8; CHUNK],
     /// Whether the output belongs to the input that was loaded last.
     ran: bool,
+    flash: PhantomData<F>,
 }
 
-impl Device<'_> {
+impl<F: NorFlash> Device<'_, F> {
     /// Carries out one request. Responses before the last go to `reply`.
     fn answer<B: Board>(
         &mut self,
@@ -298,6 +312,11 @@ impl Device<'_> {
                 result
             }
             #[cfg(feature = "learn")]
+            Request::Forget => {
+                let learning = self.learning.as_mut().map_err(|error| *error)?;
+                learning.forget().map(|()| Response::Done)
+            }
+            #[cfg(feature = "learn")]
             Request::EndEpoch => {
                 let learning = self.learning.as_mut().map_err(|error| *error)?;
                 learning.end_epoch(|| board.random()).map(|()| Response::Done)
@@ -320,6 +339,7 @@ impl Device<'_> {
             #[cfg(not(feature = "learn"))]
             Request::BeginLearning { .. }
             | Request::Provision { .. }
+            | Request::Forget
             | Request::Learn { .. }
             | Request::EndEpoch
             | Request::ReadLearned { .. } => Err(DeviceError::NotTunable),

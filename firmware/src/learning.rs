@@ -1,27 +1,28 @@
 //! Learning on the board, alone or as one of a federation, in the memory that the model's arena leaves.
 
+use embedded_storage::nor_flash::NorFlash;
 use niwaki_core::federated::{Channel, Client, Side};
 use niwaki_core::learn::{LearnError, Learner, Plan, Settings, Tail, Terms};
 use niwaki_core::link::{CHUNK, DeviceError};
-use niwaki_core::store::{Counters, Store};
+use niwaki_core::store::{Store, StoreError};
 use niwaki_core::{Model, Session};
 use zerocopy::IntoBytes;
 
 use crate::agent::count;
-use crate::flash::RamFlash;
+use crate::state::State;
 
 /// Counters of the channel that are reserved at a time.
 const BLOCK: u32 = 64;
 
 /// What the board is to learning.
-pub(crate) enum Learning<'a> {
-    /// Memory is set aside.
-    Idle { plan: Plan<'a>, memory: &'a mut [u8] },
+pub(crate) enum Learning<'a, F: NorFlash> {
+    /// Memory is set aside, and flash if it is large enough.
+    Idle { plan: Plan<'a>, memory: &'a mut [u8], store: Result<Store<F>, DeviceError> },
     /// Tunes its model alone.
     Alone(Learner<'a, 'a>),
     /// One of a federation.
-    Federated { client: Client<'a, 'a>, store: Store<RamFlash<'a>> },
-    /// Learning failed to begin, and its memory is lost until a reset.
+    Federated { client: Client<'a, 'a>, store: Store<F> },
+    /// Learning failed to begin or was ended, and its memory is lost until a reset.
     Failed(DeviceError),
 }
 
@@ -29,33 +30,40 @@ pub(crate) enum Learning<'a> {
 struct Sizes {
     learner: usize,
     client: usize,
-    flash: usize,
 }
 
 impl Sizes {
     fn new(plan: &Plan<'_>) -> Self {
-        let state = plan
-            .weight_count()
-            .saturating_mul(4)
-            .saturating_add(plan.channel_count().saturating_mul(8));
         Self {
             learner: plan.learner_len().next_multiple_of(4),
             client: Client::memory_len(plan).next_multiple_of(4),
-            flash: Store::<RamFlash<'_>>::flash_len(state),
         }
     }
 
     fn federated(&self) -> usize {
-        self.learner.saturating_add(self.client).saturating_add(self.flash)
+        self.learner.saturating_add(self.client)
     }
 }
 
-impl<'a> Learning<'a> {
-    /// Sets memory aside for a model that can be tuned. Returns the memory that is left, all of it where the
-    /// model cannot be tuned or the memory is too small.
+/// The store in a board's flash, if it is large enough for the parameters of this plan.
+fn open<F: NorFlash>(state: Option<State<F>>, plan: &Plan<'_>) -> Result<Store<F>, DeviceError> {
+    let weights = plan.weight_count().saturating_mul(4);
+    let len = weights.saturating_add(plan.channel_count().saturating_mul(8));
+    let needed = count(Store::<F>::flash_len(len));
+    let available = state.as_ref().map_or(0, |state| count(state.range.len()));
+    let State { flash, range } = state
+        .filter(|_| available >= needed)
+        .ok_or(DeviceError::StateMemory { needed, available })?;
+    Store::new(flash, range).map_err(stopped)
+}
+
+impl<'a, F: NorFlash> Learning<'a, F> {
+    /// Sets memory aside for a model that can be tuned, and goes on as one of a federation if the board is one.
+    /// Returns the memory that is left, all of it where the model cannot be tuned or the memory is too small.
     pub(crate) fn new(
         model: &Model<'a>,
         memory: &'a mut [u8],
+        state: Option<State<F>>,
     ) -> (Result<Self, DeviceError>, &'a mut [u8]) {
         let plan = match Plan::new(model) {
             Ok(plan) => plan,
@@ -68,13 +76,29 @@ impl<'a> Learning<'a> {
         let available = memory.len();
         // Where there is no room for a federation, the board can learn alone.
         let needed = [sizes.federated(), sizes.learner].into_iter().find(|&len| len <= available);
-        match needed {
-            Some(len) => {
-                let (memory, rest) = memory.split_at_mut(len);
-                (Ok(Self::Idle { plan, memory }), rest)
+        let Some(len) = needed else {
+            return (Err(too_small(sizes.learner, available)), memory);
+        };
+        let (memory, rest) = memory.split_at_mut(len);
+        let mut store = open(state, &plan);
+        let key = match store.as_mut().map(Store::key) {
+            Ok(Ok(key)) => key,
+            Ok(Err(error)) => {
+                let _ = stopped(error);
+                None
             }
-            None => (Err(too_small(sizes.learner, available)), memory),
+            Err(error) => {
+                defmt::info!("no federation: {}", error);
+                None
+            }
+        };
+        let mut learning = Self::Idle { plan, memory, store };
+        if let Some(key) = key
+            && let Err(error) = learning.join(&key)
+        {
+            defmt::warn!("cannot go on in the federation: {}", error);
         }
+        (Ok(learning), rest)
     }
 
     /// Begins to learn alone, or begins anew.
@@ -91,30 +115,73 @@ impl<'a> Learning<'a> {
             }
             Self::Federated { .. } => Err(DeviceError::Occupied),
             Self::Failed(error) => Err(*error),
-            Self::Idle { .. } => self.replace(|plan, memory| {
+            Self::Idle { .. } => self.replace(|plan, memory, _| {
                 Learner::new(&plan, memory, settings).map(Self::Alone).map_err(refusal)
             }),
         }
     }
 
-    /// Becomes one of a federation.
+    /// Becomes one of a federation, or stays it.
     pub(crate) fn provision(&mut self, key: &[u8; 32]) -> Result<(), DeviceError> {
-        let Self::Idle { plan, memory } = self else { return Err(DeviceError::Occupied) };
-        let sizes = Sizes::new(plan);
-        if memory.len() < sizes.federated() {
-            return Err(too_small(sizes.federated(), memory.len()));
+        match self {
+            Self::Federated { store, .. } => match store.key() {
+                Ok(Some(own)) if own == *key => Ok(()),
+                Ok(_) => Err(DeviceError::Occupied),
+                Err(error) => Err(stopped(error)),
+            },
+            Self::Alone(_) => Err(DeviceError::Occupied),
+            Self::Failed(error) => Err(*error),
+            Self::Idle { plan, memory, store } => {
+                let sizes = Sizes::new(plan);
+                if memory.len() < sizes.federated() {
+                    return Err(too_small(sizes.federated(), memory.len()));
+                }
+                let store = store.as_mut().map_err(|error| *error)?;
+                let kept = store.key().is_ok_and(|own| own.as_ref() == Some(key));
+                if !kept {
+                    let mut made = store.provision(Some(*key));
+                    if matches!(made, Err(StoreError::Corrupted)) {
+                        made = store.erase().and_then(|()| store.provision(Some(*key)));
+                    }
+                    made.map_err(stopped)?;
+                }
+                self.join(key)
+            }
         }
-        self.replace(|plan, memory| {
-            let (learner, rest) = memory.split_at_mut(sizes.learner);
-            let (client, flash) = rest.split_at_mut(sizes.client);
-            let range = 0..count(flash.len());
+    }
+
+    /// Belongs to no federation any more. The memory stays as it is until a reset.
+    pub(crate) fn forget(&mut self) -> Result<(), DeviceError> {
+        match self {
+            Self::Federated { store, .. } | Self::Idle { store: Ok(store), .. } => {
+                store.provision(None).map_err(stopped)?;
+            }
+            // Without flash there is nothing that a reset does not end.
+            Self::Idle { store: Err(_), .. } | Self::Alone(_) => return Ok(()),
+            Self::Failed(error) => return Err(*error),
+        }
+        if matches!(self, Self::Federated { .. }) {
+            *self = Self::Failed(DeviceError::Occupied);
+        }
+        Ok(())
+    }
+
+    /// Goes on with this key from what is stored.
+    fn join(&mut self, key: &[u8; 32]) -> Result<(), DeviceError> {
+        self.replace(|plan, memory, store| {
+            let mut store = store?;
+            let sizes = Sizes::new(&plan);
+            let available = memory.len();
+            let (learner, client) = memory
+                .split_at_mut_checked(sizes.learner)
+                .filter(|(_, rest)| rest.len() >= sizes.client)
+                .ok_or(too_small(sizes.federated(), available))?;
             let learner = Learner::new(&plan, learner, Settings::default()).map_err(refusal)?;
-            // Fresh flash: the counters of a new key.
-            let channel = Channel::new(key, Side::Device, Counters::default(), BLOCK);
-            let store = Store::new(RamFlash::new(flash), range);
-            let mut store = store.map_err(|_| DeviceError::NotFederated)?;
+            let counters = store.counters().map_err(stopped)?;
+            let channel = Channel::new(key, Side::Device, counters, BLOCK);
             let client = Client::new(learner, channel, client, &mut store);
-            let client = client.map_err(|_| DeviceError::NotFederated)?;
+            let client = client.map_err(|_| DeviceError::State)?;
+            defmt::info!("one of a federation, after round {=u32}", client.finished());
             Ok(Self::Federated { client, store })
         })
     }
@@ -122,13 +189,17 @@ impl<'a> Learning<'a> {
     /// Goes on from memory that is set aside.
     fn replace(
         &mut self,
-        make: impl FnOnce(Plan<'a>, &'a mut [u8]) -> Result<Self, DeviceError>,
+        make: impl FnOnce(
+            Plan<'a>,
+            &'a mut [u8],
+            Result<Store<F>, DeviceError>,
+        ) -> Result<Self, DeviceError>,
     ) -> Result<(), DeviceError> {
         let failed = Self::Failed(DeviceError::NotLearning);
-        let Self::Idle { plan, memory } = core::mem::replace(self, failed) else {
+        let Self::Idle { plan, memory, store } = core::mem::replace(self, failed) else {
             return Err(DeviceError::Occupied);
         };
-        match make(plan, memory) {
+        match make(plan, memory, store) {
             Ok(learning) => {
                 *self = learning;
                 Ok(())
@@ -241,6 +312,12 @@ impl<'a> Learning<'a> {
         part.iter_mut().zip(bytes).for_each(|(to, &from)| *to = from);
         Ok(part)
     }
+}
+
+/// The flash fails, or holds what nobody has written.
+fn stopped<E: core::fmt::Debug>(error: StoreError<E>) -> DeviceError {
+    defmt::warn!("the flash for what is learned: {}", defmt::Display2Format(&error));
+    DeviceError::State
 }
 
 fn too_small(needed: usize, available: usize) -> DeviceError {

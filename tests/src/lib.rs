@@ -1,3 +1,5 @@
 //! Helpers of the tests that cross crates.
 
+#[cfg(unix)]
+pub mod attached;
 pub mod networks;

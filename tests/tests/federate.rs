@@ -8,7 +8,7 @@ use std::time::Duration;
 use niwaki::export::{AlignedVec, mark_tunable};
 use niwaki::federate::{
     Aggregation, Boards, Failures, Fleet, Global, Learning, Method, Moon, Party, PartyError,
-    Server, Settings, Simulation, Visit, accuracy,
+    Server, Settings, Simulation, Visit, accuracy, device_keys,
 };
 use niwaki::learn::{Samples, Schedule, tune, tune_on};
 use niwaki::target::{Board, Device, Firmware, Target};
@@ -18,6 +18,8 @@ use niwaki_core::federated::{
 };
 use niwaki_core::learn::{self, Plan};
 use niwaki_core::store::Counters;
+#[cfg(unix)]
+use niwaki_tests::attached::Attached;
 use niwaki_tests::networks;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -91,6 +93,23 @@ fn boards() -> &'static [(Board, Firmware)] {
             (board, firmware)
         };
         ["qemu-cortex-m4", "qemu-cortex-m3"].map(build).into()
+    })
+}
+
+/// Emulated boards of every core, but for the smallest, whose memory is too small for learning.
+fn learning_boards() -> &'static [(Board, Firmware)] {
+    static BOARDS: OnceLock<Vec<(Board, Firmware)>> = OnceLock::new();
+    BOARDS.get_or_init(|| {
+        let learns = |target| match target {
+            Target::Board(board)
+                if board.about.emulator.is_some() && board.about.core != "cortex-m0" =>
+            {
+                let firmware = Firmware::build(&board, &|line| eprintln!("{line}")).unwrap();
+                Some((board, firmware))
+            }
+            _ => None,
+        };
+        Target::all().unwrap().into_iter().filter_map(learns).collect()
     })
 }
 
@@ -204,6 +223,169 @@ impl Party for Watched<'_> {
     fn work(&mut self) -> Result<Duration, PartyError> {
         self.party.work()
     }
+}
+
+/// A device that in one round answers so many packets, and then is not there.
+struct Absent<'a> {
+    fleet: &'a dyn Fleet,
+    round: u32,
+    packets: usize,
+}
+
+impl Fleet for Absent<'_> {
+    fn len(&self) -> usize {
+        self.fleet.len()
+    }
+
+    fn key(&self, client: u32) -> [u8; 32] {
+        self.fleet.key(client)
+    }
+
+    fn assemble(&self, round: u32, clients: &[u32], visit: &mut Visit<'_>) -> anyhow::Result<()> {
+        let left = if round == self.round { self.packets } else { usize::MAX };
+        self.fleet.assemble(round, clients, &mut |parties| {
+            let mut leaving: Vec<Box<dyn Party + '_>> = Vec::new();
+            for party in parties {
+                leaving.push(Box::new(Leaving { party: &mut **party, left }));
+            }
+            visit(&mut leaving)
+        })
+    }
+}
+
+struct Leaving<'a> {
+    party: &'a mut (dyn Party + 'a),
+    left: usize,
+}
+
+impl Party for Leaving<'_> {
+    fn ask(&mut self, packet: &[u8]) -> Result<Vec<u8>, PartyError> {
+        let gone = || PartyError::Vanished("for this test".into());
+        self.left = self.left.checked_sub(1).ok_or_else(gone)?;
+        self.party.ask(packet)
+    }
+
+    fn work(&mut self) -> Result<Duration, PartyError> {
+        self.party.work()
+    }
+}
+
+/// Power fails at each operation of a board's flash, from its key to the end of the last round. It starts anew with
+/// what it had stored: the round is finished, or given up as if the board had not been there.
+#[test]
+fn power_may_fail_at_any_operation_of_a_boards_flash() {
+    const ROUNDS: u32 = 2;
+    let blob = AlignedVec::new(&mark_tunable(networks::classifier(6).as_bytes(), 1).unwrap());
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let (samples, parties) = (samples(&model, 8, 2), parties(1, 2));
+    // The prototypes make a round long enough for counters to be reserved in the middle of it.
+    let settings = settings(Method::Contrastive);
+    let run = |fleet: &dyn Fleet| {
+        let mut server = Server::open(&model, settings, None).unwrap();
+        rounds(&mut server, fleet, ROUNDS);
+        (server.global().clone(), server.rows().to_vec())
+    };
+    let simulated = |round, packets| {
+        let simulation = Simulation::new(&model, &samples, &parties, 7, None).unwrap();
+        run(&Absent { fleet: &simulation, round, packets })
+    };
+    let whole = simulated(0, 0);
+    assert!(whole.1.iter().all(|row| row.finished == 1 && row.unacknowledged.is_empty()));
+    // Without the packet that acknowledges its update the device does not store the round.
+    let unacknowledged = |round| {
+        let last = |packets: &usize| {
+            !simulated(round, *packets).1[round as usize - 1].unacknowledged.is_empty()
+        };
+        simulated(round, (1..1000).find(last).unwrap())
+    };
+    let absent: Vec<_> = (1..=ROUNDS).map(|round| simulated(round, 0)).collect();
+    let forgotten: Vec<_> = (1..=ROUNDS).map(unacknowledged).collect();
+
+    for (board, firmware) in learning_boards() {
+        let on_board = |operation: u32| {
+            let device = Device::start_failing(board, firmware, &model, operation).unwrap();
+            let keys = vec![[9; 32]];
+            let epochs = settings.offer.epochs;
+            let boards = Boards::new(vec![device], keys, &samples, &parties, 7, epochs).unwrap();
+            run(&boards)
+        };
+        let undisturbed = on_board(0);
+        assert_eq!(undisturbed.0, whole.0, "{}", board.name);
+        let attempt = |operation: u32| {
+            let (global, rows) = on_board(operation);
+            let place = format!("{}, operation {operation}: {rows:?}", board.name);
+            let given_up: Vec<_> = rows.iter().filter(|row| row.finished == 0).collect();
+            let lost: Vec<_> = rows.iter().filter(|row| !row.unacknowledged.is_empty()).collect();
+            let expected = match (given_up.as_slice(), lost.as_slice()) {
+                ([], []) => &whole,
+                ([row], []) => &absent[row.round as usize - 1],
+                ([], [row]) => &forgotten[row.round as usize - 1],
+                _ => panic!("{place}"),
+            };
+            assert_eq!(global, expected.0, "{place}");
+            let outcome = (!given_up.is_empty(), !lost.is_empty());
+            // Whoever fails in a round is asked again, which takes bytes.
+            (outcome, rows == undisturbed.1)
+        };
+        // Every operation on one board; the others share the code.
+        let step = if board.about.core == "cortex-m4" { 1 } else { 11 };
+        let mut outcomes = Vec::new();
+        let mut operation = 1;
+        while !(outcomes.iter().any(|(_, same)| !same) && outcomes.last().unwrap().1) {
+            outcomes.push(attempt(operation));
+            operation += step;
+        }
+        let count = |outcome| outcomes.iter().filter(|found| found.0 == outcome).count();
+        let counts = [count((false, false)), count((true, false)), count((false, true))];
+        eprintln!("{}: {} cuts, {counts:?}", board.name, outcomes.len());
+        assert!(
+            step > 1 || (outcomes.len() > 50 && counts.iter().all(|&count| count > 0)),
+            "{counts:?}"
+        );
+    }
+}
+
+/// Boards at serial ports keep their keys and what they learned, and a server that was stopped its own: the rounds
+/// go on, and the result is that of the simulation.
+#[cfg(unix)]
+#[test]
+fn a_federation_of_boards_at_ports_goes_on() {
+    let blob = AlignedVec::new(&mark_tunable(networks::classifier(6).as_bytes(), 1).unwrap());
+    let model = Model::new(blob.as_bytes()).unwrap();
+    let (samples, parties) = (samples(&model, 8, 4), parties(2, 2));
+    let settings = settings(Method::FedAvg);
+    let simulation = Simulation::new(&model, &samples, &parties, 7, None).unwrap();
+    let mut expected = Server::open(&model, settings, None).unwrap();
+    rounds(&mut expected, &simulation, 3);
+
+    let (board, firmware) = &boards()[0];
+    let attached = [0; 2].map(|_| Attached::start(board, firmware, model.as_bytes()));
+    let folder = tempfile::tempdir().unwrap();
+    let connect = |keys: Vec<[u8; 32]>| {
+        let connect = |attached: &Attached| Device::connect(board, &attached.port, &model).unwrap();
+        let devices = attached.iter().map(connect).collect();
+        Boards::new(devices, keys, &samples, &parties, 7, settings.offer.epochs)
+    };
+    for until in [1, 3] {
+        let mut server = Server::open(&model, settings, Some(folder.path())).unwrap();
+        let fleet = connect(device_keys(folder.path(), 2).unwrap()).unwrap();
+        rounds(&mut server, &fleet, until);
+        assert!(server.rows().iter().all(|row| row.finished == 2), "{:?}", server.rows());
+        if until == 3 {
+            assert_eq!(server.global(), expected.global());
+        }
+    }
+    let error = device_keys(folder.path(), 3).unwrap_err().to_string();
+    assert!(error.contains("keys of 2 devices, but there are 3"), "{error}");
+    // The keys of another server are refused until the board has forgotten its own.
+    let refused = format!("{:#}", connect(vec![[1; 32], [2; 32]]).err().unwrap());
+    assert!(refused.contains("device 0") || refused.contains("device 1"), "{refused}");
+    assert!(refused.contains("`niwaki forget`"), "{refused}");
+    for board_at_port in &attached {
+        Device::forget(board, &board_at_port.port).unwrap();
+    }
+    let refused = format!("{:#}", connect(device_keys(folder.path(), 2).unwrap()).err().unwrap());
+    assert!(refused.contains("a reset"), "{refused}");
 }
 
 #[test]

@@ -2,70 +2,18 @@
 #![cfg(unix)]
 
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::io::Write;
 
 use niwaki::export::run_all;
 use niwaki::target::{
-    Board, Device, Engine, Firmware, Samples, Target, TargetError, bench_attached, validate,
+    Device, Engine, Firmware, Samples, Target, TargetError, bench_attached, validate,
 };
 use niwaki_core::Model;
 use niwaki_core::link::{CHUNK, MAX_FRAME, Request, encode};
+use niwaki_tests::attached::Attached;
 use niwaki_tests::networks;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
-use tempfile::TempDir;
-
-/// A board that runs the agent with a model, and the name of its port.
-struct Attached {
-    emulator: Child,
-    port: String,
-    /// Holds the model, which the emulator reads at some time after it has named the port.
-    _folder: TempDir,
-}
-
-impl Attached {
-    fn start(board: &Board, firmware: &Firmware, model: &[u8]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("model.niwaki");
-        std::fs::write(&file, model).unwrap();
-        let (program, machine) = board.about.emulator.as_ref().unwrap().split_first().unwrap();
-        let address = firmware.model_region.start;
-        let loader = format!("loader,file={},addr={address:#x},force-raw=on", file.display());
-        let mut emulator = Command::new(program)
-            .args(machine)
-            .args(["-display", "none", "-monitor", "none", "-nodefaults", "-serial", "pty"])
-            .args(["-icount", "shift=0", "-semihosting-config", "enable=on,target=native"])
-            .args(["-device", &loader, "-kernel"])
-            .arg(&firmware.elf)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        // "char device redirected to /dev/pts/3 (label serial0)"
-        let mut said = Vec::new();
-        let mut output = BufReader::new(emulator.stdout.take().unwrap());
-        let port = loop {
-            said.clear();
-            assert!(output.read_until(b'\n', &mut said).unwrap() > 0, "no port was named");
-            let line = String::from_utf8_lossy(&said).into_owned();
-            if let Some(word) = line.split_whitespace().find(|word| word.starts_with("/dev/")) {
-                break word.to_owned();
-            }
-        };
-        // The log of the board goes there too: somebody has to read it.
-        std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
-        Self { emulator, port, _folder: folder }
-    }
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        let _ = self.emulator.kill();
-        let _ = self.emulator.wait();
-    }
-}
 
 #[test]
 fn a_board_at_a_port_is_validated_and_measured() {

@@ -147,8 +147,8 @@ All boards run the same agent as the emulated ones and answer the same messages.
 each: `boards/real/<name>/Cargo.toml` (`[package.metadata.niwaki]`) and `memory.x`. Nobody has run them on the
 hardware yet: they are built, and what is flashed where is tested with stand-ins for the tools.
 
-Flash and RAM are those of the agent with every kernel and the front end for sound: code and constants, and
-variables without the stack. A firmware of your own links only the kernels of its model.
+Flash and RAM are those of the agent with every kernel, the front end for sound and learning: code and constants,
+and variables without the stack. A firmware of your own links only the kernels of its model.
 
 | `--board` | board | chip | core | agent, flash | agent, RAM | largest model | arena |
 |---|---|---|---|---|---|---|---|

@@ -4,15 +4,18 @@
 //! * The serial line is a UART that is polled ([`Serial`]).
 //! * Logs and panics go out by semihosting. So does the end of the program: a panic or a fault ends the
 //!   emulator with a code of its own.
+//! * The flash for what is learned is memory that a reset leaves alone ([`flash`]).
 #![no_std]
 
 mod fault;
+mod flash;
 mod serial;
 
 use core::panic::PanicInfo;
 
 use defmt_semihosting as _;
-use niwaki_firmware::{About, Board, CounterUnit, Memory, agent};
+use flash::RamFlash;
+use niwaki_firmware::{About, Board, CounterUnit, Memory, State, agent};
 
 pub use serial::{Registers, Serial, Uart};
 
@@ -53,8 +56,12 @@ pub fn run<U: Uart>(
 ) -> ! {
     let Some(memory) = Memory::take() else { panic!("run was called twice") };
     check(&mut nanoseconds);
+    // SAFETY: the memory was taken here, which happens once.
+    let flash = unsafe { RamFlash::take() };
+    let origin = flash.origin();
     let about = About { board, core, counter: CounterUnit::Instructions };
-    agent(Emulated { about, serial: Serial(uart), nanoseconds }, memory)
+    let board = Emulated { about, serial: Serial(uart), nanoseconds };
+    agent(board, memory, State::partition(flash, origin))
 }
 
 /// Sees that the counter counts instructions: a wrong clock rate would pass unnoticed otherwise.

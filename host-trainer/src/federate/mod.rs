@@ -5,7 +5,7 @@
 //! device is reached is a [`Party`]'s business, and a [`Fleet`] knows them all:
 //!
 //! * [`Simulation`]: thousands of devices in this process, each with the client of `niwaki-core`;
-//! * [`Boards`]: emulated boards, which run the same client in their firmware.
+//! * [`Boards`]: boards, emulated or real, which run the same client in their firmware.
 //!
 //! Both give the same bytes. [`parties`] divides a data set among devices; [`alone`] is the control
 //! without a federation. Protocol, privacy and threat model: `docs/federation.md`.
@@ -23,7 +23,7 @@ mod simulate;
 pub use aggregate::{Aggregation, Delta, aggregate};
 pub use alone::{Course, alone};
 #[cfg(unix)]
-pub use boards::Boards;
+pub use boards::{Boards, device_keys};
 pub use history::{Dropped, Row, Totals, history_page};
 pub use peer::{DropOut, Fleet, Party, PartyError, Visit};
 pub use server::{Global, Server, Settings, accuracy, samples_of};

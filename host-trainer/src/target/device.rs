@@ -50,9 +50,34 @@ impl Device {
         firmware: &Firmware,
         model: &Model<'_>,
     ) -> Result<Self, TargetError> {
-        let bytes = model.as_bytes();
+        Self::start_with(board, firmware, model, None)
+    }
+
+    /// As [`start`](Self::start), with a board whose power fails, once, at this operation of the flash in which
+    /// it keeps what it learns, counted from 1: the operation is carried out by half, and the board starts anew.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_failing(
+        board: &Board,
+        firmware: &Firmware,
+        model: &Model<'_>,
+        operation: u32,
+    ) -> Result<Self, TargetError> {
+        Self::start_with(board, firmware, model, firmware.power_failure(operation))
+    }
+
+    fn start_with(
+        board: &Board,
+        firmware: &Firmware,
+        model: &Model<'_>,
+        power: Option<([u8; 4], u64)>,
+    ) -> Result<Self, TargetError> {
         firmware.check_fits(board, model)?;
-        let emulator = Emulator::start(board, &firmware.elf, bytes, firmware.model_region.start)?;
+        let mut memory = vec![(model.as_bytes(), firmware.model_region.start)];
+        memory.extend(power.iter().map(|(bytes, address)| (bytes.as_slice(), *address)));
+        let emulator = Emulator::start(board, &firmware.elf, &memory)?;
         Self::attach(board, firmware, model, emulator)
     }
 
@@ -64,10 +89,7 @@ impl Device {
     /// When the port cannot be opened, nobody answers, or another board or another model does.
     pub fn connect(board: &Board, port: &str, model: &Model<'_>) -> Result<Self, TargetError> {
         let device = Self::hold(board, None, model, Line::open(port)?)?;
-        if device.about.board != board.name {
-            let (board, found) = (board.name.clone(), device.about.board);
-            return Err(TargetError::OtherBoard { port: port.to_owned(), board, found });
-        }
+        expect_board(board, port, &device.about)?;
         Ok(device)
     }
 
@@ -79,6 +101,21 @@ impl Device {
         emulator: Emulator,
     ) -> Result<Self, TargetError> {
         Self::hold(board, Some(firmware), model, Line::Emulated(emulator))
+    }
+
+    /// Makes `board` at the serial port `port`, whatever model it has, belong to no federation any more: it
+    /// forgets its key and what it learned.
+    ///
+    /// # Errors
+    ///
+    /// When the port cannot be opened, nobody answers, another board does, or the board cannot learn.
+    pub fn forget(board: &Board, port: &str) -> Result<(), TargetError> {
+        let device =
+            |source| TargetError::Device { board: board.name.clone(), source, log: Log::default() };
+        let mut link = Link::new(Line::open(port)?).map_err(device)?;
+        let about = link.about().map_err(device)?;
+        expect_board(board, port, &about)?;
+        link.forget().map_err(device)
     }
 
     fn hold(
@@ -191,6 +228,17 @@ impl Device {
     fn explain<R>(&mut self, result: Result<R, LinkError>) -> Result<R, TargetError> {
         explain(&self.board, self.firmware.as_ref(), &mut self.link, result)
     }
+}
+
+fn expect_board(board: &Board, port: &str, about: &About) -> Result<(), TargetError> {
+    if about.board == board.name {
+        return Ok(());
+    }
+    Err(TargetError::OtherBoard {
+        port: port.to_owned(),
+        board: board.name.clone(),
+        found: about.board.clone(),
+    })
 }
 
 /// Adds to an error what the device logged.

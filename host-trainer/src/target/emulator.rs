@@ -33,18 +33,16 @@ pub(crate) struct Emulator {
 }
 
 impl Emulator {
-    /// Starts `board` with the firmware `elf` and with `model` at `model_address`.
+    /// Starts `board` with the firmware `elf` and with bytes at some addresses.
     pub(crate) fn start(
         board: &Board,
         elf: &Path,
-        model: &[u8],
-        model_address: u64,
+        memory: &[(&[u8], u64)],
     ) -> Result<Self, TargetError> {
-        Self::spawn(board, elf, &[(model, model_address)], false, Stdio::from)
+        Self::spawn(board, elf, memory, false, Stdio::from)
     }
 
-    /// Starts `board`, with bytes at some addresses, so that it can
-    /// [log every executed block](Self::log_blocks). What the emulator itself says goes there too, and it
+    /// As [`start`](Self::start), so that the board can [log every executed block](Self::log_blocks). What the emulator itself says goes there too, and it
     /// stands still while nobody reads.
     pub(crate) fn start_traced(
         board: &Board,

@@ -25,6 +25,8 @@ pub struct Firmware {
     pub arena: Range<u64>,
     /// The kernels that it contains, where it says so.
     pub kernels: Option<u32>,
+    /// Where an emulated board reads after how many operations of its flash its power fails.
+    pub power: Option<u64>,
 }
 
 impl Firmware {
@@ -64,8 +66,14 @@ impl Firmware {
         let model_region = symbol("_model_start")?..symbol("_model_end")?;
         let arena = symbol("_arena_start")?..symbol("_arena_end")?;
         let code_bytes = file.sections().filter(in_flash).map(|s| s.size()).sum();
-        let kernels = kernels(&file);
-        Ok(Self { elf: path.to_path_buf(), code_bytes, model_region, arena, kernels })
+        let (kernels, power) = (kernels(&file), symbol("_power").ok());
+        Ok(Self { elf: path.to_path_buf(), code_bytes, model_region, arena, kernels, power })
+    }
+
+    /// What an emulated board's memory must hold for its power to fail after so many operations of its flash:
+    /// bytes and their address.
+    pub(super) fn power_failure(&self, operations: u32) -> Option<([u8; 4], u64)> {
+        Some((operations.to_le_bytes(), self.power?))
     }
 
     /// Whether the board's memory holds the model and its arena.

@@ -261,9 +261,18 @@ impl<L: Read + Write> Link<L> {
     ///
     /// # Errors
     ///
-    /// When the device cannot learn, or has a key.
+    /// When the device cannot learn, or has another key.
     pub fn provision(&mut self, key: [u8; 32]) -> Result<(), LinkError> {
         self.done(Request::Provision { key })
+    }
+
+    /// Makes the device one of no federation any more.
+    ///
+    /// # Errors
+    ///
+    /// When the device cannot learn, or its flash fails.
+    pub fn forget(&mut self) -> Result<(), LinkError> {
+        self.done(Request::Forget)
     }
 
     /// Learns one sample; returns its loss and the counter's units that it took.
@@ -428,6 +437,7 @@ fn name(request: Request<'_>) -> &'static str {
         Request::ReadInput { .. } => "read input",
         Request::BeginLearning { .. } => "begin learning",
         Request::Provision { .. } => "provision",
+        Request::Forget => "forget",
         Request::Learn { .. } => "learn",
         Request::EndEpoch => "end epoch",
         Request::ReadLearned { .. } => "read learned",

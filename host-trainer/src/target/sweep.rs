@@ -436,6 +436,7 @@ mod tests {
             model_region: 0..region,
             arena: 0..arena,
             kernels: None,
+            power: None,
         };
         for wanted in SHAPES {
             let small = Fitting::find(wanted, &firmware(128 << 10, 11 << 10)).unwrap();

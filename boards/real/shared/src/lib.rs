@@ -3,18 +3,17 @@
 //! * Logs go out by RTT, through the debug probe; without a probe nobody reads them.
 //! * A panic is logged and stops the processor.
 //! * The counter counts clock cycles of the core: `Dwt` where the core has one.
-//! * The flash partition that the linker script calls `STATE` holds what the board has learned.
+//! * The flash partition that the linker script calls `STATE` holds what the board has learned ([`State`]).
 #![no_std]
 
 #[cfg(feature = "dwt")]
 mod dwt;
-mod state;
 
 use defmt_rtt as _;
 use embedded_hal::digital::OutputPin;
 use embedded_io::{Read, Write};
 use embedded_storage::nor_flash::NorFlash;
-use niwaki_firmware::{About, Board, CounterUnit, agent};
+use niwaki_firmware::{About, Board, CounterUnit, State, agent};
 #[cfg(target_arch = "arm")]
 use panic_probe as _;
 
@@ -82,7 +81,6 @@ where
     F: NorFlash,
 {
     let Parts { serial, cycles, led, flash, flash_origin } = parts;
-    state::report(flash, flash_origin);
     let about = About { board, core, counter: CounterUnit::Cycles };
-    agent(Real { about, serial, cycles, led }, memory)
+    agent(Real { about, serial, cycles, led }, memory, State::partition(flash, flash_origin))
 }

@@ -1,4 +1,4 @@
-//! `niwaki federate`: devices that learn together, simulated or emulated.
+//! `niwaki federate`: devices that learn together, simulated, emulated or real.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,10 +10,10 @@ use niwaki::data::{LoadOptions, load};
 use niwaki::export;
 use niwaki::federate::{
     Aggregation, Boards, Course, Failures, Fleet, Global, Learning, Method, Moon, Row, Server,
-    Settings, Simulation, Totals, accuracy, alone, history_page, parties, samples_of,
+    Settings, Simulation, Totals, accuracy, alone, device_keys, history_page, parties, samples_of,
 };
 use niwaki::learn::Samples;
-use niwaki::target::Target;
+use niwaki::target::{Device, Target};
 use niwaki_core::Model;
 use niwaki_core::learn::Plan;
 use serde::Serialize;
@@ -36,6 +36,8 @@ Examples:
   niwaki federate --model m.niwaki --data wisdm.csv --group user --split-by group --clients sim:5000 \\
       --sampled 100 --rounds 20 --method contrastive --out runs/f
   niwaki federate --model m.niwaki --data wisdm.csv --group user --clients qemu-cortex-m4:4 --rounds 3
+  niwaki federate --model m.niwaki --data wisdm.csv --group user --clients nrf52840-dk --rounds 3 \\
+      --port /dev/ttyACM0,/dev/ttyACM1 --out runs/f
   niwaki federate --model m.niwaki --data digits --clients sim:30 --label-flip 0.2 --aggregation trimmed-mean:0.3")]
 pub(crate) struct FederateArgs {
     /// The model, as `niwaki export --tunable` wrote it
@@ -44,10 +46,14 @@ pub(crate) struct FederateArgs {
     /// Data set: digits, fashion-mnist, mnist, or the path of a folder or file
     #[arg(long, default_value = "digits")]
     data: String,
-    /// Devices: sim or sim:N in this process, or an emulated board such as qemu-cortex-m4:N. Without N, one
-    /// for each group of training samples
+    /// Devices: sim or sim:N in this process, an emulated board such as qemu-cortex-m4:N, or a real one with
+    /// --port. Without N, one for each group of training samples, or each port
     #[arg(long, value_name = "KIND[:N]", default_value = "sim")]
     clients: Clients,
+    /// Serial ports of boards that run the agent with the model, in the same order every time; their keys are
+    /// kept in --out
+    #[arg(long, value_name = "PORT,...", value_delimiter = ',', requires = "out")]
+    port: Vec<String>,
     /// Rounds in all
     #[arg(long, default_value_t = 20, value_name = "N")]
     rounds: u32,
@@ -141,7 +147,15 @@ pub(crate) fn run(args: &FederateArgs, format: Format) -> Result<()> {
     let plan = Plan::new(&model)?;
     let data = load(&args.data, &args.options.for_model(&model))?;
     let (samples, test) = samples_of(&model, &data)?;
-    let parties = parties::divide(&data, args.clients.count, args.alpha, args.run_seed)?;
+    let count = match (args.port.len(), args.clients.count) {
+        (0, count) => count,
+        (ports, None) => Some(ports),
+        (ports, Some(count)) => {
+            ensure!(ports == count, "{count} devices are asked for and {ports} ports given");
+            Some(ports)
+        }
+    };
+    let parties = parties::divide(&data, count, args.alpha, args.run_seed)?;
     let before = accuracy(&model, &Global::new(&plan).parameters(), &test)?;
     let offer = args.learning.offer(args.method, model.id(), args.max_samples);
     let learns_alone = matches!(args.method, Method::Local | Method::Central);
@@ -181,6 +195,10 @@ pub(crate) fn run(args: &FederateArgs, format: Format) -> Result<()> {
         let mut server = Server::open(&model, settings, args.out.as_deref())?;
         match &args.clients.target {
             None => {
+                ensure!(
+                    args.port.is_empty(),
+                    "simulated devices have no --port: name the board with --clients"
+                );
                 let folder = args.out.as_ref().map(|out| out.join("devices"));
                 let mut fleet =
                     Simulation::new(&model, &samples, &parties, args.run_seed, folder.as_deref())?
@@ -197,23 +215,32 @@ pub(crate) fn run(args: &FederateArgs, format: Format) -> Result<()> {
                 let Target::Board(board) = &target else {
                     anyhow::bail!("devices on this computer are called sim, not {name}")
                 };
-                ensure!(
-                    server.round() == 0,
-                    "emulated boards forget what they learned when they end: give another --out"
-                );
-                let firmware = output::firmware(&target)?.context("the board has no firmware")?;
-                let what = format!("starting {} boards", parties.len());
-                let fleet = output::spin(&what, |_| {
-                    Boards::start(
-                        board,
-                        &firmware,
-                        &model,
-                        &samples,
-                        &parties,
-                        args.run_seed,
-                        offer.epochs,
-                    )
-                })?;
+                let (seed, epochs) = (args.run_seed, offer.epochs);
+                let fleet = match &args.out {
+                    Some(out) if !args.port.is_empty() => {
+                        let keys = device_keys(out, parties.len())?;
+                        let connect = |port: &String| Device::connect(board, port, &model);
+                        let devices = args.port.iter().map(connect).collect::<Result<_, _>>()?;
+                        Boards::new(devices, keys, &samples, &parties, seed, epochs)?
+                    }
+                    _ => {
+                        if board.is_real() {
+                            target.clone().at(None)?;
+                        }
+                        ensure!(
+                            server.round() == 0,
+                            "emulated boards forget what they learned when they end: give another --out"
+                        );
+                        let firmware =
+                            output::firmware(&target)?.context("the board has no firmware")?;
+                        let what = format!("starting {} boards", parties.len());
+                        output::spin(&what, |_| {
+                            Boards::start(
+                                board, &firmware, &model, &samples, &parties, seed, epochs,
+                            )
+                        })?
+                    }
+                };
                 rounds(args, &mut server, &fleet, &model, &test)?;
             }
         }

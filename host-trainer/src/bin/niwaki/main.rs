@@ -12,6 +12,7 @@ mod export;
 mod federate;
 mod federated;
 mod flash;
+mod forget;
 mod import;
 mod inputs;
 mod layerwise;
@@ -70,8 +71,10 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Tune a model's last layers to groups of samples, as a device does
     Learn(learn::LearnArgs),
-    /// Let devices, simulated or emulated, tune a model together
+    /// Let devices, simulated, emulated or real, tune a model together
     Federate(federate::FederateArgs),
+    /// Make a board belong to no federation any more
+    Forget(forget::ForgetArgs),
     /// Show a training run and its model on one HTML page
     Report(report::ReportArgs),
     /// Compare a target's outputs with this computer's, byte by byte
@@ -111,6 +114,7 @@ fn main() -> ExitCode {
         Command::Targets => targets::run(cli.format),
         Command::Learn(args) => learn::run(args, cli.format),
         Command::Federate(args) => federate::run(args, cli.format),
+        Command::Forget(args) => forget::run(args, cli.format),
         Command::Calibrate(args) => calibrate::run(args, cli.format),
         Command::Report(args) => report::run(args, cli.format),
         Command::Validate(args) => validate::run(args, cli.format),
