@@ -256,6 +256,19 @@ fn strategies(choice: &Choice) -> Result<Markup> {
                 }
             }
         }
+        @if !choice.finalists.is_empty() {
+            p { "The final: each network was tuned for as many steps, and the best on held-out samples retrained." }
+            table {
+                tr { th { "structure of its layers" } th { "instructions" } th { "held-out samples" } }
+                @for finalist in &choice.finalists {
+                    tr {
+                        td { (finalist.name()) }
+                        td.number { (grouped(finalist.cost.round() as u64)) }
+                        td.number { (format!("{:.4}", finalist.merit)) }
+                    }
+                }
+            }
+        }
         @for (layer, chart) in choice.layers.iter().zip(&charts) {
             @if let Some(chart) = chart {
                 figure {

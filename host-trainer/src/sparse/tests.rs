@@ -288,6 +288,10 @@ fn a_search_meets_its_cost_and_resumes() {
     assert_eq!(params, other_params);
     assert!(choice.cost <= choice.cost_target && choice.cost > 0.95 * choice.cost_target);
     assert!(choice.records.len() >= 10);
+    let finalists = &choice.finalists;
+    assert!(finalists.len() > 2 && finalists[0].structure.is_none(), "{finalists:?}");
+    assert!(finalists.iter().all(|finalist| finalist.cost <= choice.cost_target));
+    assert!(finalists.iter().any(|finalist| finalist.cost == choice.cost));
     assert!(summary.accuracy_int8_simulated.test.unwrap() > 0.9, "{summary:?}");
     for layer in &choice.layers {
         assert!(layer.chosen.is_some() && layer.candidates.len() == layer.costs.len());

@@ -21,9 +21,12 @@
 //! ```
 //!
 //! where the teacher is the dense network and costs are the target's cost model for each candidate; the
-//! last term is that of the relative distance from the cost asked for. In the end every layer takes the
-//! strategy with the largest weight, shares are scaled such that the whole network costs what was asked for,
-//! and the network is retrained under these masks.
+//! last term is that of the relative distance from the cost asked for. In the end there are a few
+//! [finalists](Finalist): every layer takes the strategy with the largest weight, of all strategies or of those of
+//! one structure, and shares are scaled such that the whole network costs what was asked for. Each finalist is
+//! tuned for as many steps; the one that is best on held-out samples is retrained. Weights of strategies are
+//! learned one layer at a time beside chance in the others, and do not see what a structure saves in the layer
+//! behind; the final does.
 //!
 //! The closest published method is a learnable sampler of criteria (He et al., "Learning Filter Pruning
 //! Criteria", CVPR 2020).
@@ -70,6 +73,7 @@ use crate::{
 
 pub use super::strategy::Strategy;
 pub use search::Record;
+use space::Fit;
 pub use space::{Space, SpaceLayer};
 
 /// File with settings and strategies of a search.
@@ -100,7 +104,8 @@ pub struct Layerwise {
     pub teacher_epochs: usize,
     /// A complete run to use as teacher instead.
     pub teacher: Option<PathBuf>,
-    /// Epochs of the search. Each counts twice in the total, as every step learns from two batches.
+    /// Epochs of the search. Each counts twice in the total: strategies learn in every step, the network in every
+    /// second one, and as many steps again are for the finalists.
     pub search_epochs: usize,
     /// Weight lambda of the cost.
     pub cost_weight: f64,
@@ -311,8 +316,29 @@ pub struct Choice {
     pub cost: f64,
     /// Strategy of each layer that is pruned.
     pub layers: Vec<LayerChoice>,
+    /// Whom the final was between, where there was one.
+    pub finalists: Vec<Finalist>,
     /// How the weights of the strategies moved.
     pub records: Vec<Record>,
+}
+
+/// One of a few networks of which the best is retrained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finalist {
+    /// The structure that its layers have, as far as they can; absent where each has its own.
+    pub structure: Option<Structure>,
+    /// Its instructions.
+    pub cost: f64,
+    /// Figure of merit on held-out samples after it was tuned.
+    pub merit: f64,
+}
+
+impl Finalist {
+    /// What its layers have, in words.
+    pub fn name(&self) -> String {
+        let value = self.structure.as_ref().and_then(clap::ValueEnum::to_possible_value);
+        value.map_or_else(|| "each its own".to_owned(), |value| value.get_name().to_owned())
+    }
 }
 
 /// What was chosen for a layer.
@@ -483,38 +509,29 @@ fn choose(
     let folder_of_search = folder.join(SEARCH);
     std::fs::create_dir_all(&folder_of_search)
         .with_context(|| format!("creating the folder {}", folder_of_search.display()))?;
-    let (chosen, records): (Vec<Option<usize>>, Vec<Record>) = match settings.chooser {
+    let (chosen, (strategies, masks, cost), finalists, records) = match settings.chooser {
         Chooser::Search => {
             stage(Stage::Search, settings.search_epochs);
-            let Some((chosen, records)) =
-                search::search(&folder_of_search, &mut state, &space, settings, data, observe)?
-            else {
-                return Ok(None);
-            };
-            (chosen.into_iter().map(Some).collect(), records)
+            let (net, state) = (&file.net, &mut state);
+            let found =
+                search::search(&folder_of_search, net, state, &space, settings, data, observe)?;
+            let Some(found) = found else { return Ok(None) };
+            (Some(found.chosen), found.fit, found.finalists, found.records)
         }
-        Chooser::Uniform(..) => (vec![None; space.layers.len()], Vec::new()),
+        Chooser::Uniform(criterion, structure) => {
+            let uniform = |layer: &SpaceLayer| layer.uniform(criterion, structure);
+            let strategies: Vec<Strategy> = space.layers.iter().map(uniform).collect();
+            let fit = fit(&file.net, &state, &space, settings, data, &strategies)?;
+            (None, fit, Vec::new(), Vec::new())
+        }
         Chooser::Random => {
             let mut random = rng(config.seed, Purpose::Search, usize::MAX);
-            (space.random(&mut random).into_iter().map(Some).collect(), Vec::new())
+            let chosen = space.random(&mut random);
+            let strategies = space.strategies(&chosen);
+            let fit = fit(&file.net, &state, &space, settings, data, &strategies)?;
+            (Some(chosen), fit, Vec::new(), Vec::new())
         }
     };
-    let strategies: Vec<Strategy> = space
-        .layers
-        .iter()
-        .zip(&chosen)
-        .map(|(layer, chosen)| match (settings.chooser, chosen) {
-            (Chooser::Uniform(criterion, structure), _) => layer.uniform(criterion, structure),
-            (_, Some(chosen)) => layer.candidates[*chosen],
-            (_, None) => unreachable!("every other chooser chooses a candidate"),
-        })
-        .collect();
-    let criteria: Vec<Criterion> = strategies.iter().map(|strategy| strategy.criterion).collect();
-    let layers: Vec<(usize, Layout)> =
-        space.layers.iter().map(|layer| (layer.param, layer.layout)).collect();
-    let all = scores(&state, data, config, &criteria, &layers, settings.search_epochs);
-    let scores: Vec<&[f32]> = (0..layers.len()).map(|layer| &all[layer][layer][..]).collect();
-    let (strategies, masks, cost) = space.fit(&file.net, &strategies, &scores, settings.target)?;
     observe(Event::Note(format!(
         "the network will take {:.0} instructions, {:.1} % of the dense one's {:.0}; asked for were {:.0}",
         cost,
@@ -527,24 +544,43 @@ fn choose(
     std::fs::create_dir_all(&chosen_folder)
         .with_context(|| format!("creating the folder {}", chosen_folder.display()))?;
     state.to_params().save(&chosen_folder.join(CHECKPOINT_FILE), "")?;
-    let layer = |((layer, &chosen), (&strategy, mask)): (
-        (&SpaceLayer, &Option<usize>),
-        (&Strategy, &LayerMask),
-    )| LayerChoice {
-        name: layer.name.clone(),
-        candidates: layer.candidates.clone(),
-        costs: layer.costs.clone(),
-        chosen,
-        strategy,
-        kept: mask.mask.count(),
-        weights: mask.mask.len(),
-    };
-    let layers = space.layers.iter().zip(&chosen).zip(strategies.iter().zip(&masks));
+    let layer =
+        |((index, layer), (&strategy, mask)): ((usize, &SpaceLayer), (&Strategy, &LayerMask))| {
+            LayerChoice {
+                name: layer.name.clone(),
+                candidates: layer.candidates.clone(),
+                costs: layer.costs.clone(),
+                chosen: chosen.as_ref().map(|chosen| chosen[index]),
+                strategy,
+                kept: mask.mask.count(),
+                weights: mask.mask.len(),
+            }
+        };
+    let layers = space.layers.iter().enumerate().zip(strategies.iter().zip(&masks));
     Ok(Some(Choice {
         cost_dense: space.cost_dense,
         cost_target: space.cost_target,
         cost,
         layers: layers.map(layer).collect(),
+        finalists,
         records,
     }))
+}
+
+/// Scales strategies of all layers to the cost asked for, under masks by what the network's weights are now.
+fn fit(
+    net: &NetSpec,
+    state: &State,
+    space: &Space,
+    settings: &Layerwise,
+    data: &Dataset,
+    strategies: &[Strategy],
+) -> anyhow::Result<Fit> {
+    let criteria: Vec<Criterion> = strategies.iter().map(|strategy| strategy.criterion).collect();
+    let layers: Vec<(usize, Layout)> =
+        space.layers.iter().map(|layer| (layer.param, layer.layout)).collect();
+    let (config, moment) = (&settings.training, settings.search_epochs);
+    let all = scores(state, data, config, &criteria, &layers, moment);
+    let scores: Vec<&[f32]> = (0..layers.len()).map(|layer| &all[layer][layer][..]).collect();
+    space.fit(net, strategies, &scores, settings.target)
 }

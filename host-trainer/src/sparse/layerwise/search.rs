@@ -7,11 +7,11 @@ use burn::tensor::Tensor;
 use rand::{Rng, RngExt, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
 
-use super::{Layerwise, Space};
+use super::{Finalist, Fit, Layerwise, Space, fit};
 use crate::{
     data::{Dataset, Split},
     net::{
-        Params,
+        NetSpec, Params,
         module::{tensor, values},
         shape::Role,
         trained::{CHECKPOINT_FILE, write_atomically},
@@ -20,7 +20,7 @@ use crate::{
         EpochRow, Event, Flow,
         criteria::{Criterion, scores},
         evaluate::merit_of,
-        mask::{Layout, Mask},
+        mask::{Layout, Mask, Structure},
         optimiser::cosine,
         state::{Purpose, State, rng},
         step::{Guide, Lesson, Model, Teacher, follow_stats, learn_values, mean_stats},
@@ -35,6 +35,8 @@ const RECORDS: usize = 10;
 const RATE: f64 = 0.3;
 /// Most samples of a step: strategies need many steps more than they need exact gradients.
 const BATCH: usize = 32;
+/// Steps of the strategies to one of the network, which is trained already. The others' share is for the finalists.
+const NETWORK_EVERY: usize = 2;
 /// Batches that the statistics of batch norms are taken from before an evaluation.
 const NORM_BATCHES: usize = 8;
 /// Share of the training split that is held out where there is no validation split.
@@ -57,16 +59,26 @@ pub struct Record {
     pub weights: Vec<Vec<f32>>,
 }
 
-/// Searches from the last complete epoch to the end; the strategy of each layer by its place, and all
-/// records. `None` if it was stopped.
+/// What a search has found.
+pub(super) struct Found {
+    /// The strategy of each layer, by its place.
+    pub(super) chosen: Vec<usize>,
+    pub(super) fit: Fit,
+    pub(super) finalists: Vec<Finalist>,
+    pub(super) records: Vec<Record>,
+}
+
+/// Searches from the last complete epoch to the end. `None` if it was stopped. The network is then the winner of
+/// the final.
 pub(super) fn search(
     folder: &Path,
+    net: &NetSpec,
     state: &mut State,
     space: &Space,
     settings: &Layerwise,
     data: &Dataset,
     observe: &mut dyn FnMut(Event<'_>) -> Flow,
-) -> anyhow::Result<Option<(Vec<usize>, Vec<Record>)>> {
+) -> anyhow::Result<Option<Found>> {
     let mut choices: Vec<Weights> =
         space.layers.iter().map(|layer| Weights::new(layer.candidates.len())).collect();
     let checkpoint = folder.join(CHECKPOINT_FILE);
@@ -113,7 +125,10 @@ pub(super) fn search(
             return Ok(None);
         }
     }
-    Ok(Some((session.choices.iter().map(Weights::best).collect(), records)))
+    let Some((chosen, fit, finalists)) = session.hold_final(net, observe)? else {
+        return Ok(None);
+    };
+    Ok(Some(Found { chosen, fit, finalists, records }))
 }
 
 /// Samples that network weights learn from, and those that strategy weights learn from.
@@ -163,7 +178,8 @@ impl Session<'_> {
         let mut asked = asked.into_iter().cycle();
 
         let started = Instant::now();
-        let (mut loss_sum, mut merit_sum, mut rate) = (0.0, 0.0, 0.0);
+        let (mut loss, mut merit, mut rate) = (0.0, 0.0, 0.0);
+        let (mut loss_sum, mut merit_sum) = (0.0, 0.0);
         let (mut held_out_loss, mut held_out_steps) = (0.0, 0);
         let mut records = Vec::new();
         for (position, indices) in order.chunks_exact(batch).enumerate() {
@@ -173,12 +189,14 @@ impl Session<'_> {
             let temperature = hot * (cold / hot).powf(progress);
             rate = rate_of_batch * cosine(step, steps / 10, all_steps);
 
-            let lesson =
-                self.train_weights(&masks, indices, temperature, rate, step, &mut random)?;
-            let merit = lesson.merit / indices.len() as f64;
-            loss_sum += lesson.loss;
-            merit_sum += merit;
-
+            if position % NETWORK_EVERY == 0 {
+                let sample = self.sample(temperature, &mut random);
+                let chosen: Vec<Vec<f32>> = sample.iter().map(|share| largest(share)).collect();
+                let lesson = self.train_weights(&masks, &chosen, indices, rate, step)?;
+                (loss, merit) = (lesson.loss, lesson.merit / indices.len() as f64);
+                loss_sum += loss;
+                merit_sum += merit;
+            }
             let held_out: Vec<usize> =
                 asked.by_ref().take(batch.min(self.held_out.len())).collect();
             held_out_loss += self.train_choices(&masks, &held_out, temperature, step, &mut random);
@@ -195,18 +213,20 @@ impl Session<'_> {
                 (held_out_loss, held_out_steps) = (0.0, 0);
             }
             let images_per_s = ((position + 1) * batch) as f64 / started.elapsed().as_secs_f64();
-            let event = Event::Step { loss: lesson.loss, merit, images_per_s };
+            let event = Event::Step { loss, merit, images_per_s };
             if observe(event) == Flow::Stop {
                 return Ok(None);
             }
         }
         let seconds = started.elapsed().as_secs_f64();
-        let (val, density) = self.merit(&masks);
+        let chosen: Vec<Vec<f32>> =
+            self.choices.iter().map(|choice| largest(&choice.alphas)).collect();
+        let (val, density) = self.merit(&masks, &chosen);
         Ok(Some((
             EpochRow {
                 epoch: epoch + 1,
-                loss: loss_sum / steps as f64,
-                train: merit_sum / steps as f64,
+                loss: loss_sum / steps.div_ceil(NETWORK_EVERY) as f64,
+                train: merit_sum / steps.div_ceil(NETWORK_EVERY) as f64,
                 val: Some(val),
                 test: None,
                 density,
@@ -218,6 +238,107 @@ impl Session<'_> {
             },
             records,
         )))
+    }
+
+    /// The choice of each layer with the largest weight, of all candidates and of those of one structure.
+    fn finalists(&self) -> Vec<(Option<Structure>, Vec<usize>)> {
+        let best = |structure: Option<Structure>| -> Vec<usize> {
+            let layers = self.space.layers.iter().zip(&self.choices);
+            let of_layer = layers.map(|(layer, weights)| {
+                let has = |at: &usize| Some(layer.candidates[*at].structure) == structure;
+                let some = (0..layer.candidates.len()).filter(has);
+                let by_weight =
+                    |a: &usize, b: &usize| weights.alphas[*a].total_cmp(&weights.alphas[*b]);
+                some.max_by(by_weight).unwrap_or_else(|| weights.best())
+            });
+            of_layer.collect()
+        };
+        let mut all: Vec<(Option<Structure>, Vec<usize>)> = Vec::new();
+        let structures = self.settings.structures.iter().copied().map(Some);
+        for structure in std::iter::once(None).chain(structures) {
+            let chosen = best(structure);
+            if all.iter().all(|(_, other)| *other != chosen) {
+                all.push((structure, chosen));
+            }
+        }
+        all
+    }
+
+    /// Tunes every finalist for as many steps and leaves the network as the one that is best on held-out samples:
+    /// its choices, how they are scaled to the cost, and how all of them did. `None` if it was stopped.
+    #[allow(clippy::type_complexity)]
+    fn hold_final(
+        &mut self,
+        net: &NetSpec,
+        observe: &mut dyn FnMut(Event<'_>) -> Flow,
+    ) -> anyhow::Result<Option<(Vec<usize>, Fit, Vec<Finalist>)>> {
+        let settings = self.settings;
+        let mut all = self.finalists();
+        if all.len() == 1 {
+            let (_, chosen) = all.swap_remove(0);
+            let strategies = self.space.strategies(&chosen);
+            let fit = fit(net, self.state, self.space, settings, self.data, &strategies)?;
+            return Ok(Some((chosen, fit, Vec::new())));
+        }
+        let batch = settings.training.batch.min(self.train.len()).min(BATCH);
+        let steps = settings.search_epochs * (self.train.len() / batch) / NETWORK_EVERY / all.len();
+        let parts =
+            |state: &State| (state.values.clone(), state.slots.clone(), state.backbone.clone());
+        let start = parts(self.state);
+        let mut finalists = Vec::new();
+        let mut best: Option<(f64, Vec<usize>, Fit, _)> = None;
+        for (structure, chosen) in all {
+            (self.state.values, self.state.slots, self.state.backbone) = start.clone();
+            let strategies = self.space.strategies(&chosen);
+            let fit = fit(net, self.state, self.space, settings, self.data, &strategies)?;
+            let Some(merit) = self.tune(&fit, steps, batch, observe)? else { return Ok(None) };
+            let finalist = Finalist { structure, cost: fit.2, merit };
+            observe(Event::Note(format!(
+                "finalist with structures {}: {merit:.4} on held-out samples, {:.0} instructions",
+                finalist.name(),
+                fit.2
+            )));
+            finalists.push(finalist);
+            if best.as_ref().is_none_or(|(most, ..)| merit > *most) {
+                best = Some((merit, chosen, fit, parts(self.state)));
+            }
+        }
+        let Some((_, chosen, fit, winner)) = best else { unreachable!("there are finalists") };
+        (self.state.values, self.state.slots, self.state.backbone) = winner;
+        Ok(Some((chosen, fit, finalists)))
+    }
+
+    /// Trains the network under a finalist's masks; its figure of merit on held-out samples.
+    fn tune(
+        &mut self,
+        (_, masks, _): &Fit,
+        steps: usize,
+        batch: usize,
+        observe: &mut dyn FnMut(Event<'_>) -> Flow,
+    ) -> anyhow::Result<Option<f64>> {
+        let config = &self.settings.training;
+        let rows: Vec<Tensor<2>> = masks
+            .iter()
+            .map(|layer| tensor(&layer.mask.to_values(), &self.state.device).unsqueeze::<2>())
+            .collect();
+        let whole = vec![vec![1.0]; rows.len()];
+        let mut random = rng(config.seed, Purpose::Search, self.settings.search_epochs);
+        let mut order = self.train.clone();
+        order.shuffle(&mut random);
+        let samples: Vec<usize> = order.into_iter().cycle().take(steps * batch).collect();
+        let rate_of_batch = RATE * config.learning_rate * batch as f64 / config.batch as f64;
+        let before = self.settings.search_epochs * (self.train.len() / batch);
+        let started = Instant::now();
+        for (step, indices) in samples.chunks_exact(batch).enumerate() {
+            let rate = rate_of_batch * cosine(step, steps / 10, steps);
+            let lesson = self.train_weights(&rows, &whole, indices, rate, before + step)?;
+            let merit = lesson.merit / batch as f64;
+            let images_per_s = ((step + 1) * batch) as f64 / started.elapsed().as_secs_f64();
+            if observe(Event::Step { loss: lesson.loss, merit, images_per_s }) == Flow::Stop {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.merit(&rows, &whole).0))
     }
 
     /// Masks of all candidates of a layer, one row each, by layer.
@@ -267,16 +388,13 @@ impl Session<'_> {
     fn train_weights(
         &mut self,
         masks: &[Tensor<2>],
+        chosen: &[Vec<f32>],
         indices: &[usize],
-        temperature: f64,
         rate: f64,
         step: usize,
-        random: &mut impl Rng,
     ) -> anyhow::Result<Lesson> {
         let config = &self.settings.training;
-        let chosen: Vec<Vec<f32>> =
-            self.sample(temperature, random).iter().map(|shares| largest(shares)).collect();
-        let (all, mixtures) = self.mixed(masks, &chosen);
+        let (all, mixtures) = self.mixed(masks, chosen);
         let epoch = self.state.progress.epochs;
         let guide = Guide::Teacher(&self.teacher);
         let mut lesson = learn_values(self.state, self.data, config, &all, guide, indices, epoch);
@@ -347,12 +465,9 @@ impl Session<'_> {
         self.cost_of(&shares) / self.space.cost_target
     }
 
-    /// Figure of merit on the held-out samples under the masks that would be chosen now, and the density
-    /// of that network.
-    fn merit(&mut self, masks: &[Tensor<2>]) -> (f64, f64) {
-        let chosen: Vec<Vec<f32>> =
-            self.choices.iter().map(|choice| largest(&choice.alphas)).collect();
-        let (all, mixtures) = self.mixed(masks, &chosen);
+    /// Figure of merit on the held-out samples under the masks that are chosen, and the density of that network.
+    fn merit(&mut self, masks: &[Tensor<2>], chosen: &[Vec<f32>]) -> (f64, f64) {
+        let (all, mixtures) = self.mixed(masks, chosen);
         let params = &self.state.net.params;
         let total: usize = params.iter().filter(|p| p.role == Role::Weight).map(|p| p.len()).sum();
         let lost: f64 = self

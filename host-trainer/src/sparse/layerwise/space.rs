@@ -19,7 +19,7 @@ use crate::{
 const MULTIPLES: [f64; 6] = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0];
 
 /// Strategies as scaled to a cost, their masks, the cost.
-type Fit = (Vec<Strategy>, Vec<LayerMask>, f64);
+pub(super) type Fit = (Vec<Strategy>, Vec<LayerMask>, f64);
 
 /// Instructions of a layer over its density, linear between points.
 #[derive(Debug, Clone, Default)]
@@ -238,6 +238,11 @@ impl Space {
             }
         }
         Ok(curves)
+    }
+
+    /// What candidates of the layers are, by their places.
+    pub(super) fn strategies(&self, chosen: &[usize]) -> Vec<Strategy> {
+        self.layers.iter().zip(chosen).map(|(layer, &at)| layer.candidates[at]).collect()
     }
 
     /// A random strategy for every layer, by its place: of many such choices, the one whose cost is
