@@ -138,9 +138,12 @@ pub enum Request<'a> {
         /// At most [`CHUNK`].
         len: u32,
     },
-    /// Belong to no federation any more: forget the key and what was learned under it. The agent is as it was
-    /// before after the next reset. Answered with [`Response::Done`].
+    /// Belong to no federation any more, and forget the key and all that was learned. The agent is as it was
+    /// flashed after the next reset. Answered with [`Response::Done`].
     Forget,
+    /// Keep what was learned alone: the model runs as it was tuned after every reset, too. Answered with
+    /// [`Response::Done`].
+    Keep,
 }
 
 /// What a device answers.
@@ -212,6 +215,8 @@ pub struct Info<'a> {
     pub model_region: u32,
     /// Greatest number of bytes of stack that a run has taken since reset; 0 before the first.
     pub stack_high_water: u32,
+    /// Whether the model runs as the device has tuned it, and not as it is in the region.
+    pub tuned: bool,
     /// The model in the region, or why it cannot run.
     pub model: Result<ModelInfo, DeviceError>,
 }
@@ -299,8 +304,7 @@ pub enum DeviceError {
     NotLearning,
     /// A setting of learning or the class of a sample is out of range.
     Learning,
-    /// The device is one of a federation, which [`Request::Forget`] and a reset end, or learns alone, which a
-    /// reset ends.
+    /// The device is one of a federation or learns alone: [`Request::Forget`] and a reset end both.
     Occupied,
     /// The round asks for noise, and the board has no source of random numbers.
     NoRandomNumbers,
@@ -358,8 +362,7 @@ impl core::fmt::Display for DeviceError {
                 f.write_str("a setting of learning or the class of a sample is out of range")
             }
             Self::Occupied => f.write_str(
-                "the device learns alone, which a reset ends, or is one of a federation, which \
-                 `niwaki forget` and a reset end",
+                "the device learns alone or is one of a federation: `niwaki forget` and a reset end both",
             ),
             Self::NoRandomNumbers => f.write_str(
                 "the round asks for noise, and the board has no source of random numbers",
@@ -653,6 +656,7 @@ mod tests {
             arena_available: u32::MAX,
             model_region: u32::MAX,
             stack_high_water: u32::MAX,
+            tuned: true,
             model: Err(DeviceError::ArenaTooSmall { needed: u32::MAX, available: u32::MAX }),
         });
         let mut buffer = [0; MAX_FRAME];

@@ -82,6 +82,7 @@ pub fn agent<B: Board, F: NorFlash>(mut board: B, memory: Memory, state: Option<
         arena_available: count(arena.len()),
         model_region: count(region.len()),
         stack_high_water: 0,
+        tuned: false,
         model: Err(DeviceError::NoModel),
     };
     let session = Model::from_region(region)
@@ -214,7 +215,13 @@ impl<F: NorFlash> Device<'_, F> {
                 firmware: env!("CARGO_PKG_NAME"),
                 version: env!("CARGO_PKG_VERSION"),
             }),
-            Request::Info => Ok(Response::Info(self.info)),
+            Request::Info => {
+                #[cfg(feature = "learn")]
+                let tuned = self.learning.as_ref().is_ok_and(|learning| learning.tail().is_some());
+                #[cfg(not(feature = "learn"))]
+                let tuned = false;
+                Ok(Response::Info(Info { tuned, ..self.info }))
+            }
             Request::Load { offset, bytes } => {
                 self.ran = false;
                 let input = session?.input_mut();
@@ -317,6 +324,11 @@ impl<F: NorFlash> Device<'_, F> {
                 learning.forget().map(|()| Response::Done)
             }
             #[cfg(feature = "learn")]
+            Request::Keep => {
+                let learning = self.learning.as_mut().map_err(|error| *error)?;
+                learning.keep().map(|()| Response::Done)
+            }
+            #[cfg(feature = "learn")]
             Request::EndEpoch => {
                 let learning = self.learning.as_mut().map_err(|error| *error)?;
                 learning.end_epoch(|| board.random()).map(|()| Response::Done)
@@ -340,6 +352,7 @@ impl<F: NorFlash> Device<'_, F> {
             Request::BeginLearning { .. }
             | Request::Provision { .. }
             | Request::Forget
+            | Request::Keep
             | Request::Learn { .. }
             | Request::EndEpoch
             | Request::ReadLearned { .. } => Err(DeviceError::NotTunable),

@@ -4,7 +4,7 @@ use embedded_storage::nor_flash::NorFlash;
 use niwaki_core::federated::{Channel, Client, Side};
 use niwaki_core::learn::{LearnError, Learner, Plan, Settings, Tail, Terms};
 use niwaki_core::link::{CHUNK, DeviceError};
-use niwaki_core::store::{Store, StoreError};
+use niwaki_core::store::{Snapshot, Store, StoreError};
 use niwaki_core::{Model, Session};
 use zerocopy::IntoBytes;
 
@@ -19,7 +19,7 @@ pub(crate) enum Learning<'a, F: NorFlash> {
     /// Memory is set aside, and flash if it is large enough.
     Idle { plan: Plan<'a>, memory: &'a mut [u8], store: Result<Store<F>, DeviceError> },
     /// Tunes its model alone.
-    Alone(Learner<'a, 'a>),
+    Alone { learner: Learner<'a, 'a>, store: Result<Store<F>, DeviceError> },
     /// One of a federation.
     Federated { client: Client<'a, 'a>, store: Store<F> },
     /// Learning failed to begin or was ended, and its memory is lost until a reset.
@@ -58,8 +58,8 @@ fn open<F: NorFlash>(state: Option<State<F>>, plan: &Plan<'_>) -> Result<Store<F
 }
 
 impl<'a, F: NorFlash> Learning<'a, F> {
-    /// Sets memory aside for a model that can be tuned, and goes on as one of a federation if the board is one.
-    /// Returns the memory that is left, all of it where the model cannot be tuned or the memory is too small.
+    /// Sets memory aside for a model that can be tuned, and goes on as one of a federation if the board is one, or with
+    /// what it has kept. Returns the memory that is left, all of it where the model cannot be tuned or the memory is too small.
     pub(crate) fn new(
         model: &Model<'a>,
         memory: &'a mut [u8],
@@ -81,22 +81,20 @@ impl<'a, F: NorFlash> Learning<'a, F> {
         };
         let (memory, rest) = memory.split_at_mut(len);
         let mut store = open(state, &plan);
-        let key = match store.as_mut().map(Store::key) {
-            Ok(Ok(key)) => key,
-            Ok(Err(error)) => {
-                let _ = stopped(error);
-                None
-            }
-            Err(error) => {
-                defmt::info!("no federation: {}", error);
-                None
-            }
-        };
+        let stored = store.as_mut().map_err(|error| *error).and_then(|store| {
+            let key = store.key().map_err(stopped)?;
+            let snapshot = store.snapshot().map_err(stopped)?;
+            Ok((key, snapshot.is_some_and(|snapshot| snapshot.model == model.id())))
+        });
         let mut learning = Self::Idle { plan, memory, store };
-        if let Some(key) = key
-            && let Err(error) = learning.join(&key)
-        {
-            defmt::warn!("cannot go on in the federation: {}", error);
+        let resumed = match stored {
+            Ok((Some(key), _)) => learning.join(&key),
+            Ok((None, true)) => learning.resume(),
+            Ok((None, false)) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = resumed {
+            defmt::warn!("cannot go on with what was learned: {}", error);
         }
         (Ok(learning), rest)
     }
@@ -105,20 +103,48 @@ impl<'a, F: NorFlash> Learning<'a, F> {
     pub(crate) fn begin(&mut self, settings: Settings) -> Result<(), DeviceError> {
         settings.check().map_err(refusal)?;
         match self {
-            Self::Alone(learner) => {
-                let forget = |weights: &mut [i16], biases: &mut [i32]| {
-                    weights.fill(0);
-                    biases.fill(0);
-                };
-                let forgotten = learner.change_parameters(forget);
+            Self::Alone { learner, .. } => {
+                let forgotten = learner.change_parameters(clear);
                 forgotten.and_then(|()| learner.set_settings(settings)).map_err(refusal)
             }
             Self::Federated { .. } => Err(DeviceError::Occupied),
             Self::Failed(error) => Err(*error),
-            Self::Idle { .. } => self.replace(|plan, memory, _| {
-                Learner::new(&plan, memory, settings).map(Self::Alone).map_err(refusal)
+            Self::Idle { .. } => self.replace(|plan, memory, store| {
+                let learner = Learner::new(&plan, memory, settings).map_err(refusal)?;
+                Ok(Self::Alone { learner, store })
             }),
         }
+    }
+
+    /// Goes on with what was kept.
+    fn resume(&mut self) -> Result<(), DeviceError> {
+        self.replace(|plan, memory, mut store| {
+            let opened = store.as_mut().map_err(|error| *error)?;
+            let mut learner =
+                Learner::new(&plan, memory, Settings::default()).map_err(refusal)?;
+            let mut loaded = Ok(None);
+            let load = |weights: &mut [i16], biases: &mut [i32]| {
+                let parts = &mut [weights.as_mut_bytes(), biases.as_mut_bytes()];
+                loaded = opened.load(plan.model().id(), parts);
+                if !matches!(loaded, Ok(Some(_))) {
+                    clear(weights, biases);
+                }
+            };
+            learner.change_parameters(load).map_err(refusal)?;
+            loaded.map_err(stopped)?;
+            defmt::info!("tuned as it was kept");
+            Ok(Self::Alone { learner, store })
+        })
+    }
+
+    /// Keeps what was learned alone.
+    pub(crate) fn keep(&mut self) -> Result<(), DeviceError> {
+        let Self::Alone { learner, store } = self else { return Err(DeviceError::NotLearning) };
+        let store = store.as_mut().map_err(|error| *error)?;
+        let snapshot = Snapshot { model: learner.plan().model().id(), round: 0 };
+        let parameters = learner.parameters();
+        let parts = [parameters.weights.as_bytes(), parameters.biases.as_bytes()];
+        store.save(&snapshot, &parts).map_err(stopped)
     }
 
     /// Becomes one of a federation, or stays it.
@@ -129,7 +155,7 @@ impl<'a, F: NorFlash> Learning<'a, F> {
                 Ok(_) => Err(DeviceError::Occupied),
                 Err(error) => Err(stopped(error)),
             },
-            Self::Alone(_) => Err(DeviceError::Occupied),
+            Self::Alone { .. } => Err(DeviceError::Occupied),
             Self::Failed(error) => Err(*error),
             Self::Idle { plan, memory, store } => {
                 let sizes = Sizes::new(plan);
@@ -150,17 +176,17 @@ impl<'a, F: NorFlash> Learning<'a, F> {
         }
     }
 
-    /// Belongs to no federation any more. The memory stays as it is until a reset.
+    /// Belongs to no federation any more, and has learned nothing. The memory stays as it is until a reset.
     pub(crate) fn forget(&mut self) -> Result<(), DeviceError> {
         match self {
-            Self::Federated { store, .. } | Self::Idle { store: Ok(store), .. } => {
-                store.provision(None).map_err(stopped)?;
-            }
+            Self::Federated { store, .. }
+            | Self::Idle { store: Ok(store), .. }
+            | Self::Alone { store: Ok(store), .. } => store.provision(None).map_err(stopped)?,
             // Without flash there is nothing that a reset does not end.
-            Self::Idle { store: Err(_), .. } | Self::Alone(_) => return Ok(()),
+            Self::Idle { store: Err(_), .. } | Self::Alone { store: Err(_), .. } => {}
             Self::Failed(error) => return Err(*error),
         }
-        if matches!(self, Self::Federated { .. }) {
+        if !matches!(self, Self::Idle { .. }) {
             *self = Self::Failed(DeviceError::Occupied);
         }
         Ok(())
@@ -218,7 +244,7 @@ impl<'a, F: NorFlash> Learning<'a, F> {
 
     fn learner(&self) -> Option<&Learner<'a, 'a>> {
         match self {
-            Self::Alone(learner) => Some(learner),
+            Self::Alone { learner, .. } => Some(learner),
             Self::Federated { client, .. } => Some(client.learner()),
             Self::Idle { .. } | Self::Failed(_) => None,
         }
@@ -231,7 +257,7 @@ impl<'a, F: NorFlash> Learning<'a, F> {
         label: u16,
     ) -> Result<f32, DeviceError> {
         match self {
-            Self::Alone(learner) => {
+            Self::Alone { learner, .. } => {
                 learner.learn_loaded(session, label.into(), &Terms::default()).map_err(refusal)
             }
             Self::Federated { client, .. } => {
@@ -254,7 +280,7 @@ impl<'a, F: NorFlash> Learning<'a, F> {
         mut random: impl FnMut() -> Option<u32>,
     ) -> Result<(), DeviceError> {
         match self {
-            Self::Alone(learner) => {
+            Self::Alone { learner, .. } => {
                 learner.finish_batch();
                 Ok(())
             }
@@ -312,6 +338,11 @@ impl<'a, F: NorFlash> Learning<'a, F> {
         part.iter_mut().zip(bytes).for_each(|(to, &from)| *to = from);
         Ok(part)
     }
+}
+
+fn clear(weights: &mut [i16], biases: &mut [i32]) {
+    weights.fill(0);
+    biases.fill(0);
 }
 
 /// The flash fails, or holds what nobody has written.

@@ -220,7 +220,8 @@ mod board {
         }
     }
 
-    /// As [`tune`], on a board that runs `model`: the board learns, the host hands it the samples.
+    /// As [`tune`], on a board that runs `model`: the board learns, the host hands it the samples. With `keep` the
+    /// board runs the model as it was tuned from then on, after a reset too.
     ///
     /// # Errors
     ///
@@ -231,12 +232,16 @@ mod board {
         train: &Samples,
         test: &Samples,
         schedule: &Schedule,
+        keep: bool,
     ) -> Result<Tuned> {
         let plan = Plan::new(model)?;
         let learned_bytes = 2 * plan.weight_count() + 4 * plan.channel_count();
         device.over_line(|link| link.begin_learning(schedule.settings))?;
         let mut board = Board { device, learned_bytes, samples: 0, count: 0 };
         let tuned = follow(&mut board, train, test, schedule)?;
+        if keep {
+            board.device.over_line(|link| link.keep())?;
+        }
         let instructions_per_sample = board.count.checked_div(board.samples);
         let stack_bytes = Some(device.stack_bytes()?);
         Ok(Tuned { instructions_per_sample, stack_bytes, ..tuned })

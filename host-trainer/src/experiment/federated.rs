@@ -219,6 +219,9 @@ pub struct Standing {
     /// Bytes up until the accuracy was first that of the dense model's last round, less half a point, over
     /// the seeds that got there; absent where none did.
     pub bytes_up_to_dense: Option<Spread>,
+    /// Accuracy after the last round within the bytes up that every federation of the sparse model has sent in the
+    /// end; absent where nothing is sent.
+    pub at_equal_bytes: Option<Spread>,
     /// Mean over the seeds after each round that was measured.
     pub curve: Vec<Point>,
 }
@@ -240,6 +243,12 @@ pub fn standings(rows: &[Row]) -> Result<Vec<Standing>> {
             .map(|row| row.int8)
             .collect::<Vec<_>>(),
     );
+    // Every method of the sparse model has sent so many bytes.
+    let mut sent_by_all = u64::MAX;
+    for row in rows.iter().filter(|row| row.trial.variant != DENSE) {
+        let sent = points(row)?.last().map_or(0, |last| last.bytes_up);
+        sent_by_all = sent_by_all.min(if sent > 0 { sent } else { u64::MAX });
+    }
     let mut variants: Vec<&str> = Vec::new();
     for row in rows {
         if !variants.contains(&row.trial.variant.as_str()) {
@@ -277,6 +286,11 @@ pub fn standings(rows: &[Row]) -> Result<Vec<Standing>> {
                 .context("a row has no rounds")?,
             bytes_up: last(|point| point.bytes_up as f64)?,
             bytes_down: last(|point| point.bytes_down as f64)?,
+            at_equal_bytes: spread(&|curve| {
+                let sends = curve.last().is_some_and(|last| last.bytes_up > 0);
+                let within = curve.iter().rfind(|point| point.bytes_up <= sent_by_all);
+                within.filter(|_| sends).map(|point| point.accuracy)
+            }),
             bytes_up_to_dense: goal.and_then(|goal| {
                 spread(&|curve| {
                     // Methods without a federation send nothing.
@@ -318,17 +332,18 @@ pub fn write_federated_page(
 
     let percent = |spread: Spread| spread.text(100.0, 2);
     let mut text = format!("# {title}\n\n{about}\n\n```\n{command}\n```\n\n");
-    text += "| method | seeds | tunable weights | last accuracy, % | best, % | KiB up | KiB down | KiB up to the dense accuracy |\n";
-    text += "|---|---|---|---|---|---|---|---|\n";
+    text += "| method | seeds | tunable weights | last accuracy, % | at equal bytes up, % | best, % | KiB up | KiB down | KiB up to the dense accuracy |\n";
+    text += "|---|---|---|---|---|---|---|---|---|\n";
     for standing in standings {
         let kib = |spread: Spread| spread.text(1.0 / 1024.0, 1);
         writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             standing.variant,
             standing.last.n,
             standing.tunable_weights,
             percent(standing.last),
+            standing.at_equal_bytes.map_or_else(|| "-".to_owned(), percent),
             percent(standing.best),
             kib(standing.bytes_up),
             kib(standing.bytes_down),
@@ -339,7 +354,8 @@ pub fn write_federated_page(
         )?;
     }
     text += "\nMeans and standard deviations over the seeds. Bytes are those of all devices together, in frames as\n\
-             they go over a serial line. The last column is of the seeds that came within half a point of what\n\
+             they go over a serial line. Equal bytes are what the thriftiest federation of the sparse model has sent in the end: the\n\
+             accuracy is that after the last round within them. The last column is of the seeds that came within half a point of what\n\
              `fedavg-dense` has after its last round. Best accuracies are chosen on the test samples and are\n\
              optimistic.\n\n![Accuracy over rounds](rounds.svg)\n\n![Accuracy over bytes](bytes.svg)\n";
     write("README.md", &text)
@@ -381,10 +397,13 @@ mod tests {
         assert_eq!((needed.mean, needed.n), (10.0, 1));
         assert_eq!(found[1].bytes_up_to_dense.unwrap().mean, 200.0);
         assert_eq!(found[0].curve[1].accuracy, 0.75);
+        // Both rounds of the sparse model, none of the dense one.
+        assert_eq!(found[0].at_equal_bytes.unwrap().mean, 0.7);
+        assert_eq!(found[1].at_equal_bytes.unwrap().mean, 0.5);
         let folder = tempfile::tempdir().unwrap();
         write_federated_page(folder.path(), "Title", "niwaki", "About.", &found).unwrap();
         let page = std::fs::read_to_string(folder.path().join("README.md")).unwrap();
-        assert!(page.contains("| fedavg | 2 | 9 | 70.00 ± 14.14 |"), "{page}");
+        assert!(page.contains("| fedavg | 2 | 9 | 70.00 ± 14.14 | 70.00 ± 14.14 |"), "{page}");
         rows[0].details = serde_json::Value::Null;
         assert!(format!("{:#}", standings(&rows).unwrap_err()).contains("fedavg seed 1"));
     }

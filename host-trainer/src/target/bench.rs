@@ -108,7 +108,7 @@ pub fn bench_attached(
     model: &Model<'_>,
     inputs: &[Vec<i8>],
 ) -> Result<Bench, TargetError> {
-    let device = Device::connect(board, port, model)?;
+    let device = Device::connect_untuned(board, port, model)?;
     measure(board, device, engine, model, inputs, &[])
 }
 

@@ -103,8 +103,25 @@ impl Device {
         Self::hold(board, Some(firmware), model, Line::Emulated(emulator))
     }
 
+    /// As [`connect`](Self::connect), for comparisons with the model as it was flashed.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect), and when the device has tuned the model.
+    pub(super) fn connect_untuned(
+        board: &Board,
+        port: &str,
+        model: &Model<'_>,
+    ) -> Result<Self, TargetError> {
+        let device = Self::connect(board, port, model)?;
+        match device.about.tuned {
+            false => Ok(device),
+            true => Err(TargetError::Tuned { board: board.name.clone(), port: port.to_owned() }),
+        }
+    }
+
     /// Makes `board` at the serial port `port`, whatever model it has, belong to no federation any more: it
-    /// forgets its key and what it learned.
+    /// forgets its key and all that it learned.
     ///
     /// # Errors
     ///

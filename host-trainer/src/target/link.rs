@@ -71,6 +71,8 @@ pub struct About {
     pub kernels: u32,
     /// Bytes of memory for the arena.
     pub arena_available: u32,
+    /// Whether the model runs as the device has tuned it.
+    pub tuned: bool,
     /// The model that it holds, or why it cannot run.
     pub model: Result<ModelInfo, DeviceError>,
 }
@@ -134,6 +136,7 @@ impl<L: Read + Write> Link<L> {
             counter: info.counter,
             kernels: info.kernels,
             arena_available: info.arena_available,
+            tuned: info.tuned,
             model: info.model,
         })
     }
@@ -273,6 +276,15 @@ impl<L: Read + Write> Link<L> {
     /// When the device cannot learn, or its flash fails.
     pub fn forget(&mut self) -> Result<(), LinkError> {
         self.done(Request::Forget)
+    }
+
+    /// Makes the device keep what it learned alone.
+    ///
+    /// # Errors
+    ///
+    /// When the device does not learn alone, or its flash fails.
+    pub fn keep(&mut self) -> Result<(), LinkError> {
+        self.done(Request::Keep)
     }
 
     /// Learns one sample; returns its loss and the counter's units that it took.
@@ -438,6 +450,7 @@ fn name(request: Request<'_>) -> &'static str {
         Request::BeginLearning { .. } => "begin learning",
         Request::Provision { .. } => "provision",
         Request::Forget => "forget",
+        Request::Keep => "keep",
         Request::Learn { .. } => "learn",
         Request::EndEpoch => "end epoch",
         Request::ReadLearned { .. } => "read learned",

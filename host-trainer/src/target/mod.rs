@@ -170,6 +170,17 @@ pub enum TargetError {
         /// What the device calls itself.
         found: String,
     },
+    /// The device has tuned its model, which is to be compared as it was flashed.
+    #[error(
+        "{board} at {port} runs its model as it has tuned it: `niwaki forget --target {board} --port {port}` and \
+         a reset end that"
+    )]
+    Tuned {
+        /// The board.
+        board: String,
+        /// The port.
+        port: String,
+    },
     /// The emulator is not installed.
     #[error("{program} is not installed: {get}")]
     NoEmulator {

@@ -227,7 +227,7 @@ impl<'m> Runner<'m> {
                 Ok(Self::Device(Box::new(Device::start(board, firmware, model)?)))
             }
             (Target::Attached { board, port }, _) => {
-                Ok(Self::Device(Box::new(Device::connect(board, port, model)?)))
+                Ok(Self::Device(Box::new(Device::connect_untuned(board, port, model)?)))
             }
             _ => Ok(Self::Host { model: *model, arena: AlignedVec::zeroed(model.arena_len()) }),
         }

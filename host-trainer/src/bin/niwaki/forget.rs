@@ -1,4 +1,4 @@
-//! `niwaki forget`: a board leaves its federation.
+//! `niwaki forget`: a board leaves its federation, or loses what it learned.
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -10,8 +10,8 @@ use crate::output::{self, Format};
 /// Arguments of `niwaki forget`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The board forgets its key and what it learned, and is as it was flashed after the next reset. Do this before it
-joins another federation, or learns alone.
+The board forgets its key and all that it learned, and is as it was flashed after the next reset. Do this before it
+joins another federation, and before its model is validated.
 
 Examples:
   niwaki forget --target nrf52840-dk --port /dev/ttyACM0")]

@@ -26,16 +26,21 @@ Examples:
   niwaki learn model.niwaki --data wisdm.csv --group user --epochs 3
   niwaki learn model.niwaki --data wisdm.csv --group user --member 7 --per-class 5
   niwaki learn model.niwaki --data wisdm.csv --group user --target qemu-cortex-m4 --out table.md
-  niwaki learn model.niwaki --data digits --tunable 1   # no groups: the validation split is learned")]
+  niwaki learn model.niwaki --data digits --tunable 1   # no groups: the validation split is learned
+  niwaki learn model.niwaki --data wisdm.csv --group user --member 7 --target nrf52840-dk --port /dev/ttyACM0 --keep")]
 pub(crate) struct LearnArgs {
     /// The model, as `niwaki export --tunable` wrote it
     model: PathBuf,
-    /// Where to learn: host, by the code that devices run, or an emulated board
+    /// Where to learn: host, by the code that devices run, or a board
     #[arg(long, default_value = "host")]
     target: String,
     /// Serial port of a real board that runs the agent with the model, such as /dev/ttyACM0
     #[arg(long, value_name = "PORT")]
     port: Option<String>,
+    /// Let the board keep what it learned for --member: it runs the model like that after a reset, too, until
+    /// `niwaki forget`
+    #[arg(long, requires = "port", requires = "member")]
+    keep: bool,
     /// Data set: digits, fashion-mnist, mnist, or the path of a folder or file
     #[arg(long, default_value = "digits")]
     data: String,
@@ -118,7 +123,7 @@ pub(crate) fn run(args: &LearnArgs, format: Format) -> Result<()> {
             let learned = Samples::of(&model, &data, &learned)?;
             let tested = Samples::of(&model, &data, &tested)?;
             let on = |device: Result<Device, TargetError>| -> Result<Tuned> {
-                tune_on(&mut device?, &model, &learned, &tested, &schedule)
+                tune_on(&mut device?, &model, &learned, &tested, &schedule, args.keep)
             };
             let tuned = match (&target, &firmware) {
                 (Target::Board(board), Some(firmware)) => {

@@ -73,7 +73,7 @@ enum Command {
     Learn(learn::LearnArgs),
     /// Let devices, simulated, emulated or real, tune a model together
     Federate(federate::FederateArgs),
-    /// Make a board belong to no federation any more
+    /// Make a board forget what it learned, and its federation
     Forget(forget::ForgetArgs),
     /// Show a training run and its model on one HTML page
     Report(report::ReportArgs),
