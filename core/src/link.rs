@@ -28,7 +28,7 @@ use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
 /// The version of the messages and the frame that this crate speaks.
-pub const PROTOCOL_VERSION: u8 = 1;
+pub const PROTOCOL_VERSION: u8 = 2;
 
 /// Bytes of payload in one [`Request::Load`], [`Request::LoadSamples`], [`Response::Output`] or
 /// [`Response::Input`].
@@ -115,12 +115,15 @@ pub enum Request<'a> {
         batch: u16,
     },
     /// Be a device of a federation, with this key, from now on and after every reset: packets for the client
-    /// come in [`Request::Federated`]. A device that has this key already goes on from where it was. A firmware
-    /// that was built with a key of its own does not need this. The line must be trusted at that moment.
-    /// Answered with [`Response::Done`].
+    /// come in [`Request::Federated`]. A device that has this key already goes on from where it was, one that has
+    /// another refuses. A firmware that was built with a key of its own does not need this. The line must be
+    /// trusted at that moment. Answered with [`Response::Done`].
     Provision {
         /// The device's key.
         key: [u8; 32],
+        /// Whether the key was in use: a device that does not have it any more has lost its counters, too, and
+        /// refuses it.
+        used: bool,
     },
     /// Learn the loaded input, alone or for the round. Answered with [`Response::Learned`].
     Learn {
@@ -304,7 +307,8 @@ pub enum DeviceError {
     NotLearning,
     /// A setting of learning or the class of a sample is out of range.
     Learning,
-    /// The device is one of a federation or learns alone: [`Request::Forget`] and a reset end both.
+    /// The device learns alone, which a reset ends, or has kept what it learned or the key of a federation, which
+    /// [`Request::Forget`] and a reset end.
     Occupied,
     /// The round asks for noise, and the board has no source of random numbers.
     NoRandomNumbers,
@@ -319,6 +323,10 @@ pub enum DeviceError {
     },
     /// The flash for what is learned failed.
     State,
+    /// The device does not have the key that was in use, and must be given a new one.
+    KeyLost,
+    /// The device has forgotten what it learned, and waits for a reset.
+    Forgotten,
 }
 
 impl core::fmt::Display for DeviceError {
@@ -362,7 +370,8 @@ impl core::fmt::Display for DeviceError {
                 f.write_str("a setting of learning or the class of a sample is out of range")
             }
             Self::Occupied => f.write_str(
-                "the device learns alone or is one of a federation: `niwaki forget` and a reset end both",
+                "the device learns alone, which a reset ends, or has kept what it learned or a key, which \
+                 `niwaki forget` and a reset end",
             ),
             Self::NoRandomNumbers => f.write_str(
                 "the round asks for noise, and the board has no source of random numbers",
@@ -373,6 +382,10 @@ impl core::fmt::Display for DeviceError {
                 "what the model learns takes {needed} bytes of flash, the board has {available} for it"
             ),
             Self::State => f.write_str("the flash for what is learned failed"),
+            Self::KeyLost => f.write_str("the device has lost its key and needs a new one"),
+            Self::Forgotten => {
+                f.write_str("the device has forgotten what it learned: reset it to use it again")
+            }
         }
     }
 }

@@ -10,10 +10,12 @@ use niwaki_core::link::{
     CHUNK, CounterUnit, DeviceError, Frame, Info, MAX_FRAME, ModelInfo, Receiver, Request,
     Response, encode,
 };
+#[cfg(feature = "learn")]
+use niwaki_core::store::Store;
 use niwaki_core::{ALL_KERNELS, Model, ModelError, RunError, Session};
 
 #[cfg(feature = "learn")]
-use crate::learning::Learning;
+use crate::learning::{self, Learning};
 use crate::memory::Memory;
 #[cfg(feature = "frontend")]
 use crate::sound::Sound;
@@ -102,9 +104,11 @@ pub fn agent<B: Board, F: NorFlash>(mut board: B, memory: Memory, state: Option<
         Err(error) => (Err(error), Default::default()),
     };
     #[cfg(feature = "learn")]
+    let mut store = learning::open(state);
+    #[cfg(feature = "learn")]
     let (learning, rest) = match &session {
         Ok(session) => {
-            let (learning, rest) = Learning::new(session.model(), as_bytes_mut(rest), state);
+            let (learning, rest) = Learning::new(session.model(), as_bytes_mut(rest), &mut store);
             (learning, as_values_mut(rest))
         }
         Err(error) => (Err(*error), rest),
@@ -125,6 +129,8 @@ pub fn agent<B: Board, F: NorFlash>(mut board: B, memory: Memory, state: Option<
         sound,
         #[cfg(feature = "learn")]
         learning,
+        #[cfg(feature = "learn")]
+        store,
         #[cfg(feature = "learn")]
         learned: 0,
         #[cfg(feature = "learn")]
@@ -189,7 +195,10 @@ struct Device<'a, F: NorFlash> {
     #[cfg(feature = "frontend")]
     sound: Result<Sound<'a>, DeviceError>,
     #[cfg(feature = "learn")]
-    learning: Result<Learning<'a, F>, DeviceError>,
+    learning: Result<Learning<'a>, DeviceError>,
+    /// What the board has learned before, in its flash.
+    #[cfg(feature = "learn")]
+    store: Option<Store<F>>,
     /// Samples learned.
     #[cfg(feature = "learn")]
     learned: u32,
@@ -296,9 +305,9 @@ impl<F: NorFlash> Device<'_, F> {
                 learning.begin(settings).map(|()| Response::Done)
             }
             #[cfg(feature = "learn")]
-            Request::Provision { key } => {
+            Request::Provision { key, used } => {
                 let learning = self.learning.as_mut().map_err(|error| *error)?;
-                learning.provision(&key).map(|()| Response::Done)
+                learning.provision(&key, used, &mut self.store).map(|()| Response::Done)
             }
             #[cfg(feature = "learn")]
             Request::Learn { label } => {
@@ -320,13 +329,14 @@ impl<F: NorFlash> Device<'_, F> {
             }
             #[cfg(feature = "learn")]
             Request::Forget => {
-                let learning = self.learning.as_mut().map_err(|error| *error)?;
-                learning.forget().map(|()| Response::Done)
+                learning::forget(&mut self.store)?;
+                self.learning.iter_mut().for_each(Learning::end);
+                Ok(Response::Done)
             }
             #[cfg(feature = "learn")]
             Request::Keep => {
                 let learning = self.learning.as_mut().map_err(|error| *error)?;
-                learning.keep().map(|()| Response::Done)
+                learning.keep(&mut self.store).map(|()| Response::Done)
             }
             #[cfg(feature = "learn")]
             Request::EndEpoch => {
@@ -343,7 +353,7 @@ impl<F: NorFlash> Device<'_, F> {
                 let Ok(learning) = &mut self.learning else {
                     return Err(DeviceError::NotFederated);
                 };
-                let len = learning.packet(packet, &mut self.buffer)?;
+                let len = learning.packet(packet, &mut self.store, &mut self.buffer)?;
                 self.buffer.get(..len).map(Response::Federated).ok_or(DeviceError::NotFederated)
             }
             #[cfg(not(feature = "learn"))]

@@ -15,13 +15,13 @@ use crate::state::State;
 const BLOCK: u32 = 64;
 
 /// What the board is to learning.
-pub(crate) enum Learning<'a, F: NorFlash> {
-    /// Memory is set aside, and flash if it is large enough.
-    Idle { plan: Plan<'a>, memory: &'a mut [u8], store: Result<Store<F>, DeviceError> },
+pub(crate) enum Learning<'a> {
+    /// Memory is set aside.
+    Idle { plan: Plan<'a>, memory: &'a mut [u8] },
     /// Tunes its model alone.
-    Alone { learner: Learner<'a, 'a>, store: Result<Store<F>, DeviceError> },
+    Alone(Learner<'a, 'a>),
     /// One of a federation.
-    Federated { client: Client<'a, 'a>, store: Store<F> },
+    Federated(Client<'a, 'a>),
     /// Learning failed to begin or was ended, and its memory is lost until a reset.
     Failed(DeviceError),
 }
@@ -45,25 +45,40 @@ impl Sizes {
     }
 }
 
-/// The store in a board's flash, if it is large enough for the parameters of this plan.
-fn open<F: NorFlash>(state: Option<State<F>>, plan: &Plan<'_>) -> Result<Store<F>, DeviceError> {
+/// The store in a board's flash, whatever its model is.
+pub(crate) fn open<F: NorFlash>(state: Option<State<F>>) -> Option<Store<F>> {
+    let State { flash, range } = state?;
+    Store::new(flash, range).map_err(stopped).ok()
+}
+
+/// The store, if it is large enough for the parameters of this plan.
+fn sized<'s, F: NorFlash>(
+    store: &'s mut Option<Store<F>>,
+    plan: &Plan<'_>,
+) -> Result<&'s mut Store<F>, DeviceError> {
     let weights = plan.weight_count().saturating_mul(4);
     let len = weights.saturating_add(plan.channel_count().saturating_mul(8));
     let needed = count(Store::<F>::flash_len(len));
-    let available = state.as_ref().map_or(0, |state| count(state.range.len()));
-    let State { flash, range } = state
-        .filter(|_| available >= needed)
-        .ok_or(DeviceError::StateMemory { needed, available })?;
-    Store::new(flash, range).map_err(stopped)
+    let available = store.as_ref().map_or(0, Store::flash_bytes);
+    let store = store.as_mut().filter(|_| available >= needed);
+    store.ok_or(DeviceError::StateMemory { needed, available })
 }
 
-impl<'a, F: NorFlash> Learning<'a, F> {
-    /// Sets memory aside for a model that can be tuned, and goes on as one of a federation if the board is one, or with
-    /// what it has kept. Returns the memory that is left, all of it where the model cannot be tuned or the memory is too small.
-    pub(crate) fn new(
+/// Forgets a federation and all that was learned.
+pub(crate) fn forget<F: NorFlash>(store: &mut Option<Store<F>>) -> Result<(), DeviceError> {
+    let Some(store) = store else { return Ok(()) };
+    // What cannot be understood can be erased.
+    store.provision(None).or_else(|_| store.erase()).map_err(stopped)
+}
+
+impl<'a> Learning<'a> {
+    /// Sets memory aside for a model that can be tuned, and goes on as one of a federation if the board is one, or
+    /// with what it has kept. Returns the memory that is left, all of it where the model cannot be tuned or the
+    /// memory is too small.
+    pub(crate) fn new<F: NorFlash>(
         model: &Model<'a>,
         memory: &'a mut [u8],
-        state: Option<State<F>>,
+        store: &mut Option<Store<F>>,
     ) -> (Result<Self, DeviceError>, &'a mut [u8]) {
         let plan = match Plan::new(model) {
             Ok(plan) => plan,
@@ -80,21 +95,20 @@ impl<'a, F: NorFlash> Learning<'a, F> {
             return (Err(too_small(sizes.learner, available)), memory);
         };
         let (memory, rest) = memory.split_at_mut(len);
-        let mut store = open(state, &plan);
-        let stored = store.as_mut().map_err(|error| *error).and_then(|store| {
+        let stored = sized(store, &plan).and_then(|store| {
             let key = store.key().map_err(stopped)?;
             let snapshot = store.snapshot().map_err(stopped)?;
             Ok((key, snapshot.is_some_and(|snapshot| snapshot.model == model.id())))
         });
-        let mut learning = Self::Idle { plan, memory, store };
+        let mut learning = Self::Idle { plan, memory };
         let resumed = match stored {
-            Ok((Some(key), _)) => learning.join(&key),
-            Ok((None, true)) => learning.resume(),
+            Ok((Some(key), _)) => learning.join(&key, store),
+            Ok((None, true)) => learning.resume(store),
             Ok((None, false)) => Ok(()),
             Err(error) => Err(error),
         };
         if let Err(error) = resumed {
-            defmt::warn!("cannot go on with what was learned: {}", error);
+            defmt::warn!("nothing learned to go on with: {}", error);
         }
         (Ok(learning), rest)
     }
@@ -103,29 +117,27 @@ impl<'a, F: NorFlash> Learning<'a, F> {
     pub(crate) fn begin(&mut self, settings: Settings) -> Result<(), DeviceError> {
         settings.check().map_err(refusal)?;
         match self {
-            Self::Alone { learner, .. } => {
+            Self::Alone(learner) => {
                 let forgotten = learner.change_parameters(clear);
                 forgotten.and_then(|()| learner.set_settings(settings)).map_err(refusal)
             }
             Self::Federated { .. } => Err(DeviceError::Occupied),
             Self::Failed(error) => Err(*error),
-            Self::Idle { .. } => self.replace(|plan, memory, store| {
-                let learner = Learner::new(&plan, memory, settings).map_err(refusal)?;
-                Ok(Self::Alone { learner, store })
+            Self::Idle { .. } => self.replace(|plan, memory| {
+                Learner::new(&plan, memory, settings).map(Self::Alone).map_err(refusal)
             }),
         }
     }
 
     /// Goes on with what was kept.
-    fn resume(&mut self) -> Result<(), DeviceError> {
-        self.replace(|plan, memory, mut store| {
-            let opened = store.as_mut().map_err(|error| *error)?;
-            let mut learner =
-                Learner::new(&plan, memory, Settings::default()).map_err(refusal)?;
+    fn resume<F: NorFlash>(&mut self, store: &mut Option<Store<F>>) -> Result<(), DeviceError> {
+        self.replace(|plan, memory| {
+            let store = sized(store, &plan)?;
+            let mut learner = Learner::new(&plan, memory, Settings::default()).map_err(refusal)?;
             let mut loaded = Ok(None);
             let load = |weights: &mut [i16], biases: &mut [i32]| {
                 let parts = &mut [weights.as_mut_bytes(), biases.as_mut_bytes()];
-                loaded = opened.load(plan.model().id(), parts);
+                loaded = store.load(plan.model().id(), parts);
                 if !matches!(loaded, Ok(Some(_))) {
                     clear(weights, biases);
                 }
@@ -133,69 +145,70 @@ impl<'a, F: NorFlash> Learning<'a, F> {
             learner.change_parameters(load).map_err(refusal)?;
             loaded.map_err(stopped)?;
             defmt::info!("tuned as it was kept");
-            Ok(Self::Alone { learner, store })
+            Ok(Self::Alone(learner))
         })
     }
 
     /// Keeps what was learned alone.
-    pub(crate) fn keep(&mut self) -> Result<(), DeviceError> {
-        let Self::Alone { learner, store } = self else { return Err(DeviceError::NotLearning) };
-        let store = store.as_mut().map_err(|error| *error)?;
+    pub(crate) fn keep<F: NorFlash>(
+        &mut self,
+        store: &mut Option<Store<F>>,
+    ) -> Result<(), DeviceError> {
+        let Self::Alone(learner) = self else { return Err(DeviceError::NotLearning) };
+        let store = sized(store, learner.plan())?;
         let snapshot = Snapshot { model: learner.plan().model().id(), round: 0 };
         let parameters = learner.parameters();
         let parts = [parameters.weights.as_bytes(), parameters.biases.as_bytes()];
         store.save(&snapshot, &parts).map_err(stopped)
     }
 
-    /// Becomes one of a federation, or stays it.
-    pub(crate) fn provision(&mut self, key: &[u8; 32]) -> Result<(), DeviceError> {
-        match self {
-            Self::Federated { store, .. } => match store.key() {
-                Ok(Some(own)) if own == *key => Ok(()),
-                Ok(_) => Err(DeviceError::Occupied),
-                Err(error) => Err(stopped(error)),
-            },
-            Self::Alone { .. } => Err(DeviceError::Occupied),
-            Self::Failed(error) => Err(*error),
-            Self::Idle { plan, memory, store } => {
+    /// Becomes one of a federation, or stays it. A key that was `used` is only taken by a board that has it.
+    pub(crate) fn provision<F: NorFlash>(
+        &mut self,
+        key: &[u8; 32],
+        used: bool,
+        store: &mut Option<Store<F>>,
+    ) -> Result<(), DeviceError> {
+        let plan = match self {
+            Self::Alone(_) => return Err(DeviceError::Occupied),
+            Self::Failed(error) => return Err(*error),
+            Self::Federated(client) => client.learner().plan(),
+            Self::Idle { plan, memory } => {
                 let sizes = Sizes::new(plan);
                 if memory.len() < sizes.federated() {
                     return Err(too_small(sizes.federated(), memory.len()));
                 }
-                let store = store.as_mut().map_err(|error| *error)?;
-                let kept = store.key().is_ok_and(|own| own.as_ref() == Some(key));
-                if !kept {
-                    let mut made = store.provision(Some(*key));
-                    if matches!(made, Err(StoreError::Corrupted)) {
-                        made = store.erase().and_then(|()| store.provision(Some(*key)));
-                    }
-                    made.map_err(stopped)?;
-                }
-                self.join(key)
+                plan
             }
+        };
+        let opened = sized(store, plan)?;
+        match opened.key().map_err(stopped)? {
+            Some(own) if own == *key => {}
+            Some(_) => return Err(DeviceError::Occupied),
+            None if used => return Err(DeviceError::KeyLost),
+            None => opened.provision(Some(*key)).map_err(stopped)?,
+        }
+        match self {
+            Self::Idle { .. } => self.join(key, store),
+            _ => Ok(()),
         }
     }
 
-    /// Belongs to no federation any more, and has learned nothing. The memory stays as it is until a reset.
-    pub(crate) fn forget(&mut self) -> Result<(), DeviceError> {
-        match self {
-            Self::Federated { store, .. }
-            | Self::Idle { store: Ok(store), .. }
-            | Self::Alone { store: Ok(store), .. } => store.provision(None).map_err(stopped)?,
-            // Without flash there is nothing that a reset does not end.
-            Self::Idle { store: Err(_), .. } | Self::Alone { store: Err(_), .. } => {}
-            Self::Failed(error) => return Err(*error),
-        }
+    /// Learns no more: what was learned is forgotten.
+    pub(crate) fn end(&mut self) {
         if !matches!(self, Self::Idle { .. }) {
-            *self = Self::Failed(DeviceError::Occupied);
+            *self = Self::Failed(DeviceError::Forgotten);
         }
-        Ok(())
     }
 
     /// Goes on with this key from what is stored.
-    fn join(&mut self, key: &[u8; 32]) -> Result<(), DeviceError> {
-        self.replace(|plan, memory, store| {
-            let mut store = store?;
+    fn join<F: NorFlash>(
+        &mut self,
+        key: &[u8; 32],
+        store: &mut Option<Store<F>>,
+    ) -> Result<(), DeviceError> {
+        self.replace(|plan, memory| {
+            let store = sized(store, &plan)?;
             let sizes = Sizes::new(&plan);
             let available = memory.len();
             let (learner, client) = memory
@@ -205,27 +218,23 @@ impl<'a, F: NorFlash> Learning<'a, F> {
             let learner = Learner::new(&plan, learner, Settings::default()).map_err(refusal)?;
             let counters = store.counters().map_err(stopped)?;
             let channel = Channel::new(key, Side::Device, counters, BLOCK);
-            let client = Client::new(learner, channel, client, &mut store);
+            let client = Client::new(learner, channel, client, store);
             let client = client.map_err(|_| DeviceError::State)?;
             defmt::info!("one of a federation, after round {=u32}", client.finished());
-            Ok(Self::Federated { client, store })
+            Ok(Self::Federated(client))
         })
     }
 
     /// Goes on from memory that is set aside.
     fn replace(
         &mut self,
-        make: impl FnOnce(
-            Plan<'a>,
-            &'a mut [u8],
-            Result<Store<F>, DeviceError>,
-        ) -> Result<Self, DeviceError>,
+        make: impl FnOnce(Plan<'a>, &'a mut [u8]) -> Result<Self, DeviceError>,
     ) -> Result<(), DeviceError> {
         let failed = Self::Failed(DeviceError::NotLearning);
-        let Self::Idle { plan, memory, store } = core::mem::replace(self, failed) else {
+        let Self::Idle { plan, memory } = core::mem::replace(self, failed) else {
             return Err(DeviceError::Occupied);
         };
-        match make(plan, memory, store) {
+        match make(plan, memory) {
             Ok(learning) => {
                 *self = learning;
                 Ok(())
@@ -244,8 +253,8 @@ impl<'a, F: NorFlash> Learning<'a, F> {
 
     fn learner(&self) -> Option<&Learner<'a, 'a>> {
         match self {
-            Self::Alone { learner, .. } => Some(learner),
-            Self::Federated { client, .. } => Some(client.learner()),
+            Self::Alone(learner) => Some(learner),
+            Self::Federated(client) => Some(client.learner()),
             Self::Idle { .. } | Self::Failed(_) => None,
         }
     }
@@ -257,10 +266,10 @@ impl<'a, F: NorFlash> Learning<'a, F> {
         label: u16,
     ) -> Result<f32, DeviceError> {
         match self {
-            Self::Alone { learner, .. } => {
+            Self::Alone(learner) => {
                 learner.learn_loaded(session, label.into(), &Terms::default()).map_err(refusal)
             }
-            Self::Federated { client, .. } => {
+            Self::Federated(client) => {
                 client.learn_loaded(session, label.into(), None).map_err(|error| {
                     use niwaki_core::federated::ClientError;
                     match error {
@@ -280,11 +289,11 @@ impl<'a, F: NorFlash> Learning<'a, F> {
         mut random: impl FnMut() -> Option<u32>,
     ) -> Result<(), DeviceError> {
         match self {
-            Self::Alone { learner, .. } => {
+            Self::Alone(learner) => {
                 learner.finish_batch();
                 Ok(())
             }
-            Self::Federated { client, .. } => {
+            Self::Federated(client) => {
                 let offer = client.work().ok_or(DeviceError::NotLearning)?;
                 if offer.noise > 0.0 && random().is_none() {
                     return Err(DeviceError::NoRandomNumbers);
@@ -298,12 +307,13 @@ impl<'a, F: NorFlash> Learning<'a, F> {
     }
 
     /// Hands a packet to the client; returns the length of its answer in `buffer`.
-    pub(crate) fn packet(
+    pub(crate) fn packet<F: NorFlash>(
         &mut self,
         packet: &[u8],
+        store: &mut Option<Store<F>>,
         buffer: &mut [u8; CHUNK],
     ) -> Result<usize, DeviceError> {
-        let Self::Federated { client, store } = self else {
+        let (Self::Federated(client), Some(store)) = (self, store) else {
             return Err(DeviceError::NotFederated);
         };
         match client.receive(packet, store, buffer) {

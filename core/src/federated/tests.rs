@@ -631,7 +631,7 @@ fn bad_updates_are_named() {
     assert!(matches!(short, Err(UpdateError::Length { .. })));
 }
 
-/// Power fails at every so manieth byte that is written or erased, in a round or in the start before it.
+/// Power fails at every 23rd byte or so that is written or erased, in a round or in the start before it.
 /// The device comes up with the state before or after, never uses a counter twice, and goes on.
 #[test]
 fn power_may_fail_anywhere_in_a_round() {

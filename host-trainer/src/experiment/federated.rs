@@ -243,12 +243,13 @@ pub fn standings(rows: &[Row]) -> Result<Vec<Standing>> {
             .map(|row| row.int8)
             .collect::<Vec<_>>(),
     );
-    // Every method of the sparse model has sent so many bytes.
+    // Every method of the sparse model has sent so many bytes. Frames of the same contents differ by a few.
     let mut sent_by_all = u64::MAX;
     for row in rows.iter().filter(|row| row.trial.variant != DENSE) {
         let sent = points(row)?.last().map_or(0, |last| last.bytes_up);
         sent_by_all = sent_by_all.min(if sent > 0 { sent } else { u64::MAX });
     }
+    let sent_by_all = sent_by_all.saturating_add(sent_by_all / 100);
     let mut variants: Vec<&str> = Vec::new();
     for row in rows {
         if !variants.contains(&row.trial.variant.as_str()) {
@@ -354,8 +355,8 @@ pub fn write_federated_page(
         )?;
     }
     text += "\nMeans and standard deviations over the seeds. Bytes are those of all devices together, in frames as\n\
-             they go over a serial line. Equal bytes are what the thriftiest federation of the sparse model has sent in the end: the\n\
-             accuracy is that after the last round within them. The last column is of the seeds that came within half a point of what\n\
+             they go over a serial line. Equal bytes are what the thriftiest federation of the sparse model has sent in the end,\n\
+             and 1 % more: the accuracy is that after the last round within them. The last column is of the seeds that came within half a point of what\n\
              `fedavg-dense` has after its last round. Best accuracies are chosen on the test samples and are\n\
              optimistic.\n\n![Accuracy over rounds](rounds.svg)\n\n![Accuracy over bytes](bytes.svg)\n";
     write("README.md", &text)

@@ -12,9 +12,12 @@ use rand::rngs::SysRng;
 use rayon::prelude::*;
 
 use super::simulate::{key, order};
-use super::{Fleet, Party, PartyError, Visit};
+use super::{Fleet, Party, PartyError, Server, Visit};
 use crate::learn::Samples;
 use crate::target::{Board, Device, Firmware, LinkError, TargetError};
+
+/// File with the keys of devices, in their order.
+const KEYS_FILE: &str = "keys.json";
 
 /// Boards, emulated or real.
 pub struct Boards<'s> {
@@ -44,20 +47,19 @@ impl<'s> Boards<'s> {
         let start = |_| Device::start(board, firmware, model);
         let devices = (0..parties.len()).into_par_iter().map(start).collect::<Result<_, _>>()?;
         let keys = (0..parties.len()).map(|client| key(seed, client as u32)).collect();
-        Self::new(devices, keys, samples, parties, seed, epochs)
+        Self::provisioned(devices, keys, samples, parties, seed, epochs)
     }
 
-    /// Boards that run the agent with the model, one for each party. A board without a key gets its own, one that
-    /// has it goes on from what it has stored.
+    /// Boards that have just started, and get these keys.
     ///
     /// # Errors
     ///
-    /// When a board cannot learn, or is one of another federation.
+    /// When a board cannot learn.
     ///
     /// # Panics
     ///
     /// When there are not as many devices and keys as parties.
-    pub fn new(
+    pub fn provisioned(
         mut devices: Vec<Device>,
         keys: Vec<[u8; 32]>,
         samples: &'s Samples,
@@ -66,36 +68,106 @@ impl<'s> Boards<'s> {
         epochs: u16,
     ) -> Result<Self> {
         assert_eq!((devices.len(), keys.len()), (parties.len(), parties.len()));
-        let provision = |(client, (device, key)): (usize, (&mut Device, &[u8; 32]))| {
-            let mut made = device.over_line(|link| link.provision(*key));
-            if made.as_ref().is_err_and(is_restarted) {
-                made = device.over_line(|link| link.provision(*key));
+        let each = devices.par_iter_mut().zip(&keys).enumerate();
+        each.try_for_each(|(client, (device, key))| {
+            provision(device, *key, false).with_context(|| joining(client))
+        })?;
+        let devices = devices.into_iter().map(Mutex::new).collect();
+        Ok(Self { devices, keys, samples, parties, seed, epochs })
+    }
+
+    /// Boards that run the agent with the model, one for each party, of the `server` that keeps its state in
+    /// `folder`, and their keys with it. A board without a key gets one, a board that has it goes on from what it
+    /// has stored, and one that has lost it gets another.
+    ///
+    /// # Errors
+    ///
+    /// When a board cannot learn or is one of another federation, or keys cannot be stored or read.
+    ///
+    /// # Panics
+    ///
+    /// When there are not as many devices as parties.
+    pub fn reached(
+        mut devices: Vec<Device>,
+        server: &mut Server<'_>,
+        folder: &Path,
+        samples: &'s Samples,
+        parties: &'s [Vec<usize>],
+        seed: u64,
+        epochs: u16,
+    ) -> Result<Self> {
+        assert_eq!(devices.len(), parties.len());
+        let path = folder.join(KEYS_FILE);
+        ensure!(
+            server.is_kept() || !path.exists(),
+            "{} is there, but not the state of the server that used those keys: give another --out, and run \
+             `niwaki forget` for each board",
+            path.display()
+        );
+        // From the first key on there is the state that knows which of them were used.
+        server.keep()?;
+        let mut keys = match path.exists() {
+            true => read_keys(&path, devices.len())?,
+            false => {
+                let keys = (0..devices.len()).map(|_| random_key()).collect::<Result<Vec<_>>>()?;
+                write_keys(&path, &keys)?;
+                keys
             }
-            made.with_context(|| format!("making device {client} one of the federation"))
         };
-        devices.par_iter_mut().zip(&keys).enumerate().try_for_each(provision)?;
+        for (client, device) in devices.iter_mut().enumerate() {
+            let made = provision(device, keys[client], server.has_met(client as u32));
+            let lost = matches!(
+                made,
+                Err(TargetError::Device { source: LinkError::Device(DeviceError::KeyLost), .. })
+            );
+            if lost {
+                // Its counters begin again, which no key may meet twice.
+                keys[client] = random_key()?;
+                write_keys(&path, &keys)?;
+                server.part_with(client as u32)?;
+                provision(device, keys[client], false).with_context(|| joining(client))?;
+            } else {
+                made.with_context(|| joining(client))?;
+            }
+        }
         let devices = devices.into_iter().map(Mutex::new).collect();
         Ok(Self { devices, keys, samples, parties, seed, epochs })
     }
 }
 
-/// The keys of real devices: random ones, which a server keeps in `folder` from its first start on.
-///
-/// # Errors
-///
-/// When they cannot be stored or read, or are not those of `count` devices.
-pub fn device_keys(folder: &Path, count: usize) -> Result<Vec<[u8; 32]>> {
-    let path = folder.join("keys.json");
-    if !path.exists() {
-        let mut keys = vec![[0; 32]; count];
-        keys.iter_mut().try_for_each(|key| SysRng.try_fill_bytes(key))?;
-        // Such a file is for its owner alone.
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        serde_json::to_writer(&mut file, &keys)?;
-        file.as_file().sync_all()?;
-        file.persist_noclobber(&path)?;
+fn joining(client: usize) -> String {
+    format!("making device {client} one of the federation")
+}
+
+/// Gives a device its key; again, if it was reset in the meantime.
+fn provision(device: &mut Device, key: [u8; 32], used: bool) -> Result<(), TargetError> {
+    let made = device.over_line(|link| link.provision(key, used));
+    if made.as_ref().is_err_and(is_restarted) {
+        return device.over_line(|link| link.provision(key, used));
     }
-    let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    made
+}
+
+fn random_key() -> Result<[u8; 32]> {
+    let mut key = [0; 32];
+    SysRng.try_fill_bytes(&mut key).context("drawing a key")?;
+    Ok(key)
+}
+
+fn write_keys(path: &Path, keys: &[[u8; 32]]) -> Result<()> {
+    let write = || -> Result<()> {
+        // A temporary file is for its owner alone, and so is this one.
+        let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+        serde_json::to_writer(&mut file, keys)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().with_context(|| format!("writing {}", path.display()))
+}
+
+fn read_keys(path: &Path, count: usize) -> Result<Vec<[u8; 32]>> {
+    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     let keys: Vec<[u8; 32]> = serde_json::from_slice(&bytes)
         .with_context(|| format!("{} does not hold the keys of devices", path.display()))?;
     ensure!(

@@ -23,7 +23,7 @@ mod simulate;
 pub use aggregate::{Aggregation, Delta, aggregate};
 pub use alone::{Course, alone};
 #[cfg(unix)]
-pub use boards::{Boards, device_keys};
+pub use boards::Boards;
 pub use history::{Dropped, Row, Totals, history_page};
 pub use peer::{DropOut, Fleet, Party, PartyError, Visit};
 pub use server::{Global, Server, Settings, accuracy, samples_of};

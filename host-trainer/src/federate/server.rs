@@ -195,6 +195,35 @@ impl<'m> Server<'m> {
         write_atomically(&folder.join(STATE_FILE), serde_json::to_string(&self.state)?.as_bytes())
     }
 
+    /// Whether its state is on disk.
+    pub fn is_kept(&self) -> bool {
+        self.folder.as_ref().is_some_and(|folder| folder.join(STATE_FILE).exists())
+    }
+
+    /// Stores the state, if the server has a folder.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub fn keep(&self) -> Result<()> {
+        self.save()
+    }
+
+    /// Whether it has used the key that it shares with a device.
+    pub fn has_met(&self, client: u32) -> bool {
+        self.state.counters.contains_key(&client)
+    }
+
+    /// Forgets the counters of a device whose key is not used any more.
+    ///
+    /// # Errors
+    ///
+    /// When the state cannot be stored.
+    pub fn part_with(&mut self, client: u32) -> Result<()> {
+        self.state.counters.remove(&client);
+        self.save()
+    }
+
     /// Rounds that are over.
     pub fn round(&self) -> u32 {
         self.state.round

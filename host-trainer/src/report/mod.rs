@@ -257,7 +257,7 @@ fn strategies(choice: &Choice) -> Result<Markup> {
             }
         }
         @if !choice.finalists.is_empty() {
-            p { "The final: each network was tuned for as many steps, and the best on held-out samples retrained." }
+            p { "The final: each network was tuned for the same number of steps, and the best on held-out samples retrained." }
             table {
                 tr { th { "structure of its layers" } th { "instructions" } th { "held-out samples" } }
                 @for finalist in &choice.finalists {

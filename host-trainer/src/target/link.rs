@@ -260,20 +260,20 @@ impl<L: Read + Write> Link<L> {
         self.done(Request::BeginLearning { learning_rate, momentum, batch })
     }
 
-    /// Makes the device one of a federation, with this key.
+    /// Makes the device one of a federation, with this key, which it must have already if it was `used`.
     ///
     /// # Errors
     ///
-    /// When the device cannot learn, or has another key.
-    pub fn provision(&mut self, key: [u8; 32]) -> Result<(), LinkError> {
-        self.done(Request::Provision { key })
+    /// When the device cannot learn, has another key, or has lost this one.
+    pub fn provision(&mut self, key: [u8; 32], used: bool) -> Result<(), LinkError> {
+        self.done(Request::Provision { key, used })
     }
 
-    /// Makes the device one of no federation any more.
+    /// Makes the device forget its federation and all that it learned.
     ///
     /// # Errors
     ///
-    /// When the device cannot learn, or its flash fails.
+    /// When its flash fails.
     pub fn forget(&mut self) -> Result<(), LinkError> {
         self.done(Request::Forget)
     }

@@ -9,6 +9,7 @@ use embassy_nrf::config::{Config, HfclkSource};
 use embassy_nrf::gpio::{Level, Output, OutputDrive};
 use embassy_nrf::nvmc::Nvmc;
 use embassy_nrf::peripherals::UARTE0;
+use embassy_nrf::rng::Rng;
 use embassy_nrf::{bind_interrupts, uarte};
 use niwaki_real::{Dwt, Memory, Parts, run};
 use serial::Serial;
@@ -44,11 +45,15 @@ fn main() -> ! {
         RECEIVED.take(),
         TO_SEND.take(),
     );
+    let mut random = Rng::new_blocking(chip.RNG);
+    // Corrects a bias of the source; slower, but a device draws few numbers.
+    random.set_bias_correction(true);
     let mut dwt = Dwt::start(core.DCB, core.DWT);
     let parts = Parts {
         serial: Serial(uart),
         cycles: move || dwt.cycles(),
         led: LowIsOn(Output::new(chip.P0_13, Level::High, OutputDrive::Standard)),
+        random: move || Some(random.blocking_next_u32()),
         flash: Nvmc::new(chip.NVMC),
         flash_origin: 0,
     };

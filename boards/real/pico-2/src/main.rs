@@ -4,9 +4,15 @@
 
 use embassy_rp::flash::Flash;
 use embassy_rp::gpio::{Level, Output};
-use embassy_rp::interrupt;
+use embassy_rp::peripherals::TRNG;
+use embassy_rp::trng::{InterruptHandler, Trng};
+use embassy_rp::{bind_interrupts, interrupt};
 use niwaki_pico_usb::UsbSerial;
 use niwaki_real::{Dwt, Memory, Parts, run};
+
+bind_interrupts!(struct Interrupts {
+    TRNG_IRQ => InterruptHandler<TRNG>;
+});
 
 const FLASH_BYTES: usize = 4 << 20;
 
@@ -22,11 +28,13 @@ fn main() -> ! {
         panic!("main was called twice");
     };
     let chip = embassy_rp::init(Default::default());
+    let mut random = Trng::new(chip.TRNG, Interrupts, Default::default());
     let mut dwt = Dwt::start(core.DCB, core.DWT);
     let parts = Parts {
         serial: UsbSerial::start(chip.USB, "Niwaki agent"),
         cycles: move || dwt.cycles(),
         led: Output::new(chip.PIN_25, Level::Low),
+        random: move || Some(random.blocking_next_u32()),
         flash: Flash::<_, _, FLASH_BYTES>::new_blocking(chip.FLASH),
         flash_origin: 0x1000_0000,
     };

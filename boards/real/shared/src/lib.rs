@@ -26,27 +26,41 @@ pub use niwaki_firmware::systick;
 
 /// What a board brings.
 #[derive(Debug)]
-pub struct Parts<S, C, L, F> {
+pub struct Parts<S, C, L, R, F> {
     /// The line to the host.
     pub serial: S,
     /// Clock cycles of the core since the start.
     pub cycles: C,
     /// A light that is on while a model runs; high is on.
     pub led: L,
+    /// Random numbers that nobody can foretell, if the chip has a source of them: [`none`] otherwise.
+    pub random: R,
     /// The flash of the state partition.
     pub flash: F,
     /// The address that the linker script gives the first byte of this flash.
     pub flash_origin: u32,
 }
 
-struct Real<S, C, L> {
+/// The random numbers of a chip without a source of them.
+pub fn none() -> Option<u32> {
+    None
+}
+
+struct Real<S, C, L, R> {
     about: About,
     serial: S,
     cycles: C,
     led: L,
+    random: R,
 }
 
-impl<S: Read + Write, C: FnMut() -> u64, L: OutputPin> Board for Real<S, C, L> {
+impl<S, C, L, R> Board for Real<S, C, L, R>
+where
+    S: Read + Write,
+    C: FnMut() -> u64,
+    L: OutputPin,
+    R: FnMut() -> Option<u32>,
+{
     type Serial = S;
 
     fn about(&self) -> About {
@@ -65,22 +79,31 @@ impl<S: Read + Write, C: FnMut() -> u64, L: OutputPin> Board for Real<S, C, L> {
         // A light that fails is no reason to stop.
         let _ = self.led.set_state(busy.into());
     }
+
+    fn random(&mut self) -> Option<u32> {
+        (self.random)()
+    }
 }
 
 /// Runs the agent on the board called `board` whose processor core is `core`.
-pub fn run<S, C, L, F>(
+pub fn run<S, C, L, R, F>(
     board: &'static str,
     core: &'static str,
-    parts: Parts<S, C, L, F>,
+    parts: Parts<S, C, L, R, F>,
     memory: Memory,
 ) -> !
 where
     S: Read + Write,
     C: FnMut() -> u64,
     L: OutputPin,
+    R: FnMut() -> Option<u32>,
     F: NorFlash,
 {
-    let Parts { serial, cycles, led, flash, flash_origin } = parts;
+    let Parts { serial, cycles, led, random, flash, flash_origin } = parts;
     let about = About { board, core, counter: CounterUnit::Cycles };
-    agent(Real { about, serial, cycles, led }, memory, State::partition(flash, flash_origin))
+    agent(
+        Real { about, serial, cycles, led, random },
+        memory,
+        State::partition(flash, flash_origin),
+    )
 }

@@ -10,7 +10,7 @@ use niwaki::data::{LoadOptions, load};
 use niwaki::export;
 use niwaki::federate::{
     Aggregation, Boards, Course, Failures, Fleet, Global, Learning, Method, Moon, Row, Server,
-    Settings, Simulation, Totals, accuracy, alone, device_keys, history_page, parties, samples_of,
+    Settings, Simulation, Totals, accuracy, alone, history_page, parties, samples_of,
 };
 use niwaki::learn::Samples;
 use niwaki::target::{Device, Target};
@@ -218,10 +218,17 @@ pub(crate) fn run(args: &FederateArgs, format: Format) -> Result<()> {
                 let (seed, epochs) = (args.run_seed, offer.epochs);
                 let fleet = match &args.out {
                     Some(out) if !args.port.is_empty() => {
-                        let keys = device_keys(out, parties.len())?;
                         let connect = |port: &String| Device::connect(board, port, &model);
                         let devices = args.port.iter().map(connect).collect::<Result<_, _>>()?;
-                        Boards::new(devices, keys, &samples, &parties, seed, epochs)?
+                        Boards::reached(
+                            devices,
+                            &mut server,
+                            out,
+                            &samples,
+                            &parties,
+                            seed,
+                            epochs,
+                        )?
                     }
                     _ => {
                         if board.is_real() {

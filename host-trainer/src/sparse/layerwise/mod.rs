@@ -24,7 +24,7 @@
 //! last term is that of the relative distance from the cost asked for. In the end there are a few
 //! [finalists](Finalist): every layer takes the strategy with the largest weight, of all strategies or of those of
 //! one structure, and shares are scaled such that the whole network costs what was asked for. Each finalist is
-//! tuned for as many steps; the one that is best on held-out samples is retrained. Weights of strategies are
+//! tuned for the same number of steps; the one that is best on held-out samples is retrained. Weights of strategies are
 //! learned one layer at a time beside chance in the others, and do not see what a structure saves in the layer
 //! behind; the final does.
 //!

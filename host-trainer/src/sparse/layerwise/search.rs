@@ -264,7 +264,7 @@ impl Session<'_> {
         all
     }
 
-    /// Tunes every finalist for as many steps and leaves the network as the one that is best on held-out samples:
+    /// Tunes every finalist for the same number of steps and leaves the network as the one that is best on held-out samples:
     /// its choices, how they are scaled to the cost, and how all of them did. `None` if it was stopped.
     #[allow(clippy::type_complexity)]
     fn hold_final(
@@ -291,6 +291,10 @@ impl Session<'_> {
             (self.state.values, self.state.slots, self.state.backbone) = start.clone();
             let strategies = self.space.strategies(&chosen);
             let fit = fit(net, self.state, self.space, settings, self.data, &strategies)?;
+            observe(Event::Note(format!(
+                "tuning finalist {} for {steps} steps",
+                finalists.len() + 1
+            )));
             let Some(merit) = self.tune(&fit, steps, batch, observe)? else { return Ok(None) };
             let finalist = Finalist { structure, cost: fit.2, merit };
             observe(Event::Note(format!(
@@ -299,7 +303,13 @@ impl Session<'_> {
                 fit.2
             )));
             finalists.push(finalist);
-            if best.as_ref().is_none_or(|(most, ..)| merit > *most) {
+            // Some structures cannot get down to the cost.
+            let excess = (fit.2 - self.space.cost_target).max(0.0);
+            let better = |(most, _, other, _): &(f64, Vec<usize>, Fit, _)| {
+                let least = (other.2 - self.space.cost_target).max(0.0);
+                excess < least || excess == least && merit > *most
+            };
+            if best.as_ref().is_none_or(better) {
                 best = Some((merit, chosen, fit, parts(self.state)));
             }
         }
