@@ -157,6 +157,7 @@ impl<F: NorFlash> fmt::Debug for Store<F> {
     }
 }
 
+// The log's code is long, and is to stand in a firmware once: what calls it is not inlined.
 impl<F: NorFlash> Store<F> {
     /// The store in `range` of `flash`, which is used by nobody else: what it holds, or an empty one when
     /// the range is erased.
@@ -197,6 +198,7 @@ impl<F: NorFlash> Store<F> {
     /// # Errors
     ///
     /// When the flash fails or has no room; the old snapshot stands then.
+    #[inline(never)]
     pub fn save(
         &mut self,
         snapshot: &Snapshot,
@@ -250,6 +252,7 @@ impl<F: NorFlash> Store<F> {
     ///
     /// When it is another model's, has another length than the parts, or is damaged; the parts may hold
     /// anything then.
+    #[inline(never)]
     pub fn load(
         &mut self,
         model: [u8; 8],
@@ -272,7 +275,7 @@ impl<F: NorFlash> Store<F> {
                 if rest.is_empty() {
                     let key = chunk_key(head.generation, number)?;
                     number = number.wrapping_add(1);
-                    let bytes = run(self.log.fetch_item::<&[u8]>(&mut buffer, &key))?;
+                    let bytes = self.get(key, &mut buffer)?;
                     let bytes = bytes.filter(|bytes| bytes.len() == left.min(CHUNK));
                     let bytes = bytes.ok_or(StoreError::Corrupted)?;
                     chunk.iter_mut().zip(bytes).for_each(|(to, &from)| *to = from);
@@ -327,6 +330,7 @@ impl<F: NorFlash> Store<F> {
     /// # Errors
     ///
     /// When the flash fails or has no room.
+    #[inline(never)]
     pub fn provision(&mut self, key: Option<[u8; 32]>) -> Result<(), StoreError<F::Error>> {
         // Without its snapshot the old key is still sound; a snapshot without its key is nobody's.
         self.put_record(HEAD, &None::<Head>)?;
@@ -340,6 +344,7 @@ impl<F: NorFlash> Store<F> {
     /// # Errors
     ///
     /// When the flash fails.
+    #[inline(never)]
     pub fn erase(&mut self) -> Result<(), StoreError<F::Error>> {
         Ok(run(self.log.erase_all())?)
     }
@@ -355,10 +360,12 @@ impl<F: NorFlash> Store<F> {
         self.log.destroy().0.0
     }
 
+    #[inline(never)]
     fn head(&mut self) -> Result<Option<Head>, StoreError<F::Error>> {
         Ok(self.record::<Option<Head>>(HEAD)?.flatten())
     }
 
+    #[inline(never)]
     fn link(&mut self) -> Result<Link, StoreError<F::Error>> {
         Ok(self.record(LINK)?.unwrap_or_default())
     }
@@ -368,7 +375,7 @@ impl<F: NorFlash> Store<F> {
         key: u16,
     ) -> Result<Option<T>, StoreError<F::Error>> {
         let mut buffer = [0; BUFFER];
-        match run(self.log.fetch_item::<&[u8]>(&mut buffer, &key))? {
+        match self.get(key, &mut buffer)? {
             None => Ok(None),
             Some(bytes) => postcard::from_bytes(bytes).map(Some).map_err(|_| StoreError::Corrupted),
         }
@@ -384,6 +391,16 @@ impl<F: NorFlash> Store<F> {
         self.put(key, bytes)
     }
 
+    #[inline(never)]
+    fn get<'b>(
+        &mut self,
+        key: u16,
+        buffer: &'b mut [u8; BUFFER],
+    ) -> Result<Option<&'b [u8]>, StoreError<F::Error>> {
+        Ok(run(self.log.fetch_item::<&[u8]>(buffer, &key))?)
+    }
+
+    #[inline(never)]
     fn put(&mut self, key: u16, bytes: &[u8]) -> Result<(), StoreError<F::Error>> {
         let mut buffer = [0; BUFFER];
         Ok(run(self.log.store_item(&mut buffer, &key, &bytes))?)

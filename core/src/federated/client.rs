@@ -702,6 +702,7 @@ impl<'m, 'b> Client<'m, 'b> {
     }
 
     /// Returns to the stored state.
+    #[inline(never)]
     fn restore<J: Journal>(&mut self, journal: &mut J) -> Result<(), ClientError<J::Error>> {
         let model = self.learner.plan().model().id();
         let (weights, biases) = (&mut *self.weights, &mut *self.biases);
