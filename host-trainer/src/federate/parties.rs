@@ -11,11 +11,12 @@ use crate::data::{Dataset, Split};
 /// Divides the training samples among `count` devices, or gives each group one where no number is asked
 /// for. Devices with the same group share its samples; fewer devices than groups get the first groups.
 /// Without groups, each class is divided by proportions from a Dirichlet distribution: the smaller `alpha`,
-/// the fewer classes has a device (Hsu et al., 2019).
+/// the fewer classes has a device (Hsu et al., 2019). With more devices than samples, some samples are given to
+/// several devices.
 ///
 /// # Errors
 ///
-/// When there are fewer samples than devices.
+/// When there are no samples or no devices.
 pub fn divide(
     data: &Dataset,
     count: Option<usize>,
@@ -33,12 +34,7 @@ pub fn divide(
         ),
     };
     ensure!(count > 0, "a federation needs at least one device");
-    ensure!(
-        count <= samples.len(),
-        "{count} devices, but `{}` has {} training samples",
-        data.name,
-        samples.len()
-    );
+    ensure!(!samples.is_empty(), "`{}` has no training samples", data.name);
     let mut parties = vec![Vec::new(); count];
     match groups {
         Some(groups) => {
@@ -46,7 +42,8 @@ pub fn divide(
             for (group, mut samples) in groups.into_iter().take(used).enumerate() {
                 samples.shuffle(&mut random(seed, &[1, group as u64]));
                 let shares = (count - group).div_ceil(used);
-                for (index, sample) in samples.into_iter().enumerate() {
+                let given = samples.len().max(shares);
+                for (index, &sample) in samples.iter().cycle().take(given).enumerate() {
                     parties[group + used * (index % shares)].push(sample);
                 }
             }
@@ -56,7 +53,7 @@ pub fn divide(
             dirichlet(data, &samples, alpha, seed, &mut parties)?;
         }
     }
-    share_with_the_empty(&mut parties);
+    share_with_the_empty(&mut parties, &samples);
     for party in &mut parties {
         party.sort_unstable();
     }
@@ -100,13 +97,14 @@ fn dirichlet(
     Ok(())
 }
 
-/// Nobody goes without a sample: the largest give one to those who have none.
-fn share_with_the_empty(parties: &mut [Vec<usize>]) {
+/// Nobody goes without a sample: the largest give one to those who have none, and when there are no more to give,
+/// each sample is given once more, in turns.
+fn share_with_the_empty(parties: &mut [Vec<usize>], samples: &[usize]) {
+    let mut again = samples.iter().cycle();
     while let Some(empty) = parties.iter().position(Vec::is_empty) {
-        let Some(largest) = (0..parties.len()).max_by_key(|&index| parties[index].len()) else {
-            return;
-        };
-        let Some(sample) = parties[largest].pop() else { return };
+        let largest = parties.iter_mut().max_by_key(|party| party.len());
+        let more = largest.filter(|party| party.len() > 1).and_then(Vec::pop);
+        let Some(sample) = more.or_else(|| again.next().copied()) else { return };
         parties[empty].push(sample);
     }
 }
@@ -131,12 +129,16 @@ mod tests {
         assert_eq!(check(&data, Some(7), 7), all);
         assert_eq!(check(&data, Some(1000), 1000), all);
         assert!(divide(&data, None, 0.2, 3).unwrap_err().to_string().contains("--group"));
-        assert!(divide(&data, Some(all.len() + 1), 0.2, 3).is_err());
+        let given = check(&data, Some(all.len() + 3), all.len() + 3);
+        assert!(all.iter().all(|sample| given.contains(sample)));
         let names = (0..5).map(|name| name.to_string()).collect();
         let ids = (0..data.len()).map(|sample| (sample % 5) as u32).collect();
         data.groups = Some(crate::data::Groups { ids, names });
         assert_eq!(check(&data, None, 5), all);
         assert_eq!(check(&data, Some(13), 13), all);
+        let mut given = check(&data, Some(5000), 5000);
+        given.dedup();
+        assert_eq!(given, all);
         let of_two: usize = divide(&data, Some(2), 1.0, 1).unwrap().iter().map(Vec::len).sum();
         assert!(of_two < all.len() / 2);
     }
