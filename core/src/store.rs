@@ -324,8 +324,8 @@ impl<F: NorFlash> Store<F> {
 
     /// Makes `key` the key of the link, or leaves it none, and forgets counters and snapshot: those of the key
     /// before. A device that loses power meanwhile has either key, with its own counters. A key must be new: one
-    /// that was used before would meet the same counters again. The flash keeps a key as it is: a device that others can take into their hands needs the
-    /// read-out protection of its chip.
+    /// that was used before would meet the same counters again. The flash keeps a key as it is: a device that
+    /// others can take into their hands needs the read-out protection of its chip.
     ///
     /// # Errors
     ///

@@ -63,9 +63,9 @@ pub trait Board {
 #[unsafe(no_mangle)]
 static NIWAKI_KERNELS: u32 = ALL_KERNELS;
 
-/// Answers the host, for ever. `state` is where the board keeps what it learns; a board without cannot be one of
-/// a federation.
-pub fn agent<B: Board, F: NorFlash>(mut board: B, memory: Memory, state: Option<State<F>>) -> ! {
+/// Answers the host, for ever. `state` is where the board keeps what it learns; a board without flash for that
+/// cannot be one of a federation.
+pub fn agent<B: Board, F: NorFlash>(mut board: B, memory: Memory, state: State<F>) -> ! {
     let Memory { model: region, arena } = memory;
     let about = board.about();
     defmt::info!(

@@ -46,19 +46,16 @@ impl Sizes {
 }
 
 /// The store in a board's flash, whatever its model is.
-pub(crate) fn open<F: NorFlash>(state: Option<State<F>>) -> Option<Store<F>> {
-    let State { flash, range } = state?;
+pub(crate) fn open<F: NorFlash>(State { flash, range }: State<F>) -> Option<Store<F>> {
     Store::new(flash, range).map_err(stopped).ok()
 }
 
-/// The store, if it is large enough for the parameters of this plan.
+/// The store, if it is large enough for what a client of this plan saves, which is more than what is learned alone.
 fn sized<'s, F: NorFlash>(
     store: &'s mut Option<Store<F>>,
     plan: &Plan<'_>,
 ) -> Result<&'s mut Store<F>, DeviceError> {
-    let weights = plan.weight_count().saturating_mul(4);
-    let len = weights.saturating_add(plan.channel_count().saturating_mul(8));
-    let needed = count(Store::<F>::flash_len(len));
+    let needed = count(Store::<F>::flash_len(Client::snapshot_len(plan)));
     let available = store.as_ref().map_or(0, Store::flash_bytes);
     let store = store.as_mut().filter(|_| available >= needed);
     store.ok_or(DeviceError::StateMemory { needed, available })

@@ -2,4 +2,5 @@
 
 #[cfg(unix)]
 pub mod attached;
+pub mod boards;
 pub mod networks;

@@ -1,7 +1,6 @@
 //! Emulated boards give the host's bytes, and say what went wrong when something does.
 
 use std::path::Path;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use niwaki::data::{LoadOptions, Split, load};
@@ -14,35 +13,13 @@ use niwaki::target::{
 };
 use niwaki_core::Model;
 use niwaki_core::kernels::KernelId;
+use niwaki_tests::boards::{board, emulated};
 use niwaki_tests::networks;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
-/// Every board of the checkout that has an emulator, with its firmware.
-fn boards() -> &'static [(Board, Firmware)] {
-    static BOARDS: OnceLock<Vec<(Board, Firmware)>> = OnceLock::new();
-    BOARDS.get_or_init(|| {
-        let emulated = |target| match target {
-            Target::Board(board) if board.about.emulator.is_some() => {
-                let firmware = Firmware::build(&board, &|line| eprintln!("{line}")).unwrap();
-                Some((board, firmware))
-            }
-            _ => None,
-        };
-        let boards: Vec<_> = Target::all().unwrap().into_iter().filter_map(emulated).collect();
-        assert!(!boards.is_empty());
-        boards
-    })
-}
-
-/// The board of the target called `name`.
-fn board(name: &str) -> (Board, Firmware) {
-    let found = boards().iter().find(|(board, _)| board.about.target == name);
-    found.unwrap_or_else(|| panic!("no board has the target {name}")).clone()
-}
-
 fn m4() -> (Board, Firmware) {
-    board("qemu-cortex-m4")
+    board("qemu-cortex-m4").clone()
 }
 
 #[test]
@@ -51,7 +28,7 @@ fn every_board_gives_the_bytes_of_the_host() {
     let model = Model::new(blob.as_bytes()).unwrap();
     let inputs = networks::inputs(2, 20, model.input().len());
     let samples = Samples { inputs: &inputs, labels: None, golden: None, clips: None };
-    for (board, firmware) in boards().iter().cloned() {
+    for (board, firmware) in emulated().iter().cloned() {
         let device = Device::start(&board, &firmware, &model).unwrap();
         let about = device.about();
         assert_eq!((&about.board, &about.core), (&board.name, &board.about.core));
@@ -91,7 +68,7 @@ fn a_trained_model_recognises_digits_on_every_board() {
     let inputs: Vec<Vec<i8>> = inputs.chunks(model.input().len()).map(<[i8]>::to_vec).collect();
     let labels: Vec<usize> = indices.iter().map(|&index| data.labels[index] as usize).collect();
     let samples = Samples { inputs: &inputs, labels: Some(&labels), golden: None, clips: None };
-    for (board, firmware) in boards().iter().cloned() {
+    for (board, firmware) in emulated().iter().cloned() {
         let target = Target::Board(board);
         let found = validate(&target, Some(&firmware), &model, samples, &|| {}).unwrap();
         assert_eq!((found.samples, found.mismatched_bytes), (SAMPLES, 0), "{target}");
@@ -126,7 +103,8 @@ fn traced_instructions_are_the_counted() {
     let model = Model::new(blob.as_bytes()).unwrap();
     let input = &networks::inputs(4, 1, model.input().len())[0];
     // The log of this emulated core repeats blocks, which `trace` notices and refuses in longer runs.
-    for (board, firmware) in boards().iter().filter(|(board, _)| board.about.core != "cortex-m55") {
+    for (board, firmware) in emulated().iter().filter(|(board, _)| board.about.core != "cortex-m55")
+    {
         let counts = Device::start(board, firmware, &model).unwrap().profile(input).unwrap();
         let mixes = trace(board, firmware, &model, input).unwrap();
         assert_eq!(mixes.len(), counts.len());
@@ -216,7 +194,7 @@ fn every_kernel_gives_the_same_bytes_on_every_board() {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut wrong = Vec::new();
-        while let Some((board, firmware)) = boards().get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some((board, firmware)) = emulated().get(next.fetch_add(1, Ordering::Relaxed)) {
             wrong.extend(layers_that_differ(board, firmware));
         }
         wrong
@@ -272,7 +250,7 @@ fn a_model_without_room_on_a_board_is_refused_with_the_sizes() {
     let model = Model::new(blob.as_bytes()).unwrap();
     let (board, firmware) = board("qemu-cortex-m0");
     assert!(!firmware.has_room(&model));
-    let error = Device::start(&board, &firmware, &model).unwrap_err().to_string();
+    let error = Device::start(board, firmware, &model).unwrap_err().to_string();
     let needed = format!("needs {} bytes of arena", model.arena_len());
     assert!(error.contains(&needed) && error.contains("microbit"), "{error}");
 }
@@ -282,7 +260,7 @@ fn an_engine_takes_less_than_the_agent_and_less_with_fewer_kernels() {
     let blob = networks::classifier(5);
     let model = Model::new(blob.as_bytes()).unwrap();
     let inputs = networks::inputs(6, 2, model.input().len());
-    for (board, firmware) in boards() {
+    for (board, firmware) in emulated() {
         let silent = |_: &str| {};
         let linear = KernelId::LinearPacked.bit();
         let least = Engine::measure(board, linear, &silent).unwrap();

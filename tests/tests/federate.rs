@@ -2,7 +2,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use niwaki::federate::{
     Server, Settings, Simulation, Visit, accuracy,
 };
 use niwaki::learn::{Samples, Schedule, tune, tune_on};
-use niwaki::target::{Board, Device, Firmware, Target};
+use niwaki::target::{Board, Device, Firmware};
 use niwaki_core::Model;
 use niwaki_core::federated::{
     Answer, Channel, Command, Enrolment, MAX_PACKET, PART, Part, Reply, Side, Status, Update,
@@ -21,6 +20,7 @@ use niwaki_core::learn::{self, Plan};
 use niwaki_core::store::Counters;
 #[cfg(unix)]
 use niwaki_tests::attached::Attached;
+use niwaki_tests::boards::{board, emulated};
 use niwaki_tests::networks;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -84,34 +84,14 @@ fn rounds(server: &mut Server<'_>, fleet: &dyn Fleet, until: u32) {
     }
 }
 
-fn boards() -> &'static [(Board, Firmware)] {
-    static BOARDS: OnceLock<Vec<(Board, Firmware)>> = OnceLock::new();
-    BOARDS.get_or_init(|| {
-        // With floating-point unit and without.
-        let build = |name: &str| {
-            let Target::Board(board) = Target::find(name).unwrap() else { panic!("{name}") };
-            let firmware = Firmware::build(&board, &|line| eprintln!("{line}")).unwrap();
-            (board, firmware)
-        };
-        ["qemu-cortex-m4", "qemu-cortex-m3"].map(build).into()
-    })
+/// A board with floating-point unit, and one without.
+fn boards() -> [&'static (Board, Firmware); 2] {
+    ["qemu-cortex-m4", "qemu-cortex-m3"].map(board)
 }
 
 /// Emulated boards of every core, but for the smallest, whose memory is too small for learning.
-fn learning_boards() -> &'static [(Board, Firmware)] {
-    static BOARDS: OnceLock<Vec<(Board, Firmware)>> = OnceLock::new();
-    BOARDS.get_or_init(|| {
-        let learns = |target| match target {
-            Target::Board(board)
-                if board.about.emulator.is_some() && board.about.core != "cortex-m0" =>
-            {
-                let firmware = Firmware::build(&board, &|line| eprintln!("{line}")).unwrap();
-                Some((board, firmware))
-            }
-            _ => None,
-        };
-        Target::all().unwrap().into_iter().filter_map(learns).collect()
-    })
+fn learning_boards() -> impl Iterator<Item = &'static (Board, Firmware)> {
+    emulated().iter().filter(|(board, _)| board.about.core != "cortex-m0")
 }
 
 #[test]
@@ -234,13 +214,14 @@ fn four_boards_give_the_bytes_of_the_simulation() {
     assert_ne!(expected.0, Global::new(&Plan::new(&model).unwrap()));
 }
 
-/// A fleet whose server ends, as by a kill, with some packet.
-struct Killed<'a> {
-    fleet: &'a Simulation<'a>,
-    packets_left: AtomicUsize,
+/// A fleet whose devices are asked only if `before` lets them: it is told the round and how many packets the device
+/// has had in it.
+struct Watched<'a> {
+    fleet: &'a dyn Fleet,
+    before: &'a (dyn Fn(u32, usize) -> Result<(), PartyError> + Sync),
 }
 
-impl Fleet for Killed<'_> {
+impl Fleet for Watched<'_> {
     fn len(&self) -> usize {
         self.fleet.len()
     }
@@ -253,66 +234,30 @@ impl Fleet for Killed<'_> {
         self.fleet.assemble(round, clients, &mut |parties| {
             let mut watched: Vec<Box<dyn Party + '_>> = Vec::new();
             for party in parties {
-                watched.push(Box::new(Watched { party: &mut **party, left: &self.packets_left }));
+                let before = self.before;
+                watched.push(Box::new(WatchedParty {
+                    party: &mut **party,
+                    round,
+                    packets: 0,
+                    before,
+                }));
             }
             visit(&mut watched)
         })
     }
 }
 
-struct Watched<'a> {
+struct WatchedParty<'a> {
     party: &'a mut (dyn Party + 'a),
-    left: &'a AtomicUsize,
-}
-
-impl Party for Watched<'_> {
-    fn ask(&mut self, packet: &[u8]) -> Result<Vec<u8>, PartyError> {
-        assert!(self.left.fetch_sub(1, Ordering::Relaxed) > 1, "killed");
-        self.party.ask(packet)
-    }
-
-    fn work(&mut self) -> Result<Duration, PartyError> {
-        self.party.work()
-    }
-}
-
-/// A device that in one round answers so many packets, and then is not there.
-struct Absent<'a> {
-    fleet: &'a dyn Fleet,
     round: u32,
     packets: usize,
+    before: &'a (dyn Fn(u32, usize) -> Result<(), PartyError> + Sync),
 }
 
-impl Fleet for Absent<'_> {
-    fn len(&self) -> usize {
-        self.fleet.len()
-    }
-
-    fn key(&self, client: u32) -> [u8; 32] {
-        self.fleet.key(client)
-    }
-
-    fn assemble(&self, round: u32, clients: &[u32], visit: &mut Visit<'_>) -> anyhow::Result<()> {
-        let left = if round == self.round { self.packets } else { usize::MAX };
-        self.fleet.assemble(round, clients, &mut |parties| {
-            let mut leaving: Vec<Box<dyn Party + '_>> = Vec::new();
-            for party in parties {
-                leaving.push(Box::new(Leaving { party: &mut **party, left }));
-            }
-            visit(&mut leaving)
-        })
-    }
-}
-
-struct Leaving<'a> {
-    party: &'a mut (dyn Party + 'a),
-    left: usize,
-}
-
-impl Party for Leaving<'_> {
+impl Party for WatchedParty<'_> {
     fn ask(&mut self, packet: &[u8]) -> Result<Vec<u8>, PartyError> {
-        let gone = || PartyError::Vanished("for this test".into());
-        self.left = self.left.checked_sub(1).ok_or_else(gone)?;
+        (self.before)(self.round, self.packets)?;
+        self.packets += 1;
         self.party.ask(packet)
     }
 
@@ -336,9 +281,14 @@ fn power_may_fail_at_any_operation_of_a_boards_flash() {
         rounds(&mut server, fleet, ROUNDS);
         (server.global().clone(), server.rows().to_vec())
     };
+    // The device answers so many packets in that round, and then is not there.
     let simulated = |round, packets| {
         let simulation = Simulation::new(&model, &samples, &parties, 7, None).unwrap();
-        run(&Absent { fleet: &simulation, round, packets })
+        let before = |now, had| match now == round && had >= packets {
+            true => Err(PartyError::Vanished("for this test".into())),
+            false => Ok(()),
+        };
+        run(&Watched { fleet: &simulation, before: &before })
     };
     let whole = simulated(0, 0);
     assert!(whole.1.iter().all(|row| row.finished == 1 && row.unacknowledged.is_empty()));
@@ -453,15 +403,20 @@ fn a_server_that_is_killed_goes_on() {
     let model = Model::new(blob.as_bytes()).unwrap();
     let (samples, parties) = (samples(&model, 4, 15), parties(5, 3));
     let settings = Settings { sampled: 3, ..settings(Method::Contrastive) };
-    let fleet = |simulation| Killed { fleet: simulation, packets_left: AtomicUsize::new(PLENTY) };
+    // The server ends, as by a kill, with some packet.
+    let left = AtomicUsize::new(PLENTY);
+    let before = |_, _| {
+        assert!(left.fetch_sub(1, Ordering::Relaxed) > 1, "killed");
+        Ok(())
+    };
     let simulation = Simulation::new(&model, &samples, &parties, 7, None).unwrap();
-    let whole = fleet(&simulation);
+    let whole = Watched { fleet: &simulation, before: &before };
     let mut server = Server::open(&model, settings, None).unwrap();
     let (mut globals, mut packets) = (vec![], vec![]);
     for round in 1..=3 {
         rounds(&mut server, &whole, round);
         globals.push(server.global().clone());
-        packets.push(PLENTY - whole.packets_left.load(Ordering::Relaxed));
+        packets.push(PLENTY - left.load(Ordering::Relaxed));
     }
     let [begin, end] = [packets[0] + 1, packets[1]];
     let (mut repeated, mut kept) = (0, 0);
@@ -473,7 +428,8 @@ fn a_server_that_is_killed_goes_on() {
             || Simulation::new(&model, &samples, &parties, 7, Some(devices.as_path())).unwrap();
         let killed = catch_unwind(AssertUnwindSafe(|| {
             let simulation = simulation();
-            let fleet = Killed { fleet: &simulation, packets_left: AtomicUsize::new(kill_at) };
+            left.store(kill_at, Ordering::Relaxed);
+            let fleet = Watched { fleet: &simulation, before: &before };
             rounds(&mut open(), &fleet, 2);
         }));
         assert!(killed.is_err(), "{kill_at}");
@@ -715,12 +671,22 @@ impl Fleet for Infiltrated<'_> {
         let (plan, lie) = (self.plan, self.lie);
         let mut hostile = Hostile { channel, plan, lie, round: 0 };
         self.honest.assemble(round, honest, &mut |parties| {
-            let unlimited = AtomicUsize::new(usize::MAX);
+            let always = |_, _| Ok(());
             let mut all: Vec<Box<dyn Party + '_>> = Vec::new();
             for party in parties {
-                all.push(Box::new(Watched { party: &mut **party, left: &unlimited }));
+                all.push(Box::new(WatchedParty {
+                    party: &mut **party,
+                    round,
+                    packets: 0,
+                    before: &always,
+                }));
             }
-            all.push(Box::new(Watched { party: &mut hostile, left: &unlimited }));
+            all.push(Box::new(WatchedParty {
+                party: &mut hostile,
+                round,
+                packets: 0,
+                before: &always,
+            }));
             visit(&mut all)
         })
     }

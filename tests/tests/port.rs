@@ -5,25 +5,23 @@ use std::fs::OpenOptions;
 use std::io::Write;
 
 use niwaki::export::run_all;
-use niwaki::target::{
-    Device, Engine, Firmware, Samples, Target, TargetError, bench_attached, validate,
-};
+use niwaki::target::{Device, Engine, Samples, Target, TargetError, bench_attached, validate};
 use niwaki_core::Model;
 use niwaki_core::link::{CHUNK, MAX_FRAME, Request, encode};
 use niwaki_tests::attached::Attached;
+use niwaki_tests::boards::{board, emulated};
 use niwaki_tests::networks;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
 #[test]
 fn a_board_at_a_port_is_validated_and_measured() {
-    let Target::Board(board) = Target::find("qemu-cortex-m4").unwrap() else { panic!() };
-    let firmware = Firmware::build(&board, &|_| {}).unwrap();
+    let (board, firmware) = board("qemu-cortex-m4");
     assert_eq!(firmware.kernels, Some(niwaki_core::ALL_KERNELS));
     let blob = networks::residual(1);
     let model = Model::new(blob.as_bytes()).unwrap();
     let inputs = networks::inputs(2, 2, model.input().len());
-    let attached = Attached::start(&board, &firmware, model.as_bytes());
+    let attached = Attached::start(board, firmware, model.as_bytes());
     let port = attached.port.as_str();
 
     let target = Target::Board(board.clone()).at(Some(port)).unwrap();
@@ -35,12 +33,12 @@ fn a_board_at_a_port_is_validated_and_measured() {
         assert_eq!((found.unit, found.code_bytes), (Some("instructions"), None));
     }
     let engine = Engine { text: 1, constants: 2, stack_bound: None };
-    let found = bench_attached(&board, port, engine, &model, &inputs[..1]).unwrap();
+    let found = bench_attached(board, port, engine, &model, &inputs[..1]).unwrap();
     assert_eq!((found.layers.len(), found.unit), (model.op_count(), "instructions"));
 
     let other = networks::residual(9);
     let other = Model::new(other.as_bytes()).unwrap();
-    let error = Device::connect(&board, port, &other).unwrap_err();
+    let error = Device::connect(board, port, &other).unwrap_err();
     assert!(matches!(error, TargetError::OtherModel { .. }), "{error}");
     let Target::Board(pico) = Target::find("pico").unwrap() else { panic!() };
     let error = Device::connect(&pico, port, &model).unwrap_err().to_string();
@@ -91,23 +89,18 @@ fn a_hostile_line_harms_no_board() {
     let inputs = networks::inputs(2, 3, model.input().len());
     let expected = run_all(blob.as_bytes(), &inputs.concat()).unwrap();
     let expected: Vec<_> = expected.chunks(model.output().len()).collect();
-    for target in Target::all().unwrap() {
-        let Target::Board(board) = target else { continue };
-        if board.about.emulator.is_none() {
-            continue;
-        }
-        let firmware = Firmware::build(&board, &|_| {}).unwrap();
-        let attached = Attached::start(&board, &firmware, model.as_bytes());
+    for (board, firmware) in emulated() {
+        let attached = Attached::start(board, firmware, model.as_bytes());
         let mut random = Pcg64::seed_from_u64(3);
         for (input, expected) in inputs.iter().zip(&expected) {
             // The first conversation also makes the terminal pass bytes on as they are.
-            let mut device = Device::connect(&board, &attached.port, &model).unwrap();
+            let mut device = Device::connect(board, &attached.port, &model).unwrap();
             assert_eq!(&device.run(input).unwrap().output, *expected, "{}", board.name);
             drop(device);
             let mut line = OpenOptions::new().write(true).open(&attached.port).unwrap();
             line.write_all(&hostile_bytes(&mut random, input)).unwrap();
         }
-        let mut device = Device::connect(&board, &attached.port, &model).unwrap();
+        let mut device = Device::connect(board, &attached.port, &model).unwrap();
         assert_eq!(&device.run(&inputs[0]).unwrap().output, expected[0], "{}", board.name);
     }
 }

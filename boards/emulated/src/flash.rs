@@ -10,6 +10,8 @@ use embedded_storage::nor_flash::{
     check_write,
 };
 
+use niwaki_firmware::State;
+
 use crate::serial::Registers;
 
 /// NOR flash of which whole sectors count.
@@ -43,7 +45,7 @@ impl RamFlash {
     /// Bytes of a sector.
     const SECTOR: usize = 4096;
 
-    /// The flash of the board, whose `memory.x` says where it is, and where the two words are:
+    /// All of the flash of the board, whose `memory.x` says where it is, and where the two words are:
     ///
     /// ```text
     /// _state_start = ...;  _state_end = ...;  _power = ...;
@@ -52,7 +54,7 @@ impl RamFlash {
     /// # Safety
     ///
     /// To be called once.
-    pub(crate) unsafe fn take() -> Self {
+    pub(crate) unsafe fn take() -> State<Self> {
         unsafe extern "C" {
             static mut _state_start: u8;
             static _state_end: u8;
@@ -71,12 +73,7 @@ impl RamFlash {
             power.write(1, STARTED);
         }
         let left = Some(power.read(0)).filter(|&left| first && left > 0);
-        Self { bytes, left }
-    }
-
-    /// The address of its first byte.
-    pub(crate) fn origin(&self) -> u32 {
-        self.bytes.as_ptr().addr() as u32
+        State { range: 0..len as u32, flash: Self { bytes, left } }
     }
 
     fn part(&mut self, from: u32, to: u32) -> &mut [u8] {

@@ -15,7 +15,7 @@ use core::panic::PanicInfo;
 
 use defmt_semihosting as _;
 use flash::RamFlash;
-use niwaki_firmware::{About, Board, CounterUnit, Memory, State, agent};
+use niwaki_firmware::{About, Board, CounterUnit, Memory, agent};
 
 pub use serial::{Registers, Serial, Uart};
 
@@ -57,11 +57,10 @@ pub fn run<U: Uart>(
     let Some(memory) = Memory::take() else { panic!("run was called twice") };
     check(&mut nanoseconds);
     // SAFETY: the memory was taken here, which happens once.
-    let flash = unsafe { RamFlash::take() };
-    let origin = flash.origin();
+    let state = unsafe { RamFlash::take() };
     let about = About { board, core, counter: CounterUnit::Instructions };
     let board = Emulated { about, serial: Serial(uart), nanoseconds };
-    agent(board, memory, State::partition(flash, origin))
+    agent(board, memory, state)
 }
 
 /// Sees that the counter counts instructions: a wrong clock rate would pass unnoticed otherwise.

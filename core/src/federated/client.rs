@@ -202,6 +202,12 @@ impl<'m, 'b> Client<'m, 'b> {
         parts.into_iter().fold(0, usize::saturating_add)
     }
 
+    /// Bytes of a snapshot, for [`Store::flash_len`]: parameters, and what earlier updates left out.
+    pub fn snapshot_len(plan: &Plan<'_>) -> usize {
+        let (weights, biases) = (plan.weight_count(), plan.channel_count());
+        weights.saturating_mul(4).saturating_add(biases.saturating_mul(8))
+    }
+
     /// A client in `memory` of at least [`memory_len`](Self::memory_len) bytes, at a multiple of four, that
     /// goes on from what the journal holds.
     ///

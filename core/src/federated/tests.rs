@@ -53,7 +53,7 @@ fn samples(count: usize, seed: u64) -> Vec<(Vec<i8>, usize)> {
 
 fn flash(model: &Model<'static>) -> Simulated {
     let plan = Plan::new(model).unwrap();
-    let state = plan.weight_count() * 4 + plan.channel_count() * 8;
+    let state = Client::snapshot_len(&plan);
     Simulated::new(Store::<Simulated>::flash_len(state) / Simulated::PAGE)
 }
 

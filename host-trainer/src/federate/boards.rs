@@ -99,13 +99,13 @@ impl<'s> Boards<'s> {
         assert_eq!(devices.len(), parties.len());
         let path = folder.join(KEYS_FILE);
         ensure!(
-            server.is_kept() || !path.exists(),
+            server.is_saved() || !path.exists(),
             "{} is there, but not the state of the server that used those keys: give another --out, and run \
              `niwaki forget` for each board",
             path.display()
         );
         // From the first key on there is the state that knows which of them were used.
-        server.keep()?;
+        server.save()?;
         let mut keys = match path.exists() {
             true => read_keys(&path, devices.len())?,
             false => {

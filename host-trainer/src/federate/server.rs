@@ -190,23 +190,19 @@ impl<'m> Server<'m> {
         Ok(())
     }
 
-    fn save(&self) -> Result<()> {
-        let Some(folder) = &self.folder else { return Ok(()) };
-        write_atomically(&folder.join(STATE_FILE), serde_json::to_string(&self.state)?.as_bytes())
-    }
-
-    /// Whether its state is on disk.
-    pub fn is_kept(&self) -> bool {
-        self.folder.as_ref().is_some_and(|folder| folder.join(STATE_FILE).exists())
-    }
-
     /// Stores the state, if the server has a folder.
     ///
     /// # Errors
     ///
     /// When it cannot be written.
-    pub fn keep(&self) -> Result<()> {
-        self.save()
+    pub fn save(&self) -> Result<()> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        write_atomically(&folder.join(STATE_FILE), serde_json::to_string(&self.state)?.as_bytes())
+    }
+
+    /// Whether its state is on disk.
+    pub fn is_saved(&self) -> bool {
+        self.folder.as_ref().is_some_and(|folder| folder.join(STATE_FILE).exists())
     }
 
     /// Whether it has used the key that it shares with a device.

@@ -125,7 +125,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// When the port cannot be opened, nobody answers, another board does, or the board cannot learn.
+    /// When the port cannot be opened, nobody answers, another board does, or its flash fails.
     pub fn forget(board: &Board, port: &str) -> Result<(), TargetError> {
         let device =
             |source| TargetError::Device { board: board.name.clone(), source, log: Log::default() };

@@ -42,8 +42,8 @@ impl Emulator {
         Self::spawn(board, elf, memory, false, Stdio::from)
     }
 
-    /// As [`start`](Self::start), so that the board can [log every executed block](Self::log_blocks). What the emulator itself says goes there too, and it
-    /// stands still while nobody reads.
+    /// As [`start`](Self::start), so that the board can [log every executed block](Self::log_blocks). What the
+    /// emulator itself says goes there too, and it stands still while nobody reads.
     pub(crate) fn start_traced(
         board: &Board,
         elf: &Path,

@@ -12,7 +12,7 @@ use embedded_hal::digital::{ErrorType, OutputPin};
 use esp_hal::clock::CpuClock;
 use esp_hal::uart::{Config, Uart};
 use esp_storage::FlashStorage;
-use niwaki_real::{Parts, none, run};
+use niwaki_real::{Parts, no_random_numbers, run};
 
 esp_bootloader_esp_idf::esp_app_desc!();
 
@@ -29,7 +29,7 @@ fn main() -> ! {
         serial: uart.with_rx(chip.GPIO20).with_tx(chip.GPIO21),
         cycles: move || cycles.cycles(),
         led: NoLight,
-        random: none,
+        random: no_random_numbers,
         flash,
         flash_origin: 0,
     };

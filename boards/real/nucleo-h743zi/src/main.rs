@@ -12,7 +12,7 @@ use embassy_stm32::rcc::{
 };
 use embassy_stm32::usart::{BufferedInterruptHandler, BufferedUart, Config};
 use flash::{CachedFlash, ORIGIN};
-use niwaki_real::{Dwt, Memory, Parts, none, run};
+use niwaki_real::{Dwt, Memory, Parts, no_random_numbers, run};
 use static_cell::ConstStaticCell;
 
 bind_interrupts!(struct Interrupts {
@@ -63,7 +63,7 @@ fn main() -> ! {
         serial,
         cycles: move || dwt.cycles(),
         led: Output::new(chip.PB0, Level::Low, Speed::Low),
-        random: none,
+        random: no_random_numbers,
         flash: CachedFlash::new(chip.FLASH, core.SCB),
         flash_origin: ORIGIN,
     };

@@ -8,7 +8,7 @@ use embassy_stm32::gpio::{Level, Output, Speed};
 use embassy_stm32::peripherals::LPUART1;
 use embassy_stm32::rcc::{Pll, PllMul, PllPreDiv, PllRDiv, PllSource, Sysclk};
 use embassy_stm32::usart::{BufferedInterruptHandler, BufferedUart, Config};
-use niwaki_real::{Dwt, Memory, Parts, none, run};
+use niwaki_real::{Dwt, Memory, Parts, no_random_numbers, run};
 use static_cell::ConstStaticCell;
 
 bind_interrupts!(struct Interrupts {
@@ -50,7 +50,7 @@ fn main() -> ! {
         serial,
         cycles: move || dwt.cycles(),
         led: Output::new(chip.PB7, Level::Low, Speed::Low),
-        random: none,
+        random: no_random_numbers,
         flash: Flash::new_blocking(chip.FLASH),
         flash_origin: 0x0800_0000,
     };

@@ -8,7 +8,7 @@ use embassy_rp::gpio::{Level, Output};
 use embassy_rp::interrupt;
 use niwaki_pico_usb::UsbSerial;
 use niwaki_real::systick::SysTick;
-use niwaki_real::{Memory, Parts, none, run};
+use niwaki_real::{Memory, Parts, no_random_numbers, run};
 
 const FLASH_BYTES: usize = 2 << 20;
 
@@ -29,7 +29,7 @@ fn main() -> ! {
         serial: UsbSerial::start(chip.USB, "Niwaki agent"),
         cycles: move || counter.ticks(),
         led: Output::new(chip.PIN_25, Level::Low),
-        random: none,
+        random: no_random_numbers,
         flash: Flash::<_, _, FLASH_BYTES>::new_blocking(chip.FLASH),
         flash_origin: 0x1000_0000,
     };

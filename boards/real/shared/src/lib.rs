@@ -33,7 +33,7 @@ pub struct Parts<S, C, L, R, F> {
     pub cycles: C,
     /// A light that is on while a model runs; high is on.
     pub led: L,
-    /// Random numbers that nobody can foretell, if the chip has a source of them: [`none`] otherwise.
+    /// Random numbers that nobody can foretell, if the chip has a source of them: [`no_random_numbers`] otherwise.
     pub random: R,
     /// The flash of the state partition.
     pub flash: F,
@@ -42,7 +42,7 @@ pub struct Parts<S, C, L, R, F> {
 }
 
 /// The random numbers of a chip without a source of them.
-pub fn none() -> Option<u32> {
+pub fn no_random_numbers() -> Option<u32> {
     None
 }
 

@@ -220,26 +220,18 @@ pub(crate) fn run(args: &FederateArgs, format: Format) -> Result<()> {
                     Some(out) if !args.port.is_empty() => {
                         let connect = |port: &String| Device::connect(board, port, &model);
                         let devices = args.port.iter().map(connect).collect::<Result<_, _>>()?;
-                        Boards::reached(
-                            devices,
-                            &mut server,
-                            out,
-                            &samples,
-                            &parties,
-                            seed,
-                            epochs,
-                        )?
+                        let server = &mut server;
+                        Boards::reached(devices, server, out, &samples, &parties, seed, epochs)?
                     }
                     _ => {
-                        if board.is_real() {
-                            target.clone().at(None)?;
-                        }
+                        // A real board needs a port.
+                        let target = target.clone().at(None)?;
                         ensure!(
                             server.round() == 0,
                             "emulated boards forget what they learned when they end: give another --out"
                         );
-                        let firmware =
-                            output::firmware(&target)?.context("the board has no firmware")?;
+                        let firmware = output::firmware(&target)?;
+                        let firmware = firmware.context("the board has no firmware")?;
                         let what = format!("starting {} boards", parties.len());
                         output::spin(&what, |_| {
                             Boards::start(

@@ -54,9 +54,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Config, Event, Flow, Method, Outcome, create,
-    criteria::{Criterion, scores},
+    criteria::Criterion,
     decoupled::Decoupled,
-    mask::{LayerMask, Layout, Structure},
+    mask::{LayerMask, Structure},
     method::MaskKind,
     state::{Purpose, State, rng},
     train,
@@ -521,14 +521,16 @@ fn choose(
         Chooser::Uniform(criterion, structure) => {
             let uniform = |layer: &SpaceLayer| layer.uniform(criterion, structure);
             let strategies: Vec<Strategy> = space.layers.iter().map(uniform).collect();
-            let fit = fit(&file.net, &state, &space, settings, data, &strategies)?;
-            (None, fit, Vec::new(), Vec::new())
+            let criteria = vec![criterion];
+            let fitter = Fitter::new(&file.net, &state, &space, settings, data, criteria);
+            (None, fitter.fit(&strategies)?, Vec::new(), Vec::new())
         }
         Chooser::Random => {
             let mut random = rng(config.seed, Purpose::Search, usize::MAX);
             let chosen = space.random(&mut random);
-            let strategies = space.strategies(&chosen);
-            let fit = fit(&file.net, &state, &space, settings, data, &strategies)?;
+            let criteria = space.criteria();
+            let fitter = Fitter::new(&file.net, &state, &space, settings, data, criteria);
+            let fit = fitter.fit(&space.strategies(&chosen))?;
             (Some(chosen), fit, Vec::new(), Vec::new())
         }
     };
@@ -567,20 +569,36 @@ fn choose(
     }))
 }
 
-/// Scales strategies of all layers to the cost asked for, under masks by what the network's weights are now.
-fn fit(
-    net: &NetSpec,
-    state: &State,
-    space: &Space,
-    settings: &Layerwise,
-    data: &Dataset,
-    strategies: &[Strategy],
-) -> anyhow::Result<Fit> {
-    let criteria: Vec<Criterion> = strategies.iter().map(|strategy| strategy.criterion).collect();
-    let layers: Vec<(usize, Layout)> =
-        space.layers.iter().map(|layer| (layer.param, layer.layout)).collect();
-    let (config, moment) = (&settings.training, settings.search_epochs);
-    let all = scores(state, data, config, &criteria, &layers, moment);
-    let scores: Vec<&[f32]> = (0..layers.len()).map(|layer| &all[layer][layer][..]).collect();
-    space.fit(net, strategies, &scores, settings.target)
+/// What strategies of all layers become when they are scaled to the cost asked for.
+struct Fitter<'a> {
+    net: &'a NetSpec,
+    space: &'a Space,
+    target: Core,
+    criteria: Vec<Criterion>,
+    /// Scores by criterion and layer.
+    scores: Vec<Vec<Vec<f32>>>,
+}
+
+impl<'a> Fitter<'a> {
+    /// For strategies by these criteria, of what the network's weights are now.
+    fn new(
+        net: &'a NetSpec,
+        state: &State,
+        space: &'a Space,
+        settings: &Layerwise,
+        data: &Dataset,
+        criteria: Vec<Criterion>,
+    ) -> Self {
+        let scores = space.scores(state, data, settings, &criteria, settings.search_epochs);
+        Self { net, space, target: settings.target, criteria, scores }
+    }
+
+    fn fit(&self, strategies: &[Strategy]) -> anyhow::Result<Fit> {
+        let of_layer = |(layer, strategy): (usize, &Strategy)| {
+            let by = self.criteria.iter().position(|criterion| *criterion == strategy.criterion);
+            &self.scores[by.expect("the criteria are those of the strategies")][layer][..]
+        };
+        let scores: Vec<&[f32]> = strategies.iter().enumerate().map(of_layer).collect();
+        self.space.fit(self.net, strategies, &scores, self.target)
+    }
 }

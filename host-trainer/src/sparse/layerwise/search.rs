@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use rand::{Rng, RngExt, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
 
-use super::{Finalist, Fit, Layerwise, Space, fit};
+use super::{Finalist, Fit, Fitter, Layerwise, Space};
 use crate::{
     data::{Dataset, Split},
     net::{
@@ -18,9 +18,8 @@ use crate::{
     },
     sparse::{
         EpochRow, Event, Flow,
-        criteria::{Criterion, scores},
         evaluate::merit_of,
-        mask::{Layout, Mask, Structure},
+        mask::{Mask, Structure},
         optimiser::cosine,
         state::{Purpose, State, rng},
         step::{Guide, Lesson, Model, Teacher, follow_stats, learn_values, mean_stats},
@@ -125,10 +124,7 @@ pub(super) fn search(
             return Ok(None);
         }
     }
-    let Some((chosen, fit, finalists)) = session.hold_final(net, observe)? else {
-        return Ok(None);
-    };
-    Ok(Some(Found { chosen, fit, finalists, records }))
+    session.hold_final(net, records, observe)
 }
 
 /// Samples that network weights learn from, and those that strategy weights learn from.
@@ -161,10 +157,7 @@ impl Session<'_> {
         let settings = self.settings;
         let config = &settings.training;
         let epoch = self.state.progress.epochs;
-        let batch = config.batch.min(self.train.len()).min(BATCH);
-        let steps = self.train.len() / batch;
-        // Smaller steps for smaller batches (Goyal et al., arXiv 1706.02677, 2017).
-        let rate_of_batch = RATE * config.learning_rate * batch as f64 / config.batch as f64;
+        let (batch, steps, rate_of_batch) = (self.batch(), self.steps(), self.rate());
         let all_steps = steps * settings.search_epochs;
         observe(Event::Begin { epoch: epoch + 1, steps });
 
@@ -264,58 +257,71 @@ impl Session<'_> {
         all
     }
 
-    /// Tunes every finalist for the same number of steps and leaves the network as the one that is best on held-out samples:
-    /// its choices, how they are scaled to the cost, and how all of them did. `None` if it was stopped.
-    #[allow(clippy::type_complexity)]
+    /// Tunes every finalist for the same number of steps and leaves the network as the one that is best on held-out
+    /// samples. `None` if it was stopped.
     fn hold_final(
         &mut self,
         net: &NetSpec,
+        records: Vec<Record>,
         observe: &mut dyn FnMut(Event<'_>) -> Flow,
-    ) -> anyhow::Result<Option<(Vec<usize>, Fit, Vec<Finalist>)>> {
-        let settings = self.settings;
+    ) -> anyhow::Result<Option<Found>> {
         let mut all = self.finalists();
+        let criteria = self.space.criteria();
+        let fitter = Fitter::new(net, self.state, self.space, self.settings, self.data, criteria);
+        let fit = |chosen: &[usize]| fitter.fit(&self.space.strategies(chosen));
         if all.len() == 1 {
             let (_, chosen) = all.swap_remove(0);
-            let strategies = self.space.strategies(&chosen);
-            let fit = fit(net, self.state, self.space, settings, self.data, &strategies)?;
-            return Ok(Some((chosen, fit, Vec::new())));
+            let fit = fit(&chosen)?;
+            return Ok(Some(Found { chosen, fit, finalists: Vec::new(), records }));
         }
-        let batch = settings.training.batch.min(self.train.len()).min(BATCH);
-        let steps = settings.search_epochs * (self.train.len() / batch) / NETWORK_EVERY / all.len();
+        let fits = all.iter().map(|(_, chosen)| fit(chosen)).collect::<anyhow::Result<Vec<_>>>()?;
+        let steps = self.settings.search_epochs * self.steps() / NETWORK_EVERY / all.len();
         let parts =
             |state: &State| (state.values.clone(), state.slots.clone(), state.backbone.clone());
         let start = parts(self.state);
-        let mut finalists = Vec::new();
-        let mut best: Option<(f64, Vec<usize>, Fit, _)> = None;
-        for (structure, chosen) in all {
+        // Some structures cannot get down to the cost.
+        let target = self.space.cost_target;
+        let excess = |finalist: &Finalist| (finalist.cost - target).max(0.0);
+        let (mut finalists, mut best) = (Vec::new(), None);
+        for ((structure, chosen), fit) in all.into_iter().zip(fits) {
             (self.state.values, self.state.slots, self.state.backbone) = start.clone();
-            let strategies = self.space.strategies(&chosen);
-            let fit = fit(net, self.state, self.space, settings, self.data, &strategies)?;
-            observe(Event::Note(format!(
-                "tuning finalist {} for {steps} steps",
-                finalists.len() + 1
-            )));
-            let Some(merit) = self.tune(&fit, steps, batch, observe)? else { return Ok(None) };
+            let number = finalists.len() + 1;
+            observe(Event::Note(format!("tuning finalist {number} for {steps} steps")));
+            let Some(merit) = self.tune(&fit, steps, observe)? else { return Ok(None) };
             let finalist = Finalist { structure, cost: fit.2, merit };
             observe(Event::Note(format!(
                 "finalist with structures {}: {merit:.4} on held-out samples, {:.0} instructions",
                 finalist.name(),
-                fit.2
+                finalist.cost
             )));
-            finalists.push(finalist);
-            // Some structures cannot get down to the cost.
-            let excess = (fit.2 - self.space.cost_target).max(0.0);
-            let better = |(most, _, other, _): &(f64, Vec<usize>, Fit, _)| {
-                let least = (other.2 - self.space.cost_target).max(0.0);
-                excess < least || excess == least && merit > *most
-            };
-            if best.as_ref().is_none_or(better) {
-                best = Some((merit, chosen, fit, parts(self.state)));
+            let better = best.as_ref().is_none_or(|(best, ..): &(Finalist, _, _, _)| {
+                let (own, least) = (excess(&finalist), excess(best));
+                own < least || own == least && merit > best.merit
+            });
+            if better {
+                best = Some((finalist.clone(), chosen, fit, parts(self.state)));
             }
+            finalists.push(finalist);
         }
         let Some((_, chosen, fit, winner)) = best else { unreachable!("there are finalists") };
         (self.state.values, self.state.slots, self.state.backbone) = winner;
-        Ok(Some((chosen, fit, finalists)))
+        Ok(Some(Found { chosen, fit, finalists, records }))
+    }
+
+    /// Samples of a step.
+    fn batch(&self) -> usize {
+        self.settings.training.batch.min(self.train.len()).min(BATCH)
+    }
+
+    /// Steps of an epoch.
+    fn steps(&self) -> usize {
+        self.train.len() / self.batch()
+    }
+
+    /// The network's learning rate: smaller steps for smaller batches (Goyal et al., arXiv 1706.02677, 2017).
+    fn rate(&self) -> f64 {
+        let config = &self.settings.training;
+        RATE * config.learning_rate * self.batch() as f64 / config.batch as f64
     }
 
     /// Trains the network under a finalist's masks; its figure of merit on held-out samples.
@@ -323,21 +329,20 @@ impl Session<'_> {
         &mut self,
         (_, masks, _): &Fit,
         steps: usize,
-        batch: usize,
         observe: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> anyhow::Result<Option<f64>> {
-        let config = &self.settings.training;
+        let (batch, rate_of_batch) = (self.batch(), self.rate());
         let rows: Vec<Tensor<2>> = masks
             .iter()
             .map(|layer| tensor(&layer.mask.to_values(), &self.state.device).unsqueeze::<2>())
             .collect();
         let whole = vec![vec![1.0]; rows.len()];
-        let mut random = rng(config.seed, Purpose::Search, self.settings.search_epochs);
+        let Layerwise { training, search_epochs, .. } = self.settings;
+        let mut random = rng(training.seed, Purpose::Search, *search_epochs);
         let mut order = self.train.clone();
         order.shuffle(&mut random);
         let samples: Vec<usize> = order.into_iter().cycle().take(steps * batch).collect();
-        let rate_of_batch = RATE * config.learning_rate * batch as f64 / config.batch as f64;
-        let before = self.settings.search_epochs * (self.train.len() / batch);
+        let before = search_epochs * self.steps();
         let started = Instant::now();
         for (step, indices) in samples.chunks_exact(batch).enumerate() {
             let rate = rate_of_batch * cosine(step, steps / 10, steps);
@@ -353,16 +358,8 @@ impl Session<'_> {
 
     /// Masks of all candidates of a layer, one row each, by layer.
     fn masks(&self, epoch: usize) -> Vec<Tensor<2>> {
-        let config = &self.settings.training;
-        let mut criteria: Vec<Criterion> = Vec::new();
-        for strategy in self.space.layers.iter().flat_map(|layer| &layer.candidates) {
-            if !criteria.contains(&strategy.criterion) {
-                criteria.push(strategy.criterion);
-            }
-        }
-        let layers: Vec<(usize, Layout)> =
-            self.space.layers.iter().map(|layer| (layer.param, layer.layout)).collect();
-        let scores = scores(self.state, self.data, config, &criteria, &layers, epoch);
+        let criteria = self.space.criteria();
+        let scores = self.space.scores(self.state, self.data, self.settings, &criteria, epoch);
         let masks = self.space.layers.iter().enumerate().map(|(index, layer)| {
             let rows = layer.candidates.iter().map(|strategy| {
                 let by = criteria.iter().position(|c| *c == strategy.criterion);

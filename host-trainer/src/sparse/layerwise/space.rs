@@ -5,11 +5,13 @@ use rand::{Rng, RngExt};
 
 use super::Layerwise;
 use crate::{
+    data::Dataset,
     export::estimate,
     net::{Graph, NetSpec},
     sparse::{
-        criteria::Criterion,
+        criteria::{Criterion, scores},
         mask::{Budget, Distribution, LayerMask, Layout, Structure},
+        state::State,
         strategy::{Prunable, Strategy, distinct, spread},
     },
     target::cost::Core,
@@ -238,6 +240,31 @@ impl Space {
             }
         }
         Ok(curves)
+    }
+
+    /// The criteria of all candidates.
+    pub(super) fn criteria(&self) -> Vec<Criterion> {
+        let mut criteria = Vec::new();
+        for strategy in self.layers.iter().flat_map(|layer| &layer.candidates) {
+            if !criteria.contains(&strategy.criterion) {
+                criteria.push(strategy.criterion);
+            }
+        }
+        criteria
+    }
+
+    /// Scores by criterion and layer. `moment` decides on the batches that gradients come from.
+    pub(super) fn scores(
+        &self,
+        state: &State,
+        data: &Dataset,
+        settings: &Layerwise,
+        criteria: &[Criterion],
+        moment: usize,
+    ) -> Vec<Vec<Vec<f32>>> {
+        let layers: Vec<(usize, Layout)> =
+            self.layers.iter().map(|layer| (layer.param, layer.layout)).collect();
+        scores(state, data, &settings.training, criteria, &layers, moment)
     }
 
     /// What candidates of the layers are, by their places.
