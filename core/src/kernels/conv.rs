@@ -98,7 +98,7 @@ fn requantise(op: &Conv<'_>, channel: &ChannelRecord, sum: i32) -> i8 {
 /// The channel's rescale; checked models have no other kind.
 #[inline(always)]
 pub(super) fn rescale(channel: &ChannelRecord) -> Rescale {
-    Rescale::new(channel.multiplier.get(), channel.shift.get()).unwrap_or(Rescale::ZERO)
+    Rescale::new(channel.multiplier.get(), channel.shift()).unwrap_or(Rescale::ZERO)
 }
 
 #[inline(always)]

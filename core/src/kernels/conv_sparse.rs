@@ -223,8 +223,8 @@ impl<const BLOCK: usize> Tiles for Portable<'_, '_, BLOCK> {
 
     fn add_tile(&mut self, first: usize, lanes: &[usize; TILE]) {
         let mut rest = self.stream.entries;
-        for (output, channel) in self.op.channels.iter().enumerate() {
-            let bytes = self.stream.counts.get(output).wrapping_mul(Self::KIND.entry());
+        for (output, channel) in self.stream.channels.iter().enumerate() {
+            let bytes = channel.count().wrapping_mul(Self::KIND.entry());
             let Some((entries, behind)) = rest.split_at_checked(bytes) else { return };
             rest = behind;
             let mut sums = [channel.bias.get(); TILE];

@@ -60,7 +60,7 @@ struct Frame {
     first: [u32; 3],
     jump: u32,
     multiplier: i32,
-    /// Right shift, less one.
+    /// Right shift, less one, below the count.
     shift: i32,
     start: i32,
     /// Whether the sign of a sum matters for its rounding.
@@ -70,8 +70,6 @@ struct Frame {
     index: isize,
     /// First record.
     records: *const u8,
-    count: *const [u8; 2],
-    count_step: usize,
     channel: *const ChannelRecord,
     /// Twice the output's zero point, plus one.
     zero_point: i32,
@@ -83,8 +81,7 @@ struct Frame {
 ///
 /// # Safety
 ///
-/// For every channel there is a count, `step` bytes behind the previous one, and behind each other as
-/// many entries as that says, and four more bytes. For every record, of which one or more stand before
+/// There are as many entries as the channels count, and four more bytes. For every record, of which one or more stand before
 /// a null pointer, the eight cells at each entry's offset from its base can be read (that word by word
 /// at multiples of four if they are `even`), and a byte per channel be written before each of its
 /// targets.
@@ -92,7 +89,6 @@ pub(super) unsafe fn channels<const BLOCK: usize>(
     requantise: &Requantise,
     channels: &[ChannelRecord],
     entries: *const u8,
-    (count, count_step): (*const [u8; 2], usize),
     records: *const u8,
     even: bool,
 ) {
@@ -111,8 +107,6 @@ pub(super) unsafe fn channels<const BLOCK: usize>(
         record: records,
         index: (channels.len() as isize).wrapping_neg(),
         records,
-        count,
-        count_step,
         channel: channels.as_ptr(),
         zero_point: requantise.nudge(),
         ahead: entries.wrapping_add(ahead),
@@ -133,11 +127,9 @@ pub(super) unsafe fn channels<const BLOCK: usize>(
         let entries = frame.ahead.wrapping_sub(ahead);
         // SAFETY: the caller's promise.
         unsafe {
-            let n = usize::from(u16::from_le_bytes(*frame.count));
-            unusual::<BLOCK>(requantise, channel, entries, n, records.cast(), frame.index);
-            frame.ahead = frame.ahead.wrapping_add(n.wrapping_mul(entry));
-            frame.count = frame.count.wrapping_byte_add(count_step);
+            unusual::<BLOCK>(requantise, channel, entries, records.cast(), frame.index);
         }
+        frame.ahead = frame.ahead.wrapping_add(channel.count().wrapping_mul(entry));
         frame.channel = frame.channel.wrapping_add(1);
         frame.index = frame.index.wrapping_add(1);
     }
@@ -154,14 +146,13 @@ unsafe fn unusual<const BLOCK: usize>(
     requantise: &Requantise,
     channel: &ChannelRecord,
     entries: *const u8,
-    count: usize,
     mut record: *const Record,
     index: isize,
 ) {
     // SAFETY: the caller's promise; the last record is a null pointer only.
     unsafe {
         while !(*record.cast::<*const u8>()).is_null() {
-            let (sums, _) = sum::<BLOCK>(entries, count, (*record).base, channel.bias.get());
+            let (sums, _) = sum::<BLOCK>(entries, channel, (*record).base);
             let targets = (*record).targets.map(|target| target.offset(index));
             requantise.store_unusual(channel, sums, &targets);
             record = record.add(1);
@@ -428,42 +419,37 @@ macro_rules! channels_loop {
         unsafe fn $name(frame: &mut Frame) {
             // SAFETY: reads and writes what the caller promises. r6 and r7, which the compiler keeps
             // for itself, and the stack pointer are restored. Offsets from the stack pointer are those
-            // in `Frame`, of which a copy lies there; the pointer to it is at 64.
+            // in `Frame`, of which a copy lies there; the pointer to it is at 56.
             unsafe {
                 core::arch::asm!(
                     "push {{r0, r6, r7}}",
-                    "sub sp, #64",
+                    "sub sp, #56",
                     "ldm r0!, {{r1-r5, r8-r10}}",
                     "stm sp, {{r1-r5, r8-r10}}",
-                    "ldm r0, {{r1-r5, r8-r10}}",
+                    "ldm r0, {{r1-r5, r8}}",
                     "add r11, sp, #32",
-                    "stm r11, {{r1-r5, r8-r10}}",
-                    // The next channel's count, bias and rescaling.
+                    "stm r11, {{r1-r5, r8}}",
+                    // The next channel's bias, rescaling and count, which is the upper half of r9 and
+                    // does not matter when the lower one shifts.
                     "2:",
-                    "ldr r3, [sp, #44]",
-                    "ldr r6, [sp, #52]",
-                    "ldrh r4, [r3]",
+                    "ldrd r6, r11, [sp, #44]",
                     "ldm r6!, {{r7-r9}}",
-                    "mvns r9, r9",
-                    concat!("cmp r9, #", max_shift!()),
+                    "uxth r4, r9",
+                    concat!("cmp r4, #", max_shift!()),
                     "bhs.w 6f",
-                    "ldr r5, [sp, #48]",
-                    "ldr r11, [sp, #56]",
-                    "str r6, [sp, #52]",
-                    "add r3, r5",
-                    "str r3, [sp, #44]",
+                    "str r6, [sp, #44]",
                     "lsl r11, r11, r9",
                     "lsl r7, r7, #1",
-                    "cmp r4, #0",
+                    "lsrs r4, r9, #16",
                     "beq.w 5f",
                     "strd r8, r9, [sp, #16]",
                     "str r11, [sp, #24]",
-                    "ldr r1, [sp, #60]",
+                    "ldr r1, [sp, #52]",
                     $first_entry,
                     "stm sp, {{r1, r2, r7}}",
                     // Where its entries end, and where to enter the loop for all but the first.
                     $($end,)*
-                    "str r3, [sp, #60]",
+                    "str r3, [sp, #52]",
                     "subs r4, #1",
                     $($enter,)*
                     "adds r5, #1",
@@ -480,7 +466,7 @@ macro_rules! channels_loop {
                     ".p2align 2",
                     "4:",
                     $($step,)*
-                    "ldr r4, [sp, #60]",
+                    "ldr r4, [sp, #52]",
                     "cmp r1, r4",
                     "bne.w 4b",
                     "ldrd r0, r1, [sp, #16]",
@@ -549,16 +535,14 @@ macro_rules! channels_loop {
                     "str r1, [sp, #36]",
                     "bne.w 2b",
                     "6:",
-                    "ldr r0, [sp, #64]",
+                    "ldr r0, [sp, #56]",
                     "ldr r1, [sp, #36]",
                     "ldr r2, [sp, #44]",
                     "ldr r3, [sp, #52]",
-                    "ldr r4, [sp, #60]",
                     "str r1, [r0, #36]",
                     "str r2, [r0, #44]",
                     "str r3, [r0, #52]",
-                    "str r4, [r0, #60]",
-                    "add sp, #64",
+                    "add sp, #56",
                     "pop {{r0, r6, r7}}",
                     inout("r0") frame => _,
                     out("r1") _, out("r2") _, out("r3") _, out("r4") _, out("r5") _, out("r8") _,

@@ -10,7 +10,7 @@
 use super::conv_sparse::{NOWHERE, Stretch, Tiles, run};
 use super::dsp::{pkhbt, pkhtb, smlabb, smlad, smlatb, sxtab16, sxtab16_ror8, sxtb16, sxtb16_ror8};
 use super::requantise::{Requantise, limit};
-use super::sparse::{ConvStream, Counts, ELEMENT, TILE};
+use super::sparse::{ConvStream, ELEMENT, TILE};
 use crate::model::Conv;
 use crate::model::layout::{ALIGNMENT, ChannelRecord};
 
@@ -59,12 +59,12 @@ impl<'a, 'm, const BLOCK: usize> Dsp<'a, 'm, BLOCK> {
         let (_records, rest) = rest.split_at_mut_checked(g.records())?;
         let nowhere = rest.get_mut(..outputs)?;
         let sound = planes.as_ptr().align_offset(ALIGNMENT) == 0
-            && op.channels.as_ptr().align_offset(ALIGNMENT) == 0
-            && op.channels.len() == outputs
+            && stream.channels.as_ptr().align_offset(ALIGNMENT) == 0
+            && stream.channels.len() == outputs
             && g.block().len() == BLOCK;
         sound.then_some(Self {
             stream,
-            channels: op.channels,
+            channels: stream.channels,
             requantise: Requantise::new(op.output.zero_point, op.clamp),
             planes,
             #[cfg(niwaki_dsp)]
@@ -90,14 +90,6 @@ impl<'a, 'm, const BLOCK: usize> Dsp<'a, 'm, BLOCK> {
         let offset = first.wrapping_mul(BLOCK * ELEMENT);
         (first <= self.stream.geometry().last_tile)
             .then(|| self.planes.as_ptr().wrapping_add(offset).cast())
-    }
-
-    /// First count, and the bytes to the next.
-    fn counts(&self) -> (*const [u8; 2], usize) {
-        match &self.stream.counts {
-            Counts::Same(count) => (&raw const *count, 0),
-            Counts::Each(counts) => (counts.as_ptr(), size_of::<[u8; 2]>()),
-        }
     }
 }
 
@@ -181,9 +173,8 @@ impl<const BLOCK: usize> Tiles for Dsp<'_, '_, BLOCK> {
     #[inline(never)]
     fn compute(&mut self) {
         let entries = self.stream.entries.as_ptr();
-        // SAFETY: `ConvStream::verify` has walked the stream: there are as many counts as output
-        // channels (of which `self.channels` has one each), as many entries as they say and four bytes
-        // behind them, and the eight cells of every entry lie in the planes for every tile up to
+        // SAFETY: `ConvStream::verify` has walked the stream: there are as many entries as the channels
+        // count and four bytes behind them, and the eight cells of every entry lie in the planes for every tile up to
         // `last_tile`, at even cells where the geometry says so. A byte per output channel ends at each
         // of the records' targets.
         unsafe {
@@ -191,7 +182,6 @@ impl<const BLOCK: usize> Tiles for Dsp<'_, '_, BLOCK> {
                 &self.requantise,
                 self.channels,
                 entries,
-                self.counts(),
                 self.records.finish(),
                 self.stream.geometry().even,
             );
@@ -202,16 +192,12 @@ impl<const BLOCK: usize> Tiles for Dsp<'_, '_, BLOCK> {
     fn add_tile(&mut self, first: usize, lanes: &[usize; TILE]) {
         let (Some(base), Some(targets)) = (self.base(first), self.targets(lanes)) else { return };
         let mut entries = self.stream.entries.as_ptr();
-        let (mut count, step) = self.counts();
         for (index, channel) in self.channels.iter().enumerate() {
-            // SAFETY: `ConvStream::verify` has walked the stream: there are as many counts as output
-            // channels (of which `self.channels` has one each), as many entries as they say, and the
-            // eight cells of every entry lie in the planes for every tile up to `last_tile`. There is
+            // SAFETY: `ConvStream::verify` has walked the stream: there are as many entries as the channels
+            // count, and the eight cells of every entry lie in the planes for every tile up to `last_tile`. There is
             // room for a byte per output channel at each target.
             unsafe {
-                let n = usize::from(u16::from_le_bytes(*count));
-                count = count.byte_add(step);
-                let (sums, behind) = sum::<BLOCK>(entries, n, base, channel.bias.get());
+                let (sums, behind) = sum::<BLOCK>(entries, channel, base);
                 entries = behind;
                 self.requantise.store(channel, sums, &targets.map(|target| target.add(index)));
             }
@@ -226,20 +212,19 @@ impl<const BLOCK: usize> Tiles for Dsp<'_, '_, BLOCK> {
 #[path = "conv_sparse_asm.rs"]
 mod asm;
 
-/// Twice the sums of eight pixels over `count` entries, and where the entries end.
+/// Twice the sums of eight pixels over a channel's entries, and where the entries end.
 ///
 /// # Safety
 ///
-/// The entries can be read, and from `cell` the eight cells at each of their offsets.
+/// As many entries as the channel counts can be read, and from `cell` the eight cells at each of their offsets.
 unsafe fn sum<const BLOCK: usize>(
     entries: *const u8,
-    count: usize,
+    channel: &ChannelRecord,
     cell: *const u8,
-    bias: i32,
 ) -> ([i32; TILE], *const u8) {
+    let (count, start) = (channel.count(), channel.bias.get().wrapping_mul(2));
     // SAFETY: the caller's promise.
     unsafe {
-        let start = bias.wrapping_mul(2);
         match BLOCK {
             1 => sum_1(entries, count, cell, start),
             2 => sum_2(entries, count, cell, start),

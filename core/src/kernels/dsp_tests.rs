@@ -59,23 +59,13 @@ fn channel() -> impl Strategy<Value = ChannelRecord> {
     let tiny = (extreme, 0i32..2000, -3i32..1);
     // Powers of two make ties.
     let ties = (-200_000i32..200_000, Just(1i32 << 30), -15i32..0);
-    prop_oneof![8 => usual, 2 => normalised, 1 => any, 1 => tiny, 2 => ties].prop_map(
-        |(bias, multiplier, shift)| ChannelRecord {
-            bias: bias.into(),
-            multiplier: multiplier.into(),
-            shift: shift.into(),
-        },
-    )
+    prop_oneof![8 => usual, 2 => normalised, 1 => any, 1 => tiny, 2 => ties]
+        .prop_map(|(bias, multiplier, shift)| ChannelRecord::new(bias, multiplier, shift, 0))
 }
 
 fn channels(count: usize) -> impl Strategy<Value = Vec<ChannelRecord>> {
-    let usual = (-200_000i32..200_000, (1i32 << 30)..=i32::MAX, -15i32..0).prop_map(
-        |(bias, multiplier, shift)| ChannelRecord {
-            bias: bias.into(),
-            multiplier: multiplier.into(),
-            shift: shift.into(),
-        },
-    );
+    let usual = (-200_000i32..200_000, (1i32 << 30)..=i32::MAX, -15i32..0)
+        .prop_map(|(bias, multiplier, shift)| ChannelRecord::new(bias, multiplier, shift, 0));
     prop_oneof![
         2 => prop::collection::vec(usual, count),
         1 => prop::collection::vec(channel(), count),
@@ -347,7 +337,7 @@ proptest! {
             super::conv::rescale(&channel).requantise(sum, zero, whole)
         };
         // Sums at which outputs change.
-        let boundary = f64::from(near) / 256.0 * f64::from(-channel.shift.get()).exp2();
+        let boundary = f64::from(near) / 256.0 * f64::from(-channel.shift()).exp2();
         let boundary = boundary * 2_147_483_648.0 / f64::from(channel.multiplier.get().max(1));
         let boundary = (boundary as i32).wrapping_sub(channel.bias.get());
         let boundary = boundary.clamp(-1_000_000_000, 1_000_000_000);

@@ -29,19 +29,20 @@ pub(super) fn portable<const BLOCK: usize>(
     _scratch: &mut [i8],
 ) {
     let block = stream.block();
-    for (output, (channel, groups)) in op.channels.iter().zip(stream.channels()).enumerate() {
+    let mut position = 0usize;
+    for (output, (channel, row)) in stream.channels.iter().zip(stream.rows()).enumerate() {
         let mut sum = channel.bias.get();
-        let mut position = 0usize;
-        for group in groups.chunks_exact(block.group_bytes()) {
-            for index in 0..block.group() {
-                let distance = block.distance(group, index).unwrap_or(0);
-                position = position.wrapping_add(distance.wrapping_mul(BLOCK));
-                for (lane, &x) in part(x, position, BLOCK).iter().enumerate() {
-                    let weight = group.get(block.weight(index, lane)).copied().unwrap_or(0) as i8;
-                    sum = sum.wrapping_add(i32::from(weight).wrapping_mul(i32::from(x)));
-                }
-            }
+        if !block.goes_on() {
+            position = 0;
         }
+        row.blocks(block, |_, group, index| {
+            let distance = block.distance(group, index).unwrap_or(0);
+            position = position.wrapping_add(distance.wrapping_mul(BLOCK));
+            for (lane, &x) in part(x, position, BLOCK).iter().enumerate() {
+                let weight = group.get(block.weight(index, lane)).copied().unwrap_or(0) as i8;
+                sum = sum.wrapping_add(i32::from(weight).wrapping_mul(i32::from(x)));
+            }
+        });
         put(y, output, requantise(op, channel, sum));
     }
 }

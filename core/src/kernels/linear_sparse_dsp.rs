@@ -9,7 +9,7 @@ use super::dsp::{smlabb, smlabt, smlad};
 #[cfg(not(niwaki_dsp))]
 use super::requantise::Usual;
 use super::requantise::{Requantise, limit};
-use super::sparse::{Counts, LinearStream};
+use super::sparse::LinearStream;
 use crate::model::Conv;
 use crate::model::layout::{ALIGNMENT, ChannelRecord};
 
@@ -25,10 +25,9 @@ pub(super) fn linear<const BLOCK: usize>(
         && x.len() >= stream.inputs
         && scratch.len() >= stream.scratch_len()
         && (BLOCK == 1 || aligned(scratch.as_ptr().cast()))
-        && aligned(op.channels.as_ptr().cast())
-        && y.len() == stream.outputs
-        && op.channels.len() == stream.outputs;
-    let (Some(last), true) = (op.channels.last(), sound) else { return };
+        && aligned(stream.channels.as_ptr().cast())
+        && y.len() == stream.channels.len();
+    let (Some(last), true) = (stream.channels.last(), sound) else { return };
     let x: *const u8 = match BLOCK {
         1 => x.as_ptr().cast(),
         _ => {
@@ -36,44 +35,31 @@ pub(super) fn linear<const BLOCK: usize>(
             scratch.as_ptr().cast()
         }
     };
-    // Where counts are equal, some copies of the count serve row after row.
-    let copies;
-    let counts = match &stream.counts {
-        Counts::Same(count) => {
-            copies = [*count; 32];
-            &copies
-        }
-        Counts::Each(counts) => *counts,
-    };
     // The loop reads a bias ahead: behind the last row's channel stands a copy.
     let ahead = Aligned([*last; 2]);
     let outputs = y.as_mut_ptr_range();
     let last = outputs.end.wrapping_sub(1);
     let mut frame = Frame {
-        groups: stream.groups.as_ptr(),
-        channel: op.channels.as_ptr(),
-        count: counts.as_ptr(),
+        groups: stream.bytes.as_ptr(),
+        channel: stream.channels.as_ptr(),
+        singles: stream.bytes.as_ptr_range().end,
         y: outputs.start,
         x,
         y_end: outputs.start,
         zero_point: Requantise::new(op.output.zero_point, op.clamp).nudge(),
     };
     while frame.y != outputs.end {
-        // SAFETY: `LinearStream::verify` has walked the stream: there are as many counts as outputs (of
-        // which `op.channels` has one each), or copies of the only one, as many groups as they say, and
-        // every block lies within the inputs, of which there are enough. Behind the channel of every row
-        // but the last stands that of the next.
+        if frame.y == last {
+            frame.channel = ahead.0.as_ptr();
+            frame.y_end = outputs.end;
+        } else {
+            frame.y_end = last;
+        }
+        // SAFETY: `LinearStream::verify` has walked the stream: there are as many groups and single
+        // blocks as the channels count, of which there is one for each output, and every block lies
+        // within the inputs, of which there are enough. Behind the channel of every row but the last
+        // stands that of the next.
         unsafe {
-            let rows = if frame.y == last {
-                frame.channel = ahead.0.as_ptr();
-                1
-            } else {
-                last.offset_from_unsigned(frame.y).min(counts.len())
-            };
-            if let Counts::Same(_) = stream.counts {
-                frame.count = counts.as_ptr();
-            }
-            frame.y_end = frame.y.add(rows);
             match BLOCK {
                 1 => rows_1(&mut frame),
                 2 => rows_2(&mut frame),
@@ -93,8 +79,10 @@ struct Aligned<T>(T);
 struct Frame {
     groups: *const u8,
     channel: *const ChannelRecord,
-    count: *const [u8; 2],
+    /// Where the single blocks that are still to come end.
+    singles: *const u8,
     y: *mut i8,
+    /// The first input; for blocks of four, where distances count from.
     x: *const u8,
     y_end: *mut i8,
     /// Twice the output's zero point, plus one.
@@ -262,20 +250,20 @@ macro_rules! two_fours {
         concat!(
             $first,
             ":
-            uxtah r0, r0, r2
+            sxtah r0, r0, r2
             ldrd r5, r9, [r0]
             sxtb16 lr, r3
             sxtb16 r3, r3, ror #8
-            smlad r6, r5, lr, r6
-            smlad r6, r9, r3, r6\n",
+            smlad r11, r5, lr, r11
+            smlad r11, r9, r3, r11\n",
             $second,
             ":
-            add r0, r0, r2, lsr #16
+            add r0, r0, r2, asr #16
             ldrd r5, r9, [r0]
             sxtb16 lr, r4
             sxtb16 r4, r4, ror #8
-            smlad r6, r5, lr, r6
-            smlad r6, r9, r4, r6
+            smlad r11, r5, lr, r11
+            smlad r11, r9, r4, r11
             ldm r1!, {{r2-r4}}\n",
         )
     };
@@ -283,14 +271,16 @@ macro_rules! two_fours {
 
 /// Defines the loop over rows.
 ///
-/// In the loop over groups r0 is the input or its number, r1 points to the group and r6 holds the sum,
-/// which begins with the bias that came with the multiplier and shift of the row before.
-/// The stack holds the first input, the end of the outputs and the zero point.
+/// In the loop over groups r0 is the input or its number, r1 points to the group and a register holds
+/// the sum, which begins with the bias that came with the multiplier and shift of the row before. The
+/// stack holds the first input, the end of the outputs and the zero point. Before the sum, r5 is the
+/// channel's count, which stands above its shift and does not matter when that shifts.
 macro_rules! rows {
     (
         $(#[$doc:meta])* $name:ident, before: [$($before:literal),*], sum: $sum:expr,
         rescale: [
-            $multiplier:literal, $shift:literal, $doubled:literal, $zero_point:literal, $start:literal
+            $accumulator:literal, $multiplier:literal, $shift:literal, $doubled:literal,
+            $zero_point:literal, $start:literal
         ],
         end: [$($end:literal),*], behind: $behind:literal, else: $emulation:ident
     ) => {
@@ -298,8 +288,8 @@ macro_rules! rows {
         ///
         /// # Safety
         ///
-        /// For every row from the frame's to the last there is a count, a channel and as many groups
-        /// as the count says, and the inputs of all of their blocks can be read.
+        /// For every row from the frame's to the last there is a channel with another one behind it, and
+        /// as many groups and single blocks as it counts, of which all inputs can be read.
         #[cfg(niwaki_dsp)]
         #[inline(never)]
         unsafe fn $name(frame: &mut Frame) {
@@ -313,14 +303,13 @@ macro_rules! rows {
                     "push {{r2-r4}}",
                     "ldm r0, {{r1, r10-r12}}",
                     $($before,)*
-                    "ldr r6, [r10], #4",
+                    concat!("ldr ", $accumulator, ", [r10], #4"),
                     "2:",
-                    "ldrh r5, [r11], #2",
+                    "ldrh r5, [r10, #6]",
                     $sum,
                     // Rescales: see `requantise::Usual`.
-                    concat!("add ", $doubled, ", r6, r6"),
-                    concat!("ldm r10!, {{", $multiplier, ", ", $shift, ", r6}}"),
-                    concat!("mvns ", $shift, ", ", $shift),
+                    concat!("add ", $doubled, ", ", $accumulator, ", ", $accumulator),
+                    concat!("ldm r10!, {{", $multiplier, ", ", $shift, ", ", $accumulator, "}}"),
                     $zero_point,
                     concat!("add ", $start, ", ", $start, ", ", $doubled, ", asr #31"),
                     concat!("smmlar ", $doubled, ", ", $doubled, ", ", $multiplier, ", ", $start),
@@ -346,18 +335,15 @@ macro_rules! rows {
         ///
         /// # Safety
         ///
-        /// For every row from the frame's to the last there is a count, a channel and as many groups
-        /// as the count says, and the inputs of all of their blocks can be read.
+        /// For every row from the frame's to the last there is a channel, and as many groups and single
+        /// blocks as it counts, of which all inputs can be read.
         #[cfg(not(niwaki_dsp))]
         unsafe fn $name(frame: &mut Frame) {
             while frame.y != frame.y_end {
                 // SAFETY: the caller's promise.
                 unsafe {
                     let channel = &*frame.channel;
-                    let count = usize::from(u16::from_le_bytes(*frame.count));
-                    frame.count = frame.count.add(1);
-                    let (sum, behind) = $emulation(frame.groups, count, frame.x, channel.bias.get());
-                    frame.groups = behind;
+                    let sum = $emulation(frame, channel.count(), channel.bias.get());
                     *frame.y = Usual::new(channel, frame.zero_point).rescale(sum.wrapping_mul(2));
                     frame.y = frame.y.add(1);
                     frame.channel = frame.channel.add(1);
@@ -368,19 +354,27 @@ macro_rules! rows {
 }
 
 rows! {
-    /// Groups of two inputs, four at once, the first ones one by one. No loop over up to 51 of them; r7
-    /// is the zero point and r8 the end of the outputs.
+    /// A single input, which r11 points behind, and groups of two, four at once, the first ones one and
+    /// two at once. No loop over up to 103 inputs; r7 is the zero point and r8 the end of the outputs.
     rows_1,
     before: ["ldr r7, [sp, #8]", "ldr r8, [sp, #4]"],
     sum: concat!(
-        "lsls r2, r5, #31
-        usat r2, #5, r5, asr #2
-        ldr r0, [sp]
+        "ldr r0, [sp]
+        lsls r2, r5, #31
+        usat r2, #5, r5, asr #3
         bpl 8f
+        ldrh r4, [r11, #-2]!
+        uxtab r0, r0, r4
+        sxtb r4, r4, ror #8
+        ldrsb r9, [r0]
+        smlabb r6, r9, r4, r6
+        8:
+        bcc 8f
         ldr r4, [r1], #4\n",
         two_inputs!("r4"),
         "8:
-        bcc 9f
+        tst r5, #4
+        beq 9f
         ldrd r4, r5, [r1], #8\n",
         two_inputs!("r4"), two_inputs!("r5"),
         "9:
@@ -390,8 +384,8 @@ rows! {
         .2byte (8f - 3b) / 2
         .endr
         8:
-        ldrh r7, [r11, #-2]
-        lsrs r7, #2
+        ldrh r7, [r10, #6]
+        lsrs r7, #3
         and r2, r7, #3
         subs r7, #9
         lsrs r7, #2
@@ -404,7 +398,7 @@ rows! {
         steps!(eight_inputs!(), 32 31 30 29 28 27 26 25 24 23 22 21),
         "20:\n",
     ),
-    rescale: ["r2", "r3", "r4", "lsl r5, r7, r3", "r5"],
+    rescale: ["r6", "r2", "r3", "r4", "lsl r5, r7, r3", "r5"],
     end: ["cmp r12, r8"], behind: "",
     else: sum_1
 }
@@ -426,20 +420,19 @@ rows! {
         cmp r1, r7
         bne.w 28b",
     ),
-    rescale: ["r2", "r3", "r4", "ldr r5, [sp, #8]\nlsls r5, r3", "r5"],
+    rescale: ["r6", "r2", "r3", "r4", "ldr r5, [sp, #8]\nlsls r5, r3", "r5"],
     end: ["ldr r2, [sp, #4]", "cmp r12, r2"], behind: "",
     else: sum_2
 }
 
 rows! {
     /// Groups of two blocks of four inputs, of which the next is always loaded. The filling that an odd
-    /// number of blocks begins with is jumped over. No loop over up to 32 of them; r7 is the zero point
-    /// and r8 the end of the outputs.
+    /// number of blocks begins with is jumped over. No loop over up to 32 of them; r7 is the zero point,
+    /// r8 the end of the outputs, and r0 stays from row to row.
     rows_4,
-    before: ["ldr r7, [sp, #8]", "ldr r8, [sp, #4]", "ldm r1!, {{r2-r4}}"],
+    before: ["ldr r7, [sp, #8]", "ldr r8, [sp, #4]", "ldr r0, [sp]", "ldm r1!, {{r2-r4}}"],
     sum: concat!(
-        "ldr r0, [sp]
-        usat r5, #6, r5
+        "usat r5, #6, r5
         tbh [pc, r5, lsl #1]\n",
         jump_table!(
             20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36
@@ -449,7 +442,7 @@ rows! {
         .2byte (8f - 3b) / 2
         .endr
         8:
-        ldrh r7, [r11, #-2]
+        ldrh r7, [r10, #6]
         adds r7, #1
         bic r7, #1
         7:\n",
@@ -476,8 +469,8 @@ rows! {
         two_fours!("22", "21"),
         "20:\n",
     ),
-    rescale: ["r0", "r5", "lr", "lsl r9, r7, r5", "r9"],
-    end: ["cmp r12, r8"], behind: "sub r1, #12",
+    rescale: ["r11", "r5", "r9", "lr", "lsl r6, r7, r9", "r6"],
+    end: ["cmp r12, r8"], behind: "sub r1, #12\nldr r2, [sp, #12]\nstr r0, [r2, #16]",
     else: sum_4
 }
 
@@ -492,48 +485,47 @@ unsafe fn word(at: *const u8) -> u32 {
     u32::from_le(unsafe { at.cast::<u32>().read() })
 }
 
-/// A row's sum, and where its groups end.
+/// A row's sum; moves the frame behind its blocks.
 ///
 /// # Safety
 ///
-/// `count` groups can be read, and the input of each of their blocks.
+/// `count` blocks can be read, and the input of each.
 #[cfg(not(niwaki_dsp))]
-unsafe fn sum_1(
-    mut group: *const u8,
-    count: usize,
-    mut x: *const u8,
-    mut sum: i32,
-) -> (i32, *const u8) {
-    for _ in 0..count {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let entries = word(group);
+unsafe fn sum_1(frame: &mut Frame, count: usize, mut sum: i32) -> i32 {
+    let mut x = frame.x;
+    // SAFETY: the caller's promise.
+    unsafe {
+        if count % 2 == 1 {
+            frame.singles = frame.singles.sub(2);
+            x = x.add(usize::from(*frame.singles));
+            let weight = *frame.singles.add(1) as i8;
+            sum = smlabb(sum, i32::from(x.cast::<i8>().read()) as u32, i32::from(weight) as u32);
+        }
+        for _ in 0..count / 2 {
+            let entries = word(frame.groups);
             let weights = sxtb16_ror8(entries);
             x = x.add((entries & 0xff) as usize);
             sum = smlabb(sum, i32::from(x.cast::<i8>().read()) as u32, weights);
             x = x.add((entries >> 16 & 0xff) as usize);
             sum = smlabt(sum, i32::from(x.cast::<i8>().read()) as u32, weights);
-            group = group.add(4);
+            frame.groups = frame.groups.add(4);
         }
     }
-    (sum, group)
+    sum
 }
 
-/// A row's sum, and where its groups end.
+/// A row's sum; moves the frame behind its groups.
 ///
 /// # Safety
 ///
 /// `count` groups can be read, and the widened inputs of each of their blocks.
 #[cfg(not(niwaki_dsp))]
-unsafe fn sum_2(
-    mut group: *const u8,
-    count: usize,
-    mut x: *const u8,
-    mut sum: i32,
-) -> (i32, *const u8) {
+unsafe fn sum_2(frame: &mut Frame, count: usize, mut sum: i32) -> i32 {
+    let mut x = frame.x;
     for _ in 0..count {
         // SAFETY: the caller's promise.
         unsafe {
+            let group = frame.groups;
             let (distances, first, second) = (word(group), word(group.add(4)), word(group.add(8)));
             let mut next = |shift: u32| {
                 x = x.add(4 * (distances >> shift & 0xff) as usize);
@@ -543,36 +535,32 @@ unsafe fn sum_2(
             sum = smlad(sum, next(8), sxtb16_ror8(first));
             sum = smlad(sum, next(16), sxtb16(second));
             sum = smlad(sum, next(24), sxtb16_ror8(second));
-            group = group.add(12);
+            frame.groups = group.add(12);
         }
     }
-    (sum, group)
+    sum
 }
 
-/// A row's sum, and where its groups end.
+/// A row's sum; moves the frame behind its groups and to its last block.
 ///
 /// # Safety
 ///
-/// `count` groups can be read, and the widened inputs of each of their blocks.
+/// `count` blocks can be read, in whole groups, and the widened inputs of each.
 #[cfg(not(niwaki_dsp))]
-unsafe fn sum_4(
-    mut group: *const u8,
-    count: usize,
-    mut x: *const u8,
-    mut sum: i32,
-) -> (i32, *const u8) {
+unsafe fn sum_4(frame: &mut Frame, count: usize, mut sum: i32) -> i32 {
     for _ in 0..count.div_ceil(2) {
         // SAFETY: the caller's promise.
         unsafe {
+            let group = frame.groups;
             let distances = word(group);
-            for (distance, weights) in [(distances & 0xffff, 4), (distances >> 16, 8)] {
-                x = x.add(distance as usize);
+            for (distance, weights) in [(distances as i16, 4), ((distances >> 16) as i16, 8)] {
+                frame.x = frame.x.offset(distance.into());
                 let weights = word(group.add(weights));
-                sum = smlad(sum, word(x), sxtb16(weights));
-                sum = smlad(sum, word(x.add(4)), sxtb16_ror8(weights));
+                sum = smlad(sum, word(frame.x), sxtb16(weights));
+                sum = smlad(sum, word(frame.x.add(4)), sxtb16_ror8(weights));
             }
-            group = group.add(12);
+            frame.groups = group.add(12);
         }
     }
-    (sum, group)
+    sum
 }

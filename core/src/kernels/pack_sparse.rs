@@ -2,17 +2,26 @@
 
 use alloc::vec::Vec;
 
-use super::sparse::{Block, COUNTS_DIFFER, ELEMENT, Entry, Geometry, MAX_WEIGHTS, TILE};
+use super::sparse::{Block, CONV_HEADER_LEN, ELEMENT, Entry, Geometry, MAX_WEIGHTS, TILE};
 use crate::model::layout::ALIGNMENT;
 use crate::model::{Tensor, Window};
 
+/// A stream, and what the records of the output channels count of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// The stream.
+    pub bytes: Vec<u8>,
+    /// The [count](crate::model::layout::ChannelRecord::count) of each output channel.
+    pub counts: Vec<u16>,
+}
+
 /// The stream of a convolution from its weights, output channel by output channel in the order kernel
 /// row, kernel column, input channel of the group. A block is kept when any of its weights is not
-/// zero. Counts are left out where every output channel has as many entries: constant fan-in.
+/// zero.
 ///
 /// `None` when the weights are not as many as the shapes say, an output channel has
 /// [`MAX_WEIGHTS`] or more, or the geometry's numbers do not fit the stream's header.
-pub fn conv_stream(weights: &[i8], groups: usize, geometry: &Geometry) -> Option<Vec<u8>> {
+pub fn conv_stream(weights: &[i8], groups: usize, geometry: &Geometry) -> Option<Packed> {
     let g = geometry;
     let block = g.block();
     let [kernel_h, kernel_w] = g.kernel;
@@ -51,20 +60,18 @@ pub fn conv_stream(weights: &[i8], groups: usize, geometry: &Geometry) -> Option
         }
         channels.push(entries);
     }
-    let counts: Vec<usize> = channels.iter().map(Vec::len).collect();
-    if counts.iter().any(|count| count * block.len() >= MAX_WEIGHTS) {
+    if channels.iter().any(|entries| entries.len() * block.len() >= MAX_WEIGHTS) {
         return None;
     }
-    let mut stream = Vec::new();
+    let counts = channels.iter().map(|entries| entries.len() as u16).collect();
+    let mut stream = Vec::with_capacity(CONV_HEADER_LEN);
     stream.extend(u16::try_from(g.columns).ok()?.to_le_bytes());
     stream.extend(u16::try_from(g.rows).ok()?.to_le_bytes());
-    write_counts(&counts, &mut stream);
     for entry in channels.iter().flatten() {
         stream.extend_from_slice(&entry.write(block)[..block.entry()]);
     }
-    stream.extend([0; ALIGNMENT]);
-    align(&mut stream);
-    Some(stream)
+    stream.resize((stream.len() + ALIGNMENT).next_multiple_of(ALIGNMENT), 0);
+    Some(Packed { bytes: stream, counts })
 }
 
 /// The stream of a linear operator from its weights, output by output. A block is kept when any of its
@@ -72,64 +79,72 @@ pub fn conv_stream(weights: &[i8], groups: usize, geometry: &Geometry) -> Option
 ///
 /// `None` when the weights are not a multiple of `inputs` or the inputs not a multiple of the block,
 /// or an output has [`MAX_WEIGHTS`] or more.
-pub fn linear_stream(weights: &[i8], inputs: usize, block: Block) -> Option<Vec<u8>> {
+pub fn linear_stream(weights: &[i8], inputs: usize, block: Block) -> Option<Packed> {
     let len = block.len();
     if inputs == 0 || !weights.len().is_multiple_of(inputs) || !inputs.is_multiple_of(len) {
         return None;
     }
-    let (mut channels, mut counts) = (Vec::new(), Vec::new());
+    let zeros = &[0; 4][..len];
+    // A distance of each block and its weights.
+    let mut channels: Vec<Vec<(isize, &[i8])>> = Vec::new();
+    let mut counts = Vec::new();
+    let mut last = 0;
     for weights in weights.chunks(inputs) {
-        let mut blocks: Vec<(usize, &[i8])> = Vec::new();
-        let zeros = &[0; 4][..len];
-        let mut last = 0;
+        let mut blocks = Vec::new();
+        last = if block.goes_on() { last } else { 0 };
         for (index, weights) in weights.chunks(len).enumerate() {
             if weights.iter().any(|&weight| weight != 0) {
-                let mut distance = index - last;
-                while distance > block.max_distance() {
-                    blocks.push((block.max_distance(), zeros));
-                    distance -= block.max_distance();
+                let longest = block.max_distance() as isize;
+                let mut distance = index as isize - last;
+                while distance.abs() > longest {
+                    blocks.push((longest * distance.signum(), zeros));
+                    distance -= longest * distance.signum();
                 }
                 blocks.push((distance, weights));
-                last = index;
+                last = index as isize;
             }
         }
         counts.push(match block {
-            Block::One | Block::Two => blocks.len().div_ceil(block.group()),
-            Block::Four => blocks.len(),
+            Block::One | Block::Four => blocks.len(),
+            Block::Two => blocks.len().div_ceil(block.group()),
         });
-        if block == Block::Four && !blocks.len().is_multiple_of(2) {
-            blocks.insert(0, (0, zeros));
+        match block {
+            Block::Four if !blocks.len().is_multiple_of(2) => blocks.insert(0, (0, zeros)),
+            Block::Two => blocks.resize(blocks.len().next_multiple_of(block.group()), (0, zeros)),
+            _ => {}
         }
-        blocks.resize(blocks.len().next_multiple_of(block.group()), (0, zeros));
         channels.push(blocks);
     }
     if channels.iter().any(|blocks| blocks.len() * len >= MAX_WEIGHTS) {
         return None;
     }
-    let mut stream = Vec::new();
-    write_counts(&counts, &mut stream);
-    for group in channels.iter().flat_map(|blocks| blocks.chunks(block.group())) {
-        let mut bytes = [0; 12];
-        for (index, &(distance, weights)) in group.iter().enumerate() {
-            match block {
-                Block::One => bytes[2 * index] = distance as u8,
-                Block::Two => bytes[index] = distance as u8,
-                Block::Four => {
-                    let distance = (distance * 4 * ELEMENT) as u16;
-                    bytes[2 * index..][..2].copy_from_slice(&distance.to_le_bytes());
+    let (mut stream, mut singles) = (Vec::new(), Vec::new());
+    for blocks in &channels {
+        let (single, blocks) = blocks.split_at(blocks.len() % block.group());
+        singles.extend(single.iter().map(|block| [block.0 as u8, block.1[0] as u8]));
+        for group in blocks.chunks(block.group()) {
+            let mut bytes = [0; 12];
+            for (index, &(distance, weights)) in group.iter().enumerate() {
+                match block {
+                    Block::One => bytes[2 * index] = distance as u8,
+                    Block::Two => bytes[index] = distance as u8,
+                    Block::Four => {
+                        let distance = distance as i16 * (4 * ELEMENT) as i16;
+                        bytes[2 * index..][..2].copy_from_slice(&distance.to_le_bytes());
+                    }
+                }
+                for (lane, &weight) in weights.iter().enumerate() {
+                    bytes[block.weight(index, lane)] = weight as u8;
                 }
             }
-            for (lane, &weight) in weights.iter().enumerate() {
-                bytes[block.weight(index, lane)] = weight as u8;
-            }
+            stream.extend_from_slice(&bytes[..block.group_bytes()]);
         }
-        stream.extend_from_slice(&bytes[..block.group_bytes()]);
     }
     if block == Block::Four {
         stream.resize(stream.len() + block.group_bytes(), 0);
     }
-    align(&mut stream);
-    Some(stream)
+    stream.extend(singles.iter().rev().flatten());
+    Some(Packed { bytes: stream, counts: counts.into_iter().map(|count| count as u16).collect() })
 }
 
 /// How often each part of the sparse convolution's work is done.
@@ -228,21 +243,4 @@ pub fn geometries(
         .filter(|&columns| columns <= usize::from(u16::MAX))
         .flat_map(move |columns| (1..=output_h).map(move |rows| (columns, rows)))
         .filter_map(move |(c, r)| Geometry::new(input, output, window, block, c, r))
-}
-
-fn write_counts(counts: &[usize], stream: &mut Vec<u8>) {
-    let first = counts.first().copied().unwrap_or(0);
-    if counts.iter().all(|&count| count == first) {
-        stream.extend((first as u16).to_le_bytes());
-        stream.extend([0; 2]);
-    } else {
-        stream.extend(COUNTS_DIFFER.to_le_bytes());
-        stream.extend([0; 2]);
-        stream.extend(counts.iter().flat_map(|&count| (count as u16).to_le_bytes()));
-        align(stream);
-    }
-}
-
-fn align(stream: &mut Vec<u8>) {
-    stream.resize(stream.len().next_multiple_of(ALIGNMENT), 0);
 }

@@ -155,7 +155,6 @@ pub(super) unsafe fn tile_4(packed: &mut Packed) {
             "ldr lr, [r12, #8]",
             "ldr r2, [r0, #20]",
             "ldrd r12, r1, [r0, #24]",
-            "mvn lr, lr",
             "lsl r1, r1, lr",
             requantise_register!("r4"),
             requantise_register!("r5"),
@@ -171,7 +170,6 @@ pub(super) unsafe fn tile_4(packed: &mut Packed) {
             "ldr r3, [r2, #16]",
             "ldr lr, [r2, #20]",
             "ldr r1, [r0, #28]",
-            "mvn lr, lr",
             "lsl r1, r1, lr",
             requantise_register!("r8"),
             requantise_register!("r9"),
@@ -223,7 +221,6 @@ macro_rules! finish_1 {
             add r1, r1, ",
             $sum,
             "
-            mvn r3, r3
             lsl r12, lr, r3
             qadd r1, r1, r1
             add r12, r12, r1, asr #31

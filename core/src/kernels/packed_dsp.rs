@@ -2,7 +2,7 @@
 //! pixels at a time.
 #![allow(unsafe_code)]
 
-use zerocopy::little_endian::I32;
+use zerocopy::little_endian::{I16, I32, U16};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::packed::{BLOCK, CHUNK, TILE, blocks, conv_scratch_len, packed_len, runs};
@@ -12,8 +12,12 @@ use crate::model::layout::ChannelRecord;
 use crate::model::{Conv, Window};
 
 /// Stands for a group of channels whose sums begin at 0.
-static NO_CHANNEL: ChannelRecord =
-    ChannelRecord { bias: I32::ZERO, multiplier: I32::ZERO, shift: I32::ZERO };
+static NO_CHANNEL: ChannelRecord = ChannelRecord {
+    bias: I32::ZERO,
+    multiplier: I32::ZERO,
+    right_less_one: I16::ZERO,
+    count: U16::ZERO,
+};
 
 /// What the kernels below rely on, checked once per operator.
 struct Packed<'a> {

@@ -142,7 +142,7 @@ impl Requantise {
 
 /// Whether the channel's sums are rescaled by [`Usual`].
 pub(super) fn is_usual(channel: &ChannelRecord) -> bool {
-    (!channel.shift.get() as u32) < max_shift!()
+    (channel.right_less_one.get() as u32) < max_shift!()
 }
 
 /// Whether [`Usual`] serves sums of all channels that saturate when they are doubled: those are beyond
@@ -170,7 +170,7 @@ impl Usual {
     /// `nudge` is that of the operator's [`Requantise`].
     #[inline(always)]
     pub(super) fn new(channel: &ChannelRecord, nudge: i32) -> Self {
-        let right = !channel.shift.get();
+        let right = channel.right_less_one.get().into();
         Self { multiplier: channel.multiplier.get(), right, start: lsl(nudge, right) }
     }
 

@@ -19,10 +19,7 @@
 //! |---|---|
 //! | 2 | columns of a strip |
 //! | 2 | rows of a band |
-//! | 2 | entries of each output channel, or 65,535 when the counts differ |
-//! | 2 | zero |
-//! | 2 per output channel | number of entries, when the counts differ; zeros up to the alignment |
-//! | | entries of the output channels in order |
+//! | | entries of the output channels in order, as many as their records [count](ChannelRecord::count) |
 //! | 4 | zero; more zeros up to the alignment |
 //!
 //! An entry holds the distance in bytes of its cell from the previous entry's (from the first plane's
@@ -40,35 +37,33 @@
 //!
 //! | bytes | |
 //! |---|---|
-//! | 2 | groups (of blocks of four: blocks) of each output channel, or 65,535 when the counts differ |
-//! | 2 | zero |
-//! | 2 per output channel | their number, when the counts differ; zeros up to the alignment |
 //! | | groups of the output channels in order |
-//! | 12 | zero, behind blocks of four; zeros up to the alignment |
+//! | 12 | zero, behind blocks of four |
+//! | 2 per output channel with an odd count | for blocks of one: distance and weight of its first block, the last channel's first |
 //!
 //! A group holds the distances and weights of some blocks. A distance is that from the previous block
 //! (from the first inputs for the first). In groups of single weights each stands behind its distance,
 //! in others all distances stand first.
 //!
-//! | block | blocks of a group | distances | weights (`i8`) |
-//! |---|---|---|---|
-//! | 1 | 2 | two `u8` | two |
-//! | 2 | 4 | four `u8`, in blocks | of two blocks in turn: both first ones, both second ones |
-//! | 4 | 2 | two `u16`, in blocks times eight | block by block |
+//! | block | [count](ChannelRecord::count) | blocks of a group | distances | weights (`i8`) |
+//! |---|---|---|---|---|
+//! | 1 | of blocks | 2 | two `u8` | two |
+//! | 2 | of groups | 4 | four `u8`, in blocks | of two blocks in turn: both first ones, both second ones |
+//! | 4 | of blocks | 2 | two `i16`, in blocks times eight | block by block |
+//!
+//! For blocks of four the distance of an output channel's first block is that from the last one of the
+//! channel before; it may be negative.
 //!
 //! Blocks with zero weights bridge distances that are too long and fill groups: at the end, or for
 //! blocks of four at the beginning, at distance 0.
 
 use core::ops::RangeInclusive;
 
-use crate::model::layout::ALIGNMENT;
+use crate::model::layout::{ALIGNMENT, ChannelRecord};
 use crate::model::{Tensor, Window};
 
 /// Output pixels that are computed together.
 pub const TILE: usize = 8;
-
-/// Count that says that each channel has its own.
-pub(super) const COUNTS_DIFFER: u16 = u16::MAX;
 
 /// Most weights of an output channel, zeros in blocks included: together with [`MAX_BIAS`] this keeps
 /// accumulators below 2^29, which the kernels' rescaling relies on.
@@ -77,9 +72,12 @@ pub const MAX_WEIGHTS: usize = 1 << 14;
 /// Biases of operators with sparse weights lie below this.
 pub const MAX_BIAS: u32 = 1 << 28;
 
-/// Shifts of linear operators with sparse weights, as in [`ChannelRecord`](crate::model::layout::ChannelRecord):
+/// Shifts of linear operators with sparse weights, as [`ChannelRecord::shift`] says them:
 /// right by one and more. Their kernels have no time to look for others, which no ordinary model has.
 pub const LINEAR_SHIFTS: RangeInclusive<i32> = -20..=-1;
+
+/// Bytes of a convolution's stream before the first entry.
+pub(crate) const CONV_HEADER_LEN: usize = 4;
 
 /// Bytes of an element in the distances of a convolution's stream.
 pub(super) const ELEMENT: usize = 2;
@@ -142,11 +140,17 @@ impl Block {
     pub(super) const fn max_distance(self) -> usize {
         match self {
             Self::One | Self::Two => u8::MAX as usize,
-            Self::Four => u16::MAX as usize / WIDE,
+            Self::Four => i16::MAX as usize / WIDE,
         }
     }
 
-    /// Distance of the block `index` of a group. `None` when it is not a whole number of blocks.
+    /// Whether an output channel's distances in a linear operator's stream go on from the one before.
+    pub(crate) const fn goes_on(self) -> bool {
+        matches!(self, Self::Four)
+    }
+
+    /// Distance of the block `index` of a group, to be added with wrapping. `None` when it is not a whole
+    /// number of blocks.
     #[inline(always)]
     pub(crate) fn distance(self, group: &[u8], index: usize) -> Option<usize> {
         match self {
@@ -154,8 +158,9 @@ impl Block {
             Self::Two => Some((*group.get(index)?).into()),
             Self::Four => {
                 let &bytes = group.as_chunks().0.get(index)?;
-                let distance = usize::from(u16::from_le_bytes(bytes));
-                distance.is_multiple_of(WIDE).then_some(distance / WIDE)
+                let distance = i16::from_le_bytes(bytes);
+                let whole = usize::from(distance as u16).is_multiple_of(WIDE);
+                whole.then_some((distance >> WIDE.trailing_zeros()) as usize)
             }
         }
     }
@@ -372,59 +377,22 @@ impl Geometry {
 #[derive(Clone, Copy, Debug)]
 pub struct ConvStream<'m> {
     geometry: Geometry,
-    pub(super) counts: Counts<'m>,
+    pub(super) channels: &'m [ChannelRecord],
     pub(super) entries: &'m [u8],
 }
 
-/// Number of entries or groups per output channel.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Counts<'m> {
-    Same([u8; 2]),
-    Each(&'m [[u8; 2]]),
-}
-
-impl<'m> Counts<'m> {
-    /// Reads the counts for `channels` output channels behind the field that holds `same`.
-    fn split(same: u16, bytes: &'m [u8], channels: usize) -> Option<(Self, &'m [u8])> {
-        if same != COUNTS_DIFFER {
-            return Some((Self::Same(same.to_le_bytes()), bytes));
-        }
-        let len = channels.checked_mul(2)?;
-        let (counts, _) = bytes.get(..len)?.as_chunks();
-        Some((Self::Each(counts), bytes.get(len.checked_next_multiple_of(ALIGNMENT)?..)?))
-    }
-
-    /// Bytes of the counts in the stream.
-    #[cfg(feature = "learn")]
-    fn len(&self) -> usize {
-        match self {
-            Self::Same(_) => 0,
-            Self::Each(counts) => counts.len().wrapping_mul(2).next_multiple_of(ALIGNMENT),
-        }
-    }
-
-    /// The count of output channel `channel`.
-    #[inline(always)]
-    pub(super) fn get(&self, channel: usize) -> usize {
-        let count = match self {
-            Self::Same(count) => *count,
-            Self::Each(counts) => counts.get(channel).copied().unwrap_or([0; 2]),
-        };
-        u16::from_le_bytes(count).into()
-    }
-}
-
 impl<'m> ConvStream<'m> {
-    /// Verifies the stream of a convolution with these tensors and window. `None` when it ends early
-    /// or late, or an entry leaves the planes.
+    /// Verifies the stream of a convolution with these output channels, tensors and window. `None` when
+    /// it ends early or late, or an entry leaves the planes.
     pub fn new(
         bytes: &'m [u8],
+        channels: &'m [ChannelRecord],
         input: &Tensor,
         output: &Tensor,
         window: &Window,
         block: Block,
     ) -> Option<Self> {
-        let stream = Self::parse(bytes, input, output, window, block)?;
+        let stream = Self::parse(bytes, channels, input, output, window, block)?;
         stream.verify()?;
         Some(stream)
     }
@@ -432,19 +400,18 @@ impl<'m> ConvStream<'m> {
     /// The stream of bytes that [`verify`](Self::verify) has accepted, or will before a kernel runs.
     pub(crate) fn parse(
         bytes: &'m [u8],
+        channels: &'m [ChannelRecord],
         input: &Tensor,
         output: &Tensor,
         window: &Window,
         block: Block,
     ) -> Option<Self> {
-        let (header, rest) = bytes.split_first_chunk::<8>()?;
-        let [c0, c1, r0, r1, s0, s1, _, _] = *header;
+        let (header, entries) = bytes.split_first_chunk::<CONV_HEADER_LEN>()?;
+        let [c0, c1, r0, r1] = *header;
         let columns = u16::from_le_bytes([c0, c1]).into();
         let rows = u16::from_le_bytes([r0, r1]).into();
         let geometry = Geometry::new(input, output, window, block, columns, rows)?;
-        let same = u16::from_le_bytes([s0, s1]);
-        let (counts, entries) = Counts::split(same, rest, output.channels)?;
-        Some(Self { geometry, counts, entries })
+        (channels.len() == output.channels).then_some(Self { geometry, channels, entries })
     }
 
     /// Walks the whole stream.
@@ -456,8 +423,8 @@ impl<'m> ConvStream<'m> {
         if rest.as_ptr().align_offset(ALIGNMENT) != 0 {
             return None;
         }
-        for channel in 0..self.geometry.output[2] {
-            let count = self.counts.get(channel);
+        for channel in self.channels {
+            let count = channel.count();
             if count.checked_mul(block.len())? >= MAX_WEIGHTS {
                 return None;
             }
@@ -477,18 +444,6 @@ impl<'m> ConvStream<'m> {
         rest.iter().all(|&byte| byte == 0).then_some(())
     }
 
-    /// Bytes before the first entry.
-    #[cfg(feature = "learn")]
-    pub(crate) fn header_len(&self) -> usize {
-        8usize.wrapping_add(self.counts.len())
-    }
-
-    /// The number of entries of output channel `channel`.
-    #[cfg(feature = "learn")]
-    pub(crate) fn count(&self, channel: usize) -> usize {
-        self.counts.get(channel)
-    }
-
     /// The bytes of all entries, and what follows them: the stream's end.
     #[cfg(feature = "learn")]
     pub(crate) fn entry_bytes(&self) -> &'m [u8] {
@@ -504,8 +459,8 @@ impl<'m> ConvStream<'m> {
     pub fn channels(&self) -> impl Iterator<Item = impl Iterator<Item = Entry> + 'm> + '_ {
         let block = self.geometry.block;
         let mut rest = self.entries;
-        (0..self.geometry.output[2]).map(move |channel| {
-            let bytes = self.counts.get(channel).wrapping_mul(block.entry());
+        self.channels.iter().map(move |channel| {
+            let bytes = channel.count().wrapping_mul(block.entry());
             let (entries, behind) = rest.split_at_checked(bytes).unwrap_or((&[], &[]));
             rest = behind;
             entries.chunks_exact(block.entry()).filter_map(move |entry| Entry::read(block, entry))
@@ -514,7 +469,7 @@ impl<'m> ConvStream<'m> {
 
     /// Number of entries of each output channel.
     pub fn counts(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.geometry.output[2]).map(|channel| self.counts.get(channel))
+        self.channels.iter().map(ChannelRecord::count)
     }
 
     /// Number of weights that are not zero.
@@ -578,17 +533,21 @@ impl Entry {
 #[derive(Clone, Copy, Debug)]
 pub struct LinearStream<'m> {
     pub(super) inputs: usize,
-    pub(super) outputs: usize,
     block: Block,
-    pub(super) counts: Counts<'m>,
-    pub(super) groups: &'m [u8],
+    pub(super) channels: &'m [ChannelRecord],
+    pub(super) bytes: &'m [u8],
 }
 
 impl<'m> LinearStream<'m> {
-    /// Verifies the stream of a linear operator. `None` when it ends early or late, or a block leaves
-    /// the inputs.
-    pub fn new(bytes: &'m [u8], inputs: usize, outputs: usize, block: Block) -> Option<Self> {
-        let stream = Self::parse(bytes, inputs, outputs, block)?;
+    /// Verifies the stream of a linear operator with these output channels. `None` when it ends early or
+    /// late, or a block leaves the inputs.
+    pub fn new(
+        bytes: &'m [u8],
+        channels: &'m [ChannelRecord],
+        inputs: usize,
+        block: Block,
+    ) -> Option<Self> {
+        let stream = Self::parse(bytes, channels, inputs, block)?;
         stream.verify()?;
         Some(stream)
     }
@@ -596,74 +555,62 @@ impl<'m> LinearStream<'m> {
     /// The stream of bytes that [`verify`](Self::verify) has accepted, or will before a kernel runs.
     pub(crate) fn parse(
         bytes: &'m [u8],
+        channels: &'m [ChannelRecord],
         inputs: usize,
-        outputs: usize,
         block: Block,
     ) -> Option<Self> {
-        let (&[low, high, _, _], rest) = bytes.split_first_chunk::<4>()?;
-        let (counts, groups) = Counts::split(u16::from_le_bytes([low, high]), rest, outputs)?;
-        Some(Self { inputs, outputs, block, counts, groups })
+        Some(Self { inputs, block, channels, bytes })
     }
 
     /// Walks the whole stream.
     pub(crate) fn verify(&self) -> Option<()> {
-        let mut rest = self.groups;
-        let blocks = self.inputs / self.block.len();
-        let whole = blocks.wrapping_mul(self.block.len()) == self.inputs;
-        if rest.as_ptr().align_offset(ALIGNMENT) != 0 || !whole {
+        let block = self.block;
+        let blocks = self.inputs / block.len();
+        let whole = blocks.wrapping_mul(block.len()) == self.inputs;
+        if self.bytes.as_ptr().align_offset(ALIGNMENT) != 0 || !whole {
             return None;
         }
-        for channel in 0..self.outputs {
-            let count = self.groups_of(channel);
-            let blocks_kept = count.checked_mul(self.block.group())?;
-            if blocks_kept.checked_mul(self.block.len())? >= MAX_WEIGHTS {
+        let mut rows = self.rows();
+        let mut position = 0usize;
+        for channel in self.channels {
+            let row = rows.next()?;
+            let per_group = block.group().wrapping_mul(block.len());
+            let weights = (row.groups.len() / block.group_bytes()).checked_mul(per_group)?;
+            if weights.checked_add(row.single.len() / 2)? >= MAX_WEIGHTS {
                 return None;
             }
-            let bytes = count.checked_mul(self.block.group_bytes())?;
-            let (groups, behind) = rest.split_at_checked(bytes)?;
             // The kernels need not read what fills the first group.
-            if self.block == Block::Four && !self.counts.get(channel).is_multiple_of(2) {
-                let weights = groups.get(self.block.weight(0, 0)..self.block.weight(1, 0))?;
-                if self.block.distance(groups, 0)? != 0 || weights != [0; 4] {
+            if block == Block::Four && !channel.count().is_multiple_of(2) {
+                let weights = row.groups.get(block.weight(0, 0)..block.weight(1, 0))?;
+                if block.distance(row.groups, 0)? != 0 || weights != [0; 4] {
                     return None;
                 }
             }
-            let mut position = 0usize;
-            for group in groups.chunks_exact(self.block.group_bytes()) {
-                for index in 0..self.block.group() {
-                    position = position.checked_add(self.block.distance(group, index)?)?;
-                    if position >= blocks {
-                        return None;
-                    }
-                }
+            if !block.goes_on() {
+                position = 0;
             }
-            rest = behind;
+            let mut sound = true;
+            row.blocks(block, |_, group, index| {
+                if let Some(distance) = block.distance(group, index) {
+                    position = position.wrapping_add(distance);
+                    sound &= position < blocks;
+                } else {
+                    sound = false;
+                }
+            });
+            if !sound {
+                return None;
+            }
         }
         // For blocks of four the kernels load a group ahead.
-        let ahead = if self.block == Block::Four { self.block.group_bytes() } else { 0 };
-        is_padding(rest.get(ahead..)?)?;
-        rest.iter().all(|&byte| byte == 0).then_some(())
+        let ahead = if block == Block::Four { block.group_bytes() } else { 0 };
+        (rows.between() == Some(&[0; 12][..ahead])).then_some(())
     }
 
-    /// Number of groups of an output channel.
-    pub(crate) fn groups_of(&self, channel: usize) -> usize {
-        let count = self.counts.get(channel);
-        match self.block {
-            Block::One | Block::Two => count,
-            Block::Four => count.div_ceil(2),
-        }
-    }
-
-    /// Bytes before the first group.
-    #[cfg(feature = "learn")]
-    pub(crate) fn header_len(&self) -> usize {
-        4usize.wrapping_add(self.counts.len())
-    }
-
-    /// The bytes of all groups, and what follows them: the stream's end.
-    #[cfg(feature = "learn")]
-    pub(crate) fn group_bytes(&self) -> &'m [u8] {
-        self.groups
+    /// The bytes of each output channel, in order.
+    #[inline(always)]
+    pub(crate) fn rows(&self) -> Rows<'m> {
+        Rows { stream: *self, channel: 0, groups: 0, singles: self.bytes.len() }
     }
 
     /// Neighbouring inputs that are kept or dropped together.
@@ -676,33 +623,95 @@ impl<'m> LinearStream<'m> {
         linear_scratch_len(self.inputs, self.block)
     }
 
-    /// The bytes of each output channel's groups, in order.
-    pub(super) fn channels(&self) -> impl Iterator<Item = &'m [u8]> + '_ {
-        let mut rest = self.groups;
-        (0..self.outputs).map(move |channel| {
-            let bytes = self.groups_of(channel).wrapping_mul(self.block.group_bytes());
-            let (groups, behind) = rest.split_at_checked(bytes).unwrap_or((&[], &[]));
-            rest = behind;
-            groups
-        })
-    }
-
-    /// Number of groups of each output channel; for blocks of four, of blocks.
+    /// Count of each output channel: of groups for blocks of two, else of blocks.
     pub fn counts(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.outputs).map(|channel| self.counts.get(channel))
+        self.channels.iter().map(ChannelRecord::count)
     }
 
     /// Number of weights that are not zero.
     pub fn nonzeros(&self) -> usize {
-        let of_group = |group: &[u8]| {
-            let places = (0..self.block.group())
-                .flat_map(|index| (0..self.block.len()).map(move |lane| (index, lane)));
-            let weight = |(index, lane)| group.get(self.block.weight(index, lane));
-            places.filter_map(weight).filter(|&&weight| weight != 0).count()
+        let mut nonzeros = 0usize;
+        for row in self.rows() {
+            row.blocks(self.block, |_, group, index| {
+                let weight = |lane| group.get(self.block.weight(index, lane));
+                let weights = (0..self.block.len()).filter_map(weight);
+                nonzeros = nonzeros.wrapping_add(weights.filter(|&&weight| weight != 0).count());
+            });
+        }
+        nonzeros
+    }
+}
+
+/// A walk over the output channels of a linear operator's stream. It ends early where the stream does.
+#[derive(Clone)]
+pub(crate) struct Rows<'m> {
+    stream: LinearStream<'m>,
+    channel: usize,
+    /// First byte of the next channel's groups.
+    groups: usize,
+    /// End of its single block.
+    singles: usize,
+}
+
+impl<'m> Rows<'m> {
+    /// What lies between the groups and the single blocks of the channels so far.
+    fn between(&self) -> Option<&'m [u8]> {
+        self.stream.bytes.get(self.groups..self.singles)
+    }
+}
+
+impl<'m> Iterator for Rows<'m> {
+    type Item = Row<'m>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Row<'m>> {
+        let LinearStream { block, channels, bytes, .. } = self.stream;
+        let count = channels.get(self.channel)?.count();
+        let (groups, single) = match block {
+            Block::One => (count / 2, count % 2),
+            Block::Two => (count, 0),
+            Block::Four => (count.div_ceil(2), 0),
         };
-        self.channels()
-            .flat_map(|groups| groups.chunks_exact(self.block.group_bytes()).map(of_group))
-            .fold(0, usize::wrapping_add)
+        let groups_at = self.groups;
+        let end = groups_at.checked_add(groups.checked_mul(block.group_bytes())?)?;
+        let single_at = self.singles.checked_sub(single.wrapping_mul(2))?;
+        let row = Row {
+            single_at,
+            single: bytes.get(single_at..self.singles)?,
+            groups_at,
+            groups: bytes.get(groups_at..end)?,
+        };
+        self.channel = self.channel.wrapping_add(1);
+        (self.groups, self.singles) = (end, single_at);
+        Some(row)
+    }
+}
+
+/// The bytes of an output channel in a linear operator's stream.
+pub(crate) struct Row<'m> {
+    /// Where the single block begins in the stream.
+    single_at: usize,
+    /// The first part of a group: the first block, where their number is odd.
+    pub(super) single: &'m [u8],
+    /// Where the groups begin in the stream.
+    groups_at: usize,
+    pub(super) groups: &'m [u8],
+}
+
+impl<'m> Row<'m> {
+    /// Calls `f` for each block with where its group begins in the stream, the group, and its index there.
+    #[inline(always)]
+    pub(crate) fn blocks(&self, block: Block, mut f: impl FnMut(usize, &'m [u8], usize)) {
+        if !self.single.is_empty() {
+            f(self.single_at, self.single, 0);
+        }
+        let mut at = self.groups_at;
+        for group in self.groups.chunks_exact(block.group_bytes()) {
+            for index in 0..block.group() {
+                f(at, group, index);
+            }
+            at = at.wrapping_add(block.group_bytes());
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::conv_sparse::{self, Portable, Stretch, Tiles};
-use super::pack_sparse::{Steps, conv_stream, linear_stream};
+use super::pack_sparse::{Packed, Steps, conv_stream, linear_stream};
 use super::sparse::{Block, ConvStream, Geometry, LINEAR_SHIFTS, LinearStream, TILE};
 use super::{KernelId, conv, conv_in_place, conv_sparse_dsp, linear_sparse, linear_sparse_dsp};
 use crate::model::layout::ChannelRecord;
@@ -143,14 +143,14 @@ impl Random {
             1 => 1 - (1 << 28),
             _ => (self.next() >> 47) as i32 - (1 << 16),
         };
-        ChannelRecord { bias: bias.into(), multiplier: multiplier.into(), shift: shift.into() }
+        ChannelRecord::new(bias, multiplier, shift, 0)
     }
 
     /// One that linear operators take.
     fn linear_record(&mut self) -> ChannelRecord {
         let record = self.record();
-        let shift = record.shift.get().clamp(*LINEAR_SHIFTS.start(), *LINEAR_SHIFTS.end());
-        ChannelRecord { shift: shift.into(), ..record }
+        let shift = record.shift().clamp(*LINEAR_SHIFTS.start(), *LINEAR_SHIFTS.end());
+        ChannelRecord::new(record.bias.get(), record.multiplier.get(), shift, 0)
     }
 }
 
@@ -290,6 +290,47 @@ impl Case {
         }
     }
 
+    /// The stream of the weights, whose counts the channels get.
+    fn pack(&mut self, linear: bool) -> Vec<u8> {
+        let Packed { bytes, counts } = match linear {
+            true => linear_stream(&self.weights, self.input.len(), self.block).unwrap(),
+            false => conv_stream(&self.weights, self.groups, &self.geometry()).unwrap(),
+        };
+        self.set_counts(|channel, _| counts[channel]);
+        bytes
+    }
+
+    /// Gives each channel the count that `f` makes of its number and count.
+    fn set_counts(&mut self, mut f: impl FnMut(usize, u16) -> u16) {
+        let records: Vec<ChannelRecord> = self.channels.to_vec();
+        let recount = |(channel, record): (usize, ChannelRecord)| {
+            let count = f(channel, record.count.get()).into();
+            ChannelRecord { count, ..record }
+        };
+        self.channels = records.into_iter().enumerate().map(recount).collect();
+    }
+
+    /// Sometimes moves entries from one channel to another, or changes a count.
+    fn damage_counts(&mut self, random: &mut Random) {
+        let [from, to] = [(); 2].map(|()| random.below(self.channels.len()));
+        let kind = random.below(8);
+        self.set_counts(|channel, count| match kind {
+            0 if channel == from => random.below(1 << 16) as u16,
+            1 | 2 if channel == from => count.saturating_sub(2),
+            1 if channel == to => count.saturating_add(2),
+            _ => count,
+        });
+    }
+
+    fn conv_stream<'a>(&'a self, bytes: &'a [u8]) -> Option<ConvStream<'a>> {
+        let Self { input, output, window, block, .. } = self;
+        ConvStream::new(bytes, &self.channels, input, output, window, *block)
+    }
+
+    fn linear_stream<'a>(&'a self, bytes: &'a [u8]) -> Option<LinearStream<'a>> {
+        LinearStream::new(bytes, &self.channels, self.input.len(), self.block)
+    }
+
     fn geometry(&self) -> Geometry {
         let [columns, rows] = self.strip;
         Geometry::new(&self.input, &self.output, &self.window, self.block, columns, rows).unwrap()
@@ -387,12 +428,9 @@ proptest! {
     #![proptest_config(cases(10_000))]
 
     #[test]
-    fn sparse_convolutions_equal_the_dense(case in conv_case()) {
-        let bytes = conv_stream(&case.weights, case.groups, &case.geometry()).unwrap();
-        let bytes = Aligned::new(&bytes);
-        let stream = ConvStream::new(
-            bytes.bytes(), &case.input, &case.output, &case.window, case.block,
-        ).unwrap();
+    fn sparse_convolutions_equal_the_dense(mut case in conv_case()) {
+        let bytes = Aligned::new(&case.pack(false));
+        let stream = case.conv_stream(bytes.bytes()).unwrap();
         prop_assert_eq!(stream.nonzeros(), case.weights.iter().filter(|&&w| w != 0).count());
         let expected = case.expected();
         let [portable, dsp] = case.convolve(&stream);
@@ -401,12 +439,9 @@ proptest! {
     }
 
     #[test]
-    fn sparse_linear_operators_equal_the_dense(case in linear_case()) {
-        let bytes = linear_stream(&case.weights, case.input.len(), case.block).unwrap();
-        let bytes = Aligned::new(&bytes);
-        let outputs = case.output.channels;
-        let stream =
-            LinearStream::new(bytes.bytes(), case.input.len(), outputs, case.block).unwrap();
+    fn sparse_linear_operators_equal_the_dense(mut case in linear_case()) {
+        let bytes = Aligned::new(&case.pack(true));
+        let stream = case.linear_stream(bytes.bytes()).unwrap();
         prop_assert_eq!(stream.nonzeros(), case.weights.iter().filter(|&&w| w != 0).count());
         let expected = case.expected();
         let [portable, dsp] = case.multiply(&stream);
@@ -419,20 +454,22 @@ proptest! {
     #![proptest_config(cases(1000))]
 
     #[test]
-    fn damaged_streams_are_refused_or_harmless(conv in conv_case(), linear in linear_case(), seed in 1u64..) {
+    fn damaged_streams_are_refused_or_harmless(
+        mut conv in conv_case(), mut linear in linear_case(), seed in 1u64..
+    ) {
         let mut random = Random(seed);
-        let bytes = conv_stream(&conv.weights, conv.groups, &conv.geometry()).unwrap();
-        let bytes = Aligned::new(&damage(&bytes, &mut random));
-        let stream =
-            ConvStream::new(bytes.bytes(), &conv.input, &conv.output, &conv.window, conv.block);
+        let bytes = damage(&conv.pack(false), &mut random);
+        let bytes = Aligned::new(&bytes);
+        conv.damage_counts(&mut random);
+        let stream = conv.conv_stream(bytes.bytes());
         // A damaged header may ask for much working memory.
         if let Some(stream) = stream.filter(|s| s.geometry().scratch_len() < 1 << 20) {
             conv.convolve(&stream);
         }
-        let bytes = linear_stream(&linear.weights, linear.input.len(), linear.block).unwrap();
-        let bytes = Aligned::new(&damage(&bytes, &mut random));
-        let (inputs, outputs) = (linear.input.len(), linear.output.channels);
-        if let Some(stream) = LinearStream::new(bytes.bytes(), inputs, outputs, linear.block) {
+        let bytes = damage(&linear.pack(true), &mut random);
+        let bytes = Aligned::new(&bytes);
+        linear.damage_counts(&mut random);
+        if let Some(stream) = linear.linear_stream(bytes.bytes()) {
             let [portable, dsp] = linear.multiply(&stream);
             prop_assert_eq!(portable, dsp);
         }
@@ -483,7 +520,7 @@ fn distances_beyond_an_entry_are_bridged() {
     for block in [Block::One, Block::Two, Block::Four] {
         let mut weights = vec![0; 128];
         (weights[0], weights[63], weights[127]) = (5, -7, 9);
-        let case = Case {
+        let mut case = Case {
             input,
             output,
             window,
@@ -495,12 +532,43 @@ fn distances_beyond_an_entry_are_bridged() {
             weights,
             channels: (0..2).map(|_| random.record()).collect(),
         };
-        let bytes = conv_stream(&case.weights, 1, &case.geometry()).unwrap();
-        let bytes = Aligned::new(&bytes);
-        let stream = ConvStream::new(bytes.bytes(), &input, &output, &window, block).unwrap();
+        let bytes = Aligned::new(&case.pack(false));
+        let stream = case.conv_stream(bytes.bytes()).unwrap();
         assert_eq!(stream.nonzeros(), 3);
         assert!(stream.channels().map(Iterator::count).sum::<usize>() > 3);
         let [portable, dsp] = case.convolve(&stream);
+        assert_eq!(portable, case.expected());
+        assert_eq!(dsp, case.expected());
+    }
+}
+
+#[test]
+fn distances_beyond_a_group_are_bridged_both_ways() {
+    let inputs = 40_000;
+    let (input, output) = (tensor(1, 1, inputs, 3), tensor(1, 1, 3, -7));
+    let mut random = Random(2);
+    for block in [Block::One, Block::Two, Block::Four] {
+        let mut weights = vec![0; 3 * inputs];
+        // From the first inputs to the last, back, and there again.
+        (weights[0], weights[inputs - 1], weights[inputs + 5], weights[3 * inputs - 9]) =
+            (5, -7, 9, 2);
+        let mut case = Case {
+            input,
+            output,
+            window: Window { kernel: [1; 2], stride: [1; 2], pad: [0; 2] },
+            groups: 1,
+            block,
+            strip: [1; 2],
+            clamp: Clamp { min: i8::MIN, max: i8::MAX },
+            x: (0..inputs).map(|_| random.byte()).collect(),
+            weights,
+            channels: (0..3).map(|_| random.linear_record()).collect(),
+        };
+        let bytes = Aligned::new(&case.pack(true));
+        let stream = case.linear_stream(bytes.bytes()).unwrap();
+        assert_eq!(stream.nonzeros(), 4);
+        assert!(stream.counts().sum::<usize>() > 4);
+        let [portable, dsp] = case.multiply(&stream);
         assert_eq!(portable, case.expected());
         assert_eq!(dsp, case.expected());
     }

@@ -82,10 +82,8 @@ fn case() -> impl Strategy<Value = Case> {
 
 impl Case {
     fn records(&self) -> Vec<ChannelRecord> {
-        let record = |&(bias, multiplier, shift): &(i32, i32, i32)| ChannelRecord {
-            bias: bias.into(),
-            multiplier: multiplier.into(),
-            shift: shift.into(),
+        let record = |&(bias, multiplier, shift): &(i32, i32, i32)| {
+            ChannelRecord::new(bias, multiplier, shift, 0)
         };
         self.channels.iter().map(record).collect()
     }

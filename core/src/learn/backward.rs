@@ -237,7 +237,7 @@ impl Steps {
 
 /// The channel's rescale as a real number.
 pub(super) fn rescale(record: &ChannelRecord) -> f32 {
-    Rescale::new(record.multiplier.get(), record.shift.get()).unwrap_or(Rescale::ZERO).real()
+    Rescale::new(record.multiplier.get(), record.shift()).unwrap_or(Rescale::ZERO).real()
 }
 
 /// A weight's velocity as it is kept.

@@ -3,7 +3,7 @@
 
 use super::axis::Axis;
 use crate::kernels::packed;
-use crate::kernels::sparse::{Block, ConvStream, Entry, LinearStream};
+use crate::kernels::sparse::{Block, CONV_HEADER_LEN, ConvStream, Entry, LinearStream, Rows};
 use crate::model::layout::ChannelRecord;
 use crate::model::{Op, Tensor, Weights, Window};
 
@@ -153,13 +153,11 @@ impl<'m> Layer<'m> {
 
     /// Walks the nonzero weights, channel by channel.
     pub(super) fn weights(&self) -> Walk<'_, 'm> {
-        let byte = match &self.stream {
-            // Entries are the end of the stream; what stands before them does not change.
-            Stream::Sparse(stream) => stream.header_len(),
-            Stream::SparseLinear(stream) => stream.header_len(),
-            _ => 0,
+        let rows = match &self.stream {
+            Stream::SparseLinear(stream) => Some(stream.rows()),
+            _ => None,
         };
-        Walk { layer: self, channel: 0, byte }
+        Walk { layer: self, channel: 0, entry: 0, rows, position: 0 }
     }
 
     /// Number of nonzero weights.
@@ -205,11 +203,15 @@ impl<'m> Layer<'m> {
 pub(super) struct Walk<'l, 'm> {
     layer: &'l Layer<'m>,
     channel: usize,
-    /// Next byte of a sparse stream.
-    byte: usize,
+    /// First byte of the next channel's entries, of a convolution's sparse stream.
+    entry: usize,
+    /// Next channels of a linear operator's sparse stream.
+    rows: Option<Rows<'m>>,
+    /// The last block there.
+    position: usize,
 }
 
-impl Walk<'_, '_> {
+impl<'m> Walk<'_, 'm> {
     /// Calls `f` for each nonzero weight of the next output channel, in the order of the stream.
     pub(super) fn channel(&mut self, mut f: impl FnMut(Weight)) {
         let layer = self.layer;
@@ -269,11 +271,13 @@ impl Walk<'_, '_> {
             Stream::Sparse(stream) => {
                 let geometry = stream.geometry();
                 let block = geometry.block();
-                let start = self.byte;
-                let len = stream.count(channel).wrapping_mul(block.entry());
-                self.byte = start.wrapping_add(len);
-                let first = start.wrapping_sub(stream.header_len());
-                let entries = stream.entry_bytes().get(first..first.wrapping_add(len));
+                let first = self.entry;
+                let count = layer.channels.get(channel).map_or(0, ChannelRecord::count);
+                let end = first.wrapping_add(count.wrapping_mul(block.entry()));
+                self.entry = end;
+                let entries = stream.entry_bytes().get(first..end);
+                // What stands before the entries does not change.
+                let start = first.wrapping_add(CONV_HEADER_LEN);
                 let mut offset = 0usize;
                 for (index, bytes) in
                     entries.unwrap_or_default().chunks_exact(block.entry().max(1)).enumerate()
@@ -301,30 +305,23 @@ impl Walk<'_, '_> {
             }
             Stream::SparseLinear(stream) => {
                 let block = stream.block();
-                let start = self.byte;
-                let len = stream.groups_of(channel).wrapping_mul(block.group_bytes());
-                self.byte = start.wrapping_add(len);
-                let first = start.wrapping_sub(stream.header_len());
-                let groups = stream.group_bytes().get(first..first.wrapping_add(len));
-                let mut position = 0usize;
-                for (index, group) in
-                    groups.unwrap_or_default().chunks_exact(block.group_bytes()).enumerate()
-                {
-                    let at = start.wrapping_add(index.wrapping_mul(block.group_bytes()));
-                    for index in 0..block.group() {
-                        let distance = block.distance(group, index).unwrap_or(0);
-                        position = position.wrapping_add(distance);
-                        for lane in 0..block.len() {
-                            let within = block.weight(index, lane);
-                            let value = group.get(within).map_or(0, |&byte| byte as i8);
-                            let input = position.wrapping_mul(block.len()).wrapping_add(lane);
-                            if value != 0 {
-                                let place = Place::Byte(at.wrapping_add(within));
-                                f(Weight { tap: [0, 0], input, value, place });
-                            }
+                let Some(row) = self.rows.as_mut().and_then(Iterator::next) else { return };
+                if !block.goes_on() {
+                    self.position = 0;
+                }
+                row.blocks(block, |at, group, index| {
+                    let distance = block.distance(group, index).unwrap_or(0);
+                    self.position = self.position.wrapping_add(distance);
+                    for lane in 0..block.len() {
+                        let within = block.weight(index, lane);
+                        let value = group.get(within).map_or(0, |&byte| byte as i8);
+                        let input = self.position.wrapping_mul(block.len()).wrapping_add(lane);
+                        if value != 0 {
+                            let place = Place::Byte(at.wrapping_add(within));
+                            f(Weight { tap: [0, 0], input, value, place });
                         }
                     }
-                }
+                });
             }
         }
     }

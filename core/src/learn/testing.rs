@@ -6,8 +6,9 @@ use std::vec::Vec;
 
 use zerocopy::IntoBytes;
 
+use crate::kernels::pack_sparse::{self, Packed};
 use crate::kernels::sparse::{Block, Geometry, linear_scratch_len};
-use crate::kernels::{KernelId, Rescale, pack_sparse, packed};
+use crate::kernels::{KernelId, Rescale, packed};
 use crate::model::layout::{
     AddRecord, ChannelRecord, Header, MAGIC, MeanRecord, OpRecord, SoftmaxRecord, Span,
     TensorRecord, VERSION, WindowRecord,
@@ -323,7 +324,7 @@ impl Net {
                         record.clamp_min = to.zero_point;
                     }
                     let per_channel = op.weights.len() / to.channels;
-                    let records: Vec<ChannelRecord> = op
+                    let mut records: Vec<ChannelRecord> = op
                         .weights
                         .chunks(per_channel)
                         .enumerate()
@@ -332,15 +333,16 @@ impl Net {
                                 / self.values[node.output].scale;
                             let (multiplier, shift) = rescale(real);
                             let sum: i32 = weights.iter().map(|&w| i32::from(w)).sum();
-                            ChannelRecord {
-                                bias: (op.bias[o] - i32::from(from.zero_point) * sum).into(),
-                                multiplier: multiplier.into(),
-                                shift: shift.into(),
-                            }
+                            let bias = op.bias[o] - i32::from(from.zero_point) * sum;
+                            ChannelRecord::new(bias, multiplier, shift, 0)
                         })
                         .collect();
-                    let (kernel, weights) = kernel(op, from, to, per_channel, &mut scratch);
-                    (kernel, records.as_bytes().to_vec(), weights)
+                    let (kernel, Packed { bytes, counts }) =
+                        kernel(op, from, to, per_channel, &mut scratch);
+                    for (record, count) in records.iter_mut().zip(counts) {
+                        record.count = count.into();
+                    }
+                    (kernel, records.as_bytes().to_vec(), bytes)
                 }
                 Kind::AvgPool(w) | Kind::MaxPool(w) => {
                     window = Some(*w);
@@ -459,13 +461,14 @@ fn kernel(
     to: &Tensor,
     per_channel: usize,
     scratch: &mut usize,
-) -> (KernelId, Vec<u8>) {
-    let plain = || op.weights.as_bytes().to_vec();
+) -> (KernelId, Packed) {
+    let whole = |bytes: Vec<u8>| Packed { bytes, counts: vec![] };
+    let plain = || whole(op.weights.as_bytes().to_vec());
     if op.depthwise {
         let outputs = to.channels;
         let by_tap =
             (0..op.weights.len()).map(|i| op.weights[i % outputs * per_channel + i / outputs]);
-        return (KernelId::Depthwise, by_tap.map(|w| w as u8).collect());
+        return (KernelId::Depthwise, whole(by_tap.map(|w| w as u8).collect()));
     }
     match (op.format, op.linear) {
         (Format::Dense, false) => (KernelId::ConvDense, plain()),
@@ -477,10 +480,10 @@ fn kernel(
             packed::pack(to.channels, per_channel, weight, &mut words).unwrap();
             if linear {
                 *scratch = packed::linear_scratch_len(per_channel);
-                (KernelId::LinearPacked, words.as_bytes().to_vec())
+                (KernelId::LinearPacked, whole(words.as_bytes().to_vec()))
             } else {
                 *scratch = packed::conv_scratch_len(from.channels, per_channel);
-                (KernelId::ConvPacked, words.as_bytes().to_vec())
+                (KernelId::ConvPacked, whole(words.as_bytes().to_vec()))
             }
         }
         (Format::Sparse(block), true) => {

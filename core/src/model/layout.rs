@@ -5,13 +5,13 @@
 //! in place wherever it lies; the blob itself starts at a multiple of [`ALIGNMENT`] and so does
 //! every constant stream in it, because kernels written in assembly load words.
 
-use zerocopy::little_endian::{F32, I32, U16, U32};
+use zerocopy::little_endian::{F32, I16, I32, U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// First eight bytes of every blob. The last two expose transfers that rewrite line ends.
 pub const MAGIC: [u8; 8] = *b"NIWAKI\r\n";
 /// Version of this layout. A reader accepts exactly its own version.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Alignment in bytes of the blob in memory and of each span of constants within it.
 pub const ALIGNMENT: usize = 4;
 /// Offset of the first byte that the checksum covers: everything behind the checksum field.
@@ -169,8 +169,35 @@ pub struct ChannelRecord {
     pub bias: I32,
     /// Fixed-point multiplier with 31 fractional bits.
     pub multiplier: I32,
-    /// Power of two applied on top: left where positive, right where negative.
-    pub shift: I32,
+    /// By how many bits the product is shifted right on top, less one: what kernels shift by, as they
+    /// compute doubled. Negative where it is not shifted, or shifted left.
+    pub right_less_one: I16,
+    /// Of how many entries the channel's part of a stream of nonzero weights is: see
+    /// [`sparse`](crate::kernels::sparse). Zero with other weights.
+    pub count: U16,
+}
+
+impl ChannelRecord {
+    /// The record of a channel whose product is shifted by `shift`, left where positive, right where
+    /// negative, with a `count` of entries.
+    pub fn new(bias: i32, multiplier: i32, shift: i32, count: u16) -> Self {
+        Self {
+            bias: bias.into(),
+            multiplier: multiplier.into(),
+            right_less_one: ((!shift).clamp(i16::MIN.into(), i16::MAX.into()) as i16).into(),
+            count: count.into(),
+        }
+    }
+
+    /// Power of two applied on top of the multiplier: left where positive, right where negative.
+    pub fn shift(&self) -> i32 {
+        !i32::from(self.right_less_one.get())
+    }
+
+    /// How many entries the channel has in a stream of nonzero weights.
+    pub fn count(&self) -> usize {
+        self.count.get().into()
+    }
 }
 
 /// Constants of an addition, as in TFLite: both inputs are brought to a common scale with 20
@@ -233,7 +260,7 @@ pub struct PlaceRecord {
 pub struct MeanRecord {
     /// Multiplier with 31 fractional bits, which divides by the number of elements too.
     pub multiplier: I32,
-    /// Shift, as in [`ChannelRecord`].
+    /// Power of two applied on top: left where positive, right where negative.
     pub shift: I32,
 }
 
@@ -258,7 +285,7 @@ pub struct MulRecord {
     pub operand: OperandRecord,
     /// Multiplier of the product, with 31 fractional bits.
     pub multiplier: I32,
-    /// Shift, as in [`ChannelRecord`].
+    /// Shift, as in [`MeanRecord`].
     pub shift: I32,
 }
 

@@ -661,7 +661,7 @@ impl<'m> Op<'m> {
                     verified.ok_or(OpProblem::Sparse)?;
                     let small = |c: &ChannelRecord| c.bias.get().unsigned_abs() < MAX_BIAS;
                     let shifts = |c: &ChannelRecord| {
-                        matches!(self, Self::Conv(_)) || LINEAR_SHIFTS.contains(&c.shift.get())
+                        matches!(self, Self::Conv(_)) || LINEAR_SHIFTS.contains(&c.shift())
                     };
                     let fit = op.channels.iter().all(|c| small(c) && shifts(c));
                     fit.then_some(()).ok_or(OpProblem::Quantisation)?;
@@ -671,7 +671,7 @@ impl<'m> Op<'m> {
             Self::Depthwise(op) => op.channels,
             _ => &[],
         };
-        let sound = |c: &ChannelRecord| Rescale::new(c.multiplier.get(), c.shift.get()).is_some();
+        let sound = |c: &ChannelRecord| Rescale::new(c.multiplier.get(), c.shift()).is_some();
         channels.iter().all(sound).then_some(()).ok_or(OpProblem::Quantisation)
     }
 
@@ -876,6 +876,7 @@ fn conv<'m, const KERNELS: u32>(
         _ => None,
     };
     let linear = kernel.is_linear();
+    let channels = context.channels(record, output.channels)?;
     let (weights, needed) = match block {
         None if matches!(kernel, KernelId::ConvPacked | KernelId::LinearPacked) => {
             let words = context.words(record)?;
@@ -899,12 +900,12 @@ fn conv<'m, const KERNELS: u32>(
         Some(block) => {
             let bytes = context.slice(record.weights).ok_or(OpProblem::Weights)?;
             if linear && const { has_any(KERNELS, SPARSE_LINEAR) } {
-                let stream = LinearStream::parse(bytes, input.len(), output.channels, block)
+                let stream = LinearStream::parse(bytes, channels, input.len(), block)
                     .filter(|_| groups == 1)
                     .ok_or(OpProblem::Sparse)?;
                 (Weights::SparseLinear(stream), stream.scratch_len())
             } else if !linear && const { has_any(KERNELS, SPARSE_CONVOLUTIONS) } {
-                let stream = ConvStream::parse(bytes, &input, &output, &window, block)
+                let stream = ConvStream::parse(bytes, channels, &input, &output, &window, block)
                     .ok_or(OpProblem::Sparse)?;
                 (Weights::Sparse(stream), stream.geometry().scratch_len())
             } else {
@@ -916,7 +917,6 @@ fn conv<'m, const KERNELS: u32>(
         return Err(OpProblem::Scratch);
     }
     per_channel.filter(|&n| u32::try_from(n).is_ok()).ok_or(OpProblem::Shape)?;
-    let channels = context.channels(record, output.channels)?;
     let conv = Conv { input, output, window, groups, clamp, channels, weights, scratch };
     Ok(if linear { Op::Linear(conv) } else { Op::Conv(conv) })
 }

@@ -140,10 +140,16 @@ fn with_smaller_arena(
 /// The candidates that were picked, their weights packed.
 fn chosen(graph: &Graph, layers: Vec<Candidates>, picks: Vec<usize>) -> Result<Vec<Chosen>> {
     let chosen = graph.nodes.iter().zip(layers).zip(picks).map(|((node, layer), pick)| {
-        let Candidates { constants, mut weights, mut candidates } = layer;
+        let Candidates { mut constants, mut weights, mut candidates } = layer;
         let Candidate { kernel, bid, .. } = candidates.swap_remove(pick);
         if let (Some(bid), Some(weighted)) = (bid, node.operator.weighted()) {
-            weights = bid.weights(weighted).with_context(|| in_layer(node))?;
+            let packed = bid.weights(weighted).with_context(|| in_layer(node))?;
+            let records = constants.as_chunks_mut::<{ size_of::<ChannelRecord>() }>().0;
+            for (record, count) in records.iter_mut().zip(packed.counts) {
+                let whole: &mut ChannelRecord = zerocopy::transmute_mut!(record);
+                whole.count = count.into();
+            }
+            weights = packed.bytes;
         }
         Ok(Chosen { kernel, constants, weights })
     });
@@ -453,11 +459,10 @@ fn channel_records(
     let biases = folded_biases(graph, node, weighted, sum_of_weights);
     let pairs = biases.iter().zip(&weighted.rescale);
     let records: Vec<ChannelRecord> = pairs
-        .map(|(&bias, &(multiplier, shift))| ChannelRecord {
-            bias: bias.into(),
-            multiplier: multiplier.into(),
+        .map(|(&bias, &(multiplier, shift))| {
             // Times zero is zero, whatever the shift; this one all kernels take.
-            shift: if multiplier == 0 { -1 } else { shift }.into(),
+            let shift = if multiplier == 0 { -1 } else { shift };
+            ChannelRecord::new(bias, multiplier, shift, 0)
         })
         .collect();
     records.as_bytes().to_vec()

@@ -5,8 +5,10 @@
 //! one for each layer.
 
 use anyhow::{Context, Result, ensure};
+use niwaki_core::kernels::pack_sparse::{self, Packed};
 use niwaki_core::kernels::sparse::{Block, Geometry, LINEAR_SHIFTS, LinearStream, MAX_BIAS};
-use niwaki_core::kernels::{KernelId, pack_sparse, packed};
+use niwaki_core::kernels::{KernelId, packed};
+use niwaki_core::model::layout::ChannelRecord;
 use niwaki_core::model::{Conv, Op, Scratch, Tensor, Weights, Window};
 use zerocopy::IntoBytes;
 
@@ -66,7 +68,7 @@ pub(super) struct Bid {
 
 /// A layer's weights in the order in which its kernel reads them.
 enum Packing {
-    Packed(Vec<u8>),
+    Packed(Packed),
     /// They are packed once this layout has been chosen among many.
     Stream {
         geometry: Box<Geometry>,
@@ -75,10 +77,11 @@ enum Packing {
 }
 
 impl Bid {
-    /// The layer's weights in the order in which the kernel reads them.
-    pub(super) fn weights(self, weighted: &Weighted) -> Result<Vec<u8>> {
+    /// The layer's weights in the order in which the kernel reads them, and what its channels count; nothing
+    /// where weights that are zero are kept.
+    pub(super) fn weights(self, weighted: &Weighted) -> Result<Packed> {
         match self.weights {
-            Packing::Packed(bytes) => Ok(bytes),
+            Packing::Packed(packed) => Ok(packed),
             Packing::Stream { geometry, groups } => {
                 pack_sparse::conv_stream(&weighted.weights, groups, &geometry)
                     .context("an output channel has too many weights for a stream")
@@ -204,7 +207,9 @@ fn single_bid(kernel: KernelId, shape: &Shape, weighted: &Weighted, core: Core) 
         _ => Block::Four,
     };
     let (weights, scratch_len) = match kernel {
-        KernelId::ConvDense | KernelId::LinearDense => (weighted.weights.as_bytes().to_vec(), 0),
+        KernelId::ConvDense | KernelId::LinearDense => {
+            (Packed { bytes: weighted.weights.as_bytes().to_vec(), counts: vec![] }, 0)
+        }
         _ if shape.groups != 1 => return None,
         KernelId::ConvPacked | KernelId::LinearPacked => {
             let mut words = vec![0; packed::packed_len(outputs, per_channel)?];
@@ -215,17 +220,20 @@ fn single_bid(kernel: KernelId, shape: &Shape, weighted: &Weighted, core: Core) 
                 _ => packed::linear_scratch_len(per_channel),
             };
             let bytes = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-            (bytes, scratch)
+            (Packed { bytes, counts: vec![] }, scratch)
         }
         _ => {
             let stream = pack_sparse::linear_stream(&weighted.weights, per_channel, block)?;
             (stream, niwaki_core::kernels::sparse::linear_scratch_len(per_channel, block))
         }
     };
-    let aligned = AlignedVec::new(&weights);
-    let op = operator(kernel, shape, weighted, &aligned, block, scratch_len)?;
+    let aligned = AlignedVec::new(&weights.bytes);
+    // Costs depend on the counts only.
+    let channel = |&count: &u16| ChannelRecord::new(0, 0, -1, count);
+    let channels: Vec<ChannelRecord> = weights.counts.iter().map(channel).collect();
+    let op = operator(kernel, shape, weighted, &aligned, &channels, block, scratch_len)?;
     let cost = CostModel::of(core).predict(kernel, &Terms::of(&op, core.has_dsp())).cycles;
-    let flash = weights.len();
+    let flash = weights.bytes.len();
     Some(Bid { kernel, scratch_len, cost, flash, weights: Packing::Packed(weights) })
 }
 
@@ -243,17 +251,20 @@ fn operator<'a>(
     shape: &Shape,
     weighted: &'a Weighted,
     bytes: &'a AlignedVec,
+    channels: &'a [ChannelRecord],
     block: Block,
     scratch_len: usize,
 ) -> Option<Op<'a>> {
     let bytes = bytes.as_bytes();
-    let (input, output) = (&shape.input, &shape.output);
     let weights = match kernel {
         KernelId::ConvDense | KernelId::LinearDense => Weights::Dense(&weighted.weights),
         KernelId::ConvPacked | KernelId::LinearPacked => {
             Weights::Packed(zerocopy::FromBytes::ref_from_bytes(bytes).ok()?)
         }
-        _ => Weights::SparseLinear(LinearStream::new(bytes, input.len(), output.channels, block)?),
+        _ => {
+            let stream = LinearStream::new(bytes, channels, shape.input.len(), block)?;
+            Weights::SparseLinear(stream)
+        }
     };
     let conv = conv(shape, weighted, weights, scratch_len);
     Some(if shape.window.is_some() { Op::Conv(conv) } else { Op::Linear(conv) })

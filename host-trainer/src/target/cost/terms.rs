@@ -115,16 +115,17 @@ impl Terms {
     fn linear(&mut self, linear: &Conv<'_>) {
         match linear.weights {
             Weights::SparseLinear(stream) => {
-                // Groups of a step, steps that are taken before the first round, steps of a round.
-                let (group, first, round) = match stream.block() {
-                    Block::One => (4, 12, 4),
+                // What a step takes of the count, steps that are taken before the first round, steps of a round.
+                let (of_step, first, round) = match stream.block() {
+                    Block::One => (8, 12, 4),
                     Block::Two => (1, 0, 8),
                     Block::Four => (1, 32, 2),
                 };
                 for count in stream.counts() {
-                    let steps = count / group;
+                    let steps = count / of_step;
                     self.add("step", steps);
-                    self.add("odd step", count % group);
+                    self.add("odd step", count % of_step / 2);
+                    self.add("single step", count % of_step % 2);
                     self.add("round", steps.saturating_sub(first).div_ceil(round));
                 }
                 self.add("output", linear.output.len());
@@ -168,7 +169,7 @@ impl Terms {
         if conv.output.zero_point > i8::MIN && conv.clamp.min < conv.output.zero_point {
             self.add("signed tile channel", steps.tiles * (counts.used + counts.empty));
         }
-        let unusual = conv.channels.iter().filter(|channel| !is_usual(channel.shift.get())).count();
+        let unusual = conv.channels.iter().filter(|channel| !is_usual(channel.shift())).count();
         self.add("unusual output", steps.tiles * 8 * unusual);
         self.add("band", steps.bands);
         self.add("tile", steps.tiles);
@@ -402,7 +403,7 @@ impl Terms {
         self.add("weight", channels * kernel_h * kernel_w);
         self.add("weight row", channels * kernel_h);
         self.add("call", channels * calls);
-        let usual = op.channels.iter().all(|channel| is_usual(channel.shift.get()));
+        let usual = op.channels.iter().all(|channel| is_usual(channel.shift()));
         if usual {
             self.add("requantised pair", channels * calls * (call_len / 2));
             self.add("requantised rest", channels * calls * (call_len % 2));
@@ -586,7 +587,7 @@ fn is_usual(shift: i32) -> bool {
 fn is_simple(conv: &Conv<'_>) -> bool {
     conv.channels.iter().all(|channel| {
         let short = channel.bias.get().unsigned_abs() < 1 << 30;
-        short && channel.multiplier.get() >= 1 << 30 && is_usual(channel.shift.get())
+        short && channel.multiplier.get() >= 1 << 30 && is_usual(channel.shift())
     })
 }
 
