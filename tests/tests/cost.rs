@@ -14,6 +14,10 @@ fn tolerance(core: Core) -> f64 {
     if core == Core::CortexM4 { 0.10 } else { 0.15 }
 }
 
+/// Times that a layer is measured: the counter goes in steps of 40 instructions, which are more than three
+/// hundredths of the shortest layers.
+const ROUNDS: u32 = 4;
+
 /// A board, its core and its agent.
 struct Bench {
     core: Core,
@@ -39,17 +43,22 @@ fn wrong(
     input: &[i8],
 ) -> Result<Vec<String>> {
     let costs = CostModel::of(*core);
-    let measured = Device::start(board, firmware, model)?.profile(input)?;
+    let mut device = Device::start(board, firmware, model)?;
+    let mut measured = vec![0.0; model.op_count()];
+    for _ in 0..ROUNDS {
+        for (sum, count) in measured.iter_mut().zip(device.profile(input)?) {
+            *sum += count as f64 / f64::from(ROUNDS);
+        }
+    }
     let mut wrong = Vec::new();
     let mut worst: f64 = 0.0;
     for (index, measured) in measured.into_iter().enumerate() {
-        let measured = measured as f64;
         let predicted = costs.predict_operator(model, index, *core).instructions;
         let error = (predicted / measured - 1.0).abs();
         worst = worst.max(error);
         let kernel = model.kernel(index).context("an operator has a kernel")?;
         let line = format!(
-            "{core:?}, {network}, {} ({}): measured {measured}, predicted {predicted:.0}, {:+.1} %",
+            "{core:?}, {network}, {} ({}): measured {measured:.0}, predicted {predicted:.0}, {:+.1} %",
             model.op_name(index),
             kernel.name(),
             100.0 * (predicted / measured - 1.0)
