@@ -457,13 +457,10 @@ fn channel_records(
     sum_of_weights: impl Fn(usize) -> i32,
 ) -> Vec<u8> {
     let biases = folded_biases(graph, node, weighted, sum_of_weights);
-    let pairs = biases.iter().zip(&weighted.rescale);
-    let records: Vec<ChannelRecord> = pairs
-        .map(|(&bias, &(multiplier, shift))| {
-            // Times zero is zero, whatever the shift; this one all kernels take.
-            let shift = if multiplier == 0 { -1 } else { shift };
-            ChannelRecord::new(bias, multiplier, shift, 0)
-        })
+    let records: Vec<ChannelRecord> = biases
+        .iter()
+        .zip(weighted.usual_rescales())
+        .map(|(&bias, (multiplier, shift))| ChannelRecord::new(bias, multiplier, shift, 0))
         .collect();
     records.as_bytes().to_vec()
 }

@@ -114,10 +114,7 @@ pub(super) fn bids(
         _ => None,
     };
     let small = bias.iter().all(|bias| bias.unsigned_abs() < MAX_BIAS);
-    let usual = weighted
-        .rescale
-        .iter()
-        .all(|&(multiplier, shift)| multiplier == 0 || LINEAR_SHIFTS.contains(&shift));
+    let usual = weighted.usual_rescales().all(|(_, shift)| LINEAR_SHIFTS.contains(&shift));
     let bids = candidates
         .into_iter()
         // The sparse kernels' sums begin with the bias and must stay clear of overflow; those of linear

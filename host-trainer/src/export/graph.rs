@@ -57,6 +57,15 @@ pub struct Weighted {
     pub clamp: Clamp,
 }
 
+impl Weighted {
+    /// Multiplier and shift of each output channel as a model holds them: times zero is zero, whatever the
+    /// shift, so that a zero has one that all kernels take.
+    pub(super) fn usual_rescales(&self) -> impl Iterator<Item = (i32, i32)> + '_ {
+        let usual = |&(multiplier, shift)| (multiplier, if multiplier == 0 { -1 } else { shift });
+        self.rescale.iter().map(usual)
+    }
+}
+
 /// What a node computes. See [`niwaki_core::model::Op`] for the meaning of each.
 #[derive(Clone, Debug)]
 pub enum Operator {

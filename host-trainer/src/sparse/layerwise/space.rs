@@ -204,8 +204,9 @@ impl Space {
             self.layers.iter().map(|layer| spread(layer.layout.len())).collect();
         let scores: Vec<&[f32]> = scores.iter().map(Vec::as_slice).collect();
         let count = self.layers.len();
+        let density = |layer: &SpaceLayer, multiple: f64| (layer.density * multiple).min(1.0);
         let strategy = |layer: &SpaceLayer, multiple: f64| {
-            let density = (layer.density * multiple).min(1.0);
+            let density = density(layer, multiple);
             Some(Strategy { criterion: Criterion::default(), structure, density })
         };
         let mut curves = vec![Some(Curve::default()); count];
@@ -232,9 +233,7 @@ impl Space {
             };
             for ((curve, layer), cost) in curves.iter_mut().zip(&self.layers).zip(costs) {
                 match (&mut *curve, cost) {
-                    (Some(curve), Some(cost)) => {
-                        curve.add((layer.density * multiple).min(1.0), cost);
-                    }
+                    (Some(curve), Some(cost)) => curve.add(density(layer, multiple), cost),
                     _ => *curve = None,
                 }
             }
