@@ -543,6 +543,7 @@ fn distances_beyond_an_entry_are_bridged() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "rows of 40,000 inputs take an interpreter an hour")]
 fn distances_beyond_a_group_are_bridged_both_ways() {
     let inputs = 40_000;
     let (input, output) = (tensor(1, 1, inputs, 3), tensor(1, 1, 3, -7));
