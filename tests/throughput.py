@@ -155,7 +155,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             train = [options.niwaki, "train", "--net", net, "--data", str(data if data.exists() else name)]
             train += ["--method", "dense", "--epochs", "1", "--qat-epochs", "0", "--train-limit", str(images)]
-            train += ["--batch", str(BATCH), "--out", f"{folder}/run", "--format", "json"]
+            train += ["--batch", str(BATCH), "--out", f"{folder}/run", "--force", "--format", "json"]
             torch = [sys.executable, __file__, "--pytorch", f"{folder}/run", str(images)]
             speeds = {"niwaki": [], "nchw": [], "channels-last": []}
             for turn in range(options.rounds):
@@ -167,10 +167,10 @@ def main():
         rows.append((net, own, nchw, last, nchw / own, last / own))
     version = out([sys.executable, "-c", "import torch; print(torch.__version__, torch.get_num_threads())"]).split()
     print("# Training beside PyTorch\n\n```sh")
-    print("python3 tests/throughput.py > docs/results/throughput.md\n```\n")
+    print("python3 tests/throughput.py --data ../shared/data > docs/results/throughput.md\n```\n")
     print(f"Images per second of whole training steps, dense, batches of {BATCH}: medians of {options.rounds} turns")
     print(f"of each on one machine. PyTorch {version[0]} on the CPU with {version[1]} threads.\n")
-    print("| network | niwaki | PyTorch, NCHW | PyTorch, channels last | ratio | ratio |")
+    print("| network | niwaki | PyTorch, NCHW | PyTorch, channels last | NCHW / niwaki | channels last / niwaki |")
     print("|---|---:|---:|---:|---:|---:|")
     for net, own, nchw, last, *ratios in rows:
         print(f"| {net} | {own:.0f} | {nchw:.0f} | {last:.0f} | {ratios[0]:.1f} | {ratios[1]:.1f} |")
