@@ -229,22 +229,33 @@ fn linear_case() -> impl Strategy<Value = Case> {
         |((blocks, outputs, long), zero, clamp, block, density, seed)| {
             let mut random = Random(seed);
             let inputs = blocks * block.len() * if long { 6 } else { 1 };
-            let input = tensor(1, 1, inputs, zero[0]);
-            let output = tensor(1, 1, outputs, zero[1]);
-            Case {
-                input,
-                output,
-                window: Window { kernel: [1; 2], stride: [1; 2], pad: [0; 2] },
-                groups: 1,
-                block,
-                strip: [1; 2],
-                clamp,
-                x: (0..inputs).map(|_| random.byte()).collect(),
-                weights: weights(&mut random, outputs, inputs, inputs, block, density),
-                channels: (0..outputs).map(|_| random.linear_record()).collect(),
-            }
+            let weights = weights(&mut random, outputs, inputs, inputs, block, density);
+            linear([inputs, outputs], zero, block, clamp, weights, &mut random)
         },
     )
+}
+
+/// A linear operator with these weights.
+fn linear(
+    [inputs, outputs]: [usize; 2],
+    zero: [i8; 2],
+    block: Block,
+    clamp: Clamp,
+    weights: Vec<i8>,
+    random: &mut Random,
+) -> Case {
+    Case {
+        input: tensor(1, 1, inputs, zero[0]),
+        output: tensor(1, 1, outputs, zero[1]),
+        window: Window { kernel: [1; 2], stride: [1; 2], pad: [0; 2] },
+        groups: 1,
+        block,
+        strip: [1; 2],
+        clamp,
+        x: (0..inputs).map(|_| random.byte()).collect(),
+        weights,
+        channels: (0..outputs).map(|_| random.linear_record()).collect(),
+    }
 }
 
 /// Weights of which blocks are kept with a probability, in some cases as many in each channel.
@@ -546,25 +557,14 @@ fn distances_beyond_an_entry_are_bridged() {
 #[cfg_attr(miri, ignore = "rows of 40,000 inputs take an interpreter an hour")]
 fn distances_beyond_a_group_are_bridged_both_ways() {
     let inputs = 40_000;
-    let (input, output) = (tensor(1, 1, inputs, 3), tensor(1, 1, 3, -7));
     let mut random = Random(2);
     for block in [Block::One, Block::Two, Block::Four] {
         let mut weights = vec![0; 3 * inputs];
         // From the first inputs to the last, back, and there again.
         (weights[0], weights[inputs - 1], weights[inputs + 5], weights[3 * inputs - 9]) =
             (5, -7, 9, 2);
-        let mut case = Case {
-            input,
-            output,
-            window: Window { kernel: [1; 2], stride: [1; 2], pad: [0; 2] },
-            groups: 1,
-            block,
-            strip: [1; 2],
-            clamp: Clamp { min: i8::MIN, max: i8::MAX },
-            x: (0..inputs).map(|_| random.byte()).collect(),
-            weights,
-            channels: (0..3).map(|_| random.linear_record()).collect(),
-        };
+        let whole = Clamp { min: i8::MIN, max: i8::MAX };
+        let mut case = linear([inputs, 3], [3, -7], block, whole, weights, &mut random);
         let bytes = Aligned::new(&case.pack(true));
         let stream = case.linear_stream(bytes.bytes()).unwrap();
         assert_eq!(stream.nonzeros(), 4);
