@@ -77,7 +77,8 @@ fn killed_searches_go_on() {
     let temporary = tempfile::tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
     let (whole, parts) = (path("whole"), path("parts"));
-    let limit = ["--evaluations", "12", "--flash", "2500", "--epochs", "3"];
+    // Below what layers that stay dense take, which may be exported larger than was estimated.
+    let limit = ["--evaluations", "12", "--flash", "2000", "--epochs", "3"];
     let undisturbed = json(&search(&whole, &limit));
     assert_eq!(count(&undisturbed, "done"), 12, "{undisturbed}");
     assert!(undisturbed["hypervolume"].is_number());
@@ -118,11 +119,11 @@ fn killed_searches_go_on() {
     assert!(json(&["eval", &model])["accuracy"].as_f64().unwrap() > 0.5);
 
     // More evaluations go on; other settings do not.
-    let more = json(&search(&parts, &["--evaluations", "14", "--flash", "2500", "--epochs", "3"]));
+    let more = json(&search(&parts, &["--evaluations", "14", "--flash", "2000", "--epochs", "3"]));
     assert_eq!(essence(&more)[..12], essence(&undisturbed)[..]);
     assert_eq!(count(&more, "done"), 14);
     let other = error(&search(&parts, &["--evaluations", "14", "--flash", "7K", "--epochs", "3"]));
-    assert!(other.contains("`limits.flash` is 2500 there and 7168 here"), "{other}");
+    assert!(other.contains("`limits.flash` is 2000 there and 7168 here"), "{other}");
 }
 
 /// A disk that is full ends a search with advice, and loses nothing: with room it goes on to the same result.
