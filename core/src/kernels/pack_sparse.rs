@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::sparse::{Block, CONV_HEADER_LEN, ELEMENT, Entry, Geometry, MAX_WEIGHTS, TILE};
+use super::sparse::{Block, ELEMENT, Entry, Geometry, MAX_WEIGHTS, TILE};
 use crate::model::layout::ALIGNMENT;
 use crate::model::{Tensor, Window};
 
@@ -64,7 +64,7 @@ pub fn conv_stream(weights: &[i8], groups: usize, geometry: &Geometry) -> Option
         return None;
     }
     let counts = channels.iter().map(|entries| entries.len() as u16).collect();
-    let mut stream = Vec::with_capacity(CONV_HEADER_LEN);
+    let mut stream = Vec::new();
     stream.extend(u16::try_from(g.columns).ok()?.to_le_bytes());
     stream.extend(u16::try_from(g.rows).ok()?.to_le_bytes());
     for entry in channels.iter().flatten() {
