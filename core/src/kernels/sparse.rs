@@ -547,19 +547,19 @@ impl<'m> LinearStream<'m> {
         inputs: usize,
         block: Block,
     ) -> Option<Self> {
-        let stream = Self::parse(bytes, channels, inputs, block)?;
+        let stream = Self::unverified(bytes, channels, inputs, block);
         stream.verify()?;
         Some(stream)
     }
 
     /// The stream of bytes that [`verify`](Self::verify) has accepted, or will before a kernel runs.
-    pub(crate) fn parse(
+    pub(crate) fn unverified(
         bytes: &'m [u8],
         channels: &'m [ChannelRecord],
         inputs: usize,
         block: Block,
-    ) -> Option<Self> {
-        Some(Self { inputs, block, channels, bytes })
+    ) -> Self {
+        Self { inputs, block, channels, bytes }
     }
 
     /// Walks the whole stream.

@@ -900,9 +900,10 @@ fn conv<'m, const KERNELS: u32>(
         Some(block) => {
             let bytes = context.slice(record.weights).ok_or(OpProblem::Weights)?;
             if linear && const { has_any(KERNELS, SPARSE_LINEAR) } {
-                let stream = LinearStream::parse(bytes, channels, input.len(), block)
-                    .filter(|_| groups == 1)
-                    .ok_or(OpProblem::Sparse)?;
+                if groups != 1 {
+                    return Err(OpProblem::Sparse);
+                }
+                let stream = LinearStream::unverified(bytes, channels, input.len(), block);
                 (Weights::SparseLinear(stream), stream.scratch_len())
             } else if !linear && const { has_any(KERNELS, SPARSE_CONVOLUTIONS) } {
                 let stream = ConvStream::parse(bytes, channels, &input, &output, &window, block)

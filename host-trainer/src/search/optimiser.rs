@@ -327,7 +327,7 @@ impl Optimiser {
     }
 }
 
-fn stream(seed: u64, usage: u64, index: usize) -> Pcg64 {
+pub(super) fn stream(seed: u64, usage: u64, index: usize) -> Pcg64 {
     // An odd constant spreads neighbouring indices over all bits.
     let spread = ((index as u64) << 8 | usage).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     Pcg64::seed_from_u64(seed ^ spread)

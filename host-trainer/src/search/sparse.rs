@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::genome::{Gene, Genome, Space};
 use super::measure::{in_folder, measure};
-use super::optimiser::Screen;
+use super::optimiser::{Screen, stream};
 use super::settings::{Needs, Reference, Search};
 use super::study::{Candidate, Study};
 use super::surrogate::Ridge;
@@ -215,6 +215,14 @@ struct Seen {
     kept: Vec<f64>,
 }
 
+/// What the regression compares candidates with.
+struct Origin {
+    /// Features of the dense network.
+    dense: Vec<f64>,
+    /// How far each feature of a candidate is usually from that.
+    scale: Vec<f64>,
+}
+
 /// A search for sparse forms of a network, ready to evaluate them.
 pub struct SparseProblem<'a> {
     search: &'a Search,
@@ -223,7 +231,7 @@ pub struct SparseProblem<'a> {
     choices: Choices,
     base: Base,
     reference: Reference,
-    supernet: Option<Supernet>,
+    supernet: Option<(Supernet, Origin)>,
     stop: &'a (dyn Fn() -> bool + Sync),
     /// What is known of genomes; costs much and is asked for often.
     estimates: Mutex<HashMap<Genome, Option<Estimate>>>,
@@ -303,39 +311,70 @@ impl<'a> SparseProblem<'a> {
             write(&folder, &bytes)?;
             supernet = Some(Supernet::load(&folder, &base, data)?);
         }
-        Ok(Some(Self {
+        let mut problem = Self {
             search,
             sparse,
             data,
             choices,
             base,
             reference,
-            supernet,
+            supernet: None,
             stop,
             prints: Mutex::default(),
             estimates: Mutex::default(),
             glimpses: Mutex::default(),
-        }))
+        };
+        problem.supernet = supernet.map(|supernet| {
+            let origin = problem.origin(&supernet);
+            (supernet, origin)
+        });
+        Ok(Some(problem))
+    }
+
+    /// Looks at the dense network and, for how far features are from its own, at a few random candidates.
+    fn origin(&self, supernet: &Supernet) -> Origin {
+        const DRAWN: usize = 32;
+        let dense = Seen {
+            glimpse: supernet.glimpse(&[], self.data),
+            kept: vec![1.0; self.choices.layers.len()],
+        };
+        let costs = [self.reference.dense[1], self.reference.dense[2]];
+        let dense = self.features(&dense, &[], costs);
+        let mut random = stream(self.search.optimiser.seed, 5, 0);
+        let space = self.space();
+        let drawn: Vec<Genome> =
+            (0..DRAWN).map(|_| self.choices.canonical(space.sample(&mut random))).collect();
+        let features = |genome: &Genome| {
+            let features = self.features_of(supernet, genome, &self.estimate(genome)?);
+            Some(difference(&features, &dense))
+        };
+        let drawn: Vec<Vec<f64>> = drawn.par_iter().filter_map(features).collect();
+        let deviation = |at: usize| {
+            let count = drawn.len().max(1) as f64;
+            let mean = drawn.iter().map(|row| row[at]).sum::<f64>() / count;
+            let square = drawn.iter().map(|row| (row[at] - mean).powi(2)).sum::<f64>() / count;
+            square.sqrt().max(0.1)
+        };
+        Origin { scale: (0..dense.len()).map(deviation).collect(), dense }
     }
 
     /// What is known before an evaluation in view of these candidates.
     fn screen_of(&self, candidates: &[Candidate]) -> SparseScreen<'_, 'a> {
-        let rows = |supernet: &Supernet| -> (Vec<Vec<f64>>, Vec<f64>) {
+        let fit = |(supernet, origin): &(Supernet, Origin)| {
             let done = candidates.iter().filter_map(|candidate| {
                 let error = *candidate.evaluation.as_ref()?.objectives.first()?;
                 let genome = &candidate.proposal.genome;
-                let estimate = self.estimate(genome)?;
-                let seen = self.seen(supernet, genome);
-                let factor = self.logarithm(error) - self.logarithm(seen.glimpse.error);
-                Some((self.features(&seen, genome, &estimate), factor))
+                let features = self.features_of(supernet, genome, &self.estimate(genome)?);
+                Some((difference(&features, &origin.dense), self.worse(error)))
             });
-            done.unzip()
+            let (rows, targets): (Vec<Vec<f64>>, Vec<f64>) = done.unzip();
+            let mut expected = vec![0.0; origin.scale.len()];
+            expected[LOSS] = LEFT;
+            Ridge::fit(&rows, &targets, &expected, &origin.scale)
         };
-        let (rows, targets) = self.supernet.as_ref().map(rows).unwrap_or_default();
-        let fitted = if rows.len() < FITTED_FROM { None } else { Ridge::fit(&rows, &targets) };
-        let correction = fitted.unwrap_or_else(|| Ridge::constant(&targets));
+        let fitted = self.supernet.as_ref().map(fit);
         let known = candidates.iter().map(|c| self.print(&c.proposal.genome)).collect();
-        SparseScreen { problem: self, correction, known }
+        SparseScreen { problem: self, fitted, known }
     }
 
     /// Errors that are predicted for candidates of another search with the same base, in view of one's own
@@ -385,21 +424,30 @@ impl<'a> SparseProblem<'a> {
         })
     }
 
-    /// What the regression sees of a genome: what the supernet says, what it costs, how much is left of each
+    fn features_of(&self, supernet: &Supernet, genome: &[u16], estimate: &Estimate) -> Vec<f64> {
+        let costs = [estimate.instructions, estimate.flash_bytes as f64];
+        self.features(&self.seen(supernet, genome), &self.choices.strategies(genome), costs)
+    }
+
+    /// What the regression sees of a candidate: what the supernet says, what it costs, how much is left of each
     /// layer, and how much each structure had to do with that.
-    fn features(&self, seen: &Seen, genome: &[u16], estimate: &Estimate) -> Vec<f64> {
+    fn features(&self, seen: &Seen, strategies: &[Strategy], costs: [f64; 2]) -> Vec<f64> {
         let Seen { glimpse, kept } = seen;
-        let strategies = self.choices.strategies(genome);
         let taken = |structure: &Structure| -> f64 {
             let layers = strategies.iter().filter(|strategy| strategy.structure == *structure);
             layers.map(|strategy| -strategy.density.ln()).sum()
         };
-        let costs = [estimate.instructions.ln(), (estimate.flash_bytes as f64).ln()];
+        let costs = costs.map(f64::ln);
         let seen = [self.logarithm(glimpse.error), (glimpse.loss + 1e-3).ln()];
         // Of a layer without weights an even smaller share is hard to imagine than of others.
         let kept = kept.iter().map(|kept| kept.max(1e-3).ln());
         let taken = self.sparse.structures.iter().map(taken);
         seen.into_iter().chain(costs).chain(kept).chain(taken).collect()
+    }
+
+    /// Logarithm of the factor by which an error is worse than the dense network's.
+    fn worse(&self, error: f64) -> f64 {
+        self.logarithm(error) - self.logarithm(self.reference.dense[0])
     }
 
     /// Errors span powers of ten; an error of zero is less than one sample.
@@ -464,14 +512,22 @@ fn write(folder: &Path, bytes: &[u8]) -> Result<()> {
     crate::net::trained::write_atomically(&path, bytes)
 }
 
-/// Evaluated candidates from which on the correction depends on the candidate.
-const FITTED_FROM: usize = 6;
+/// Place of the supernet's loss among the features.
+const LOSS: usize = 1;
+/// Share of the logarithm of the supernet's loss that is expected to be left after fine-tuning: candidates have their
+/// weights for themselves.
+const LEFT: f64 = 0.5;
+
+fn difference(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a - b).collect()
+}
 
 /// What is known of sparse forms before they are evaluated.
 struct SparseScreen<'p, 'a> {
     problem: &'p SparseProblem<'a>,
-    /// From features to the logarithm of the factor by which the true error differs from the supernet's.
-    correction: Ridge,
+    /// From features, as differences to the dense network, to the logarithm of the factor by which its error is
+    /// exceeded; without a supernet nothing is predicted.
+    fitted: Option<Ridge>,
     /// Prints of all candidates.
     known: HashSet<u64>,
 }
@@ -492,12 +548,13 @@ impl Screen for SparseScreen<'_, '_> {
 
     fn predict(&self, genomes: &[Genome]) -> Option<Vec<Vec<f64>>> {
         let problem = self.problem;
-        let supernet = problem.supernet.as_ref()?;
+        let (supernet, origin) = problem.supernet.as_ref()?;
+        let fitted = self.fitted.as_ref()?;
         let predict = |genome: &Genome| {
             let estimate = problem.estimate(genome)?;
-            let seen = problem.seen(supernet, genome);
-            let correction = self.correction.predict(&problem.features(&seen, genome, &estimate));
-            let error = (problem.logarithm(seen.glimpse.error) + correction).exp();
+            let features = problem.features_of(supernet, genome, &estimate);
+            let worse = fitted.predict(&difference(&features, &origin.dense));
+            let error = (problem.logarithm(problem.reference.dense[0]) + worse).exp();
             let error = (error - problem.grain()).max(0.0);
             Some(vec![error, estimate.instructions, estimate.flash_bytes as f64])
         };

@@ -1,80 +1,42 @@
 //! Regression from what is known of candidates before their evaluation to what they turn out to be worth.
 
-/// A linear model of standardised features, fitted with a penalty on its weights (ridge regression; Hoerl and
-/// Kennard, 1970). The penalty is the one with the least error when each row is predicted by all others.
+/// A linear model through the origin, fitted with a penalty on how far its weights are from what they are expected
+/// to be (ridge regression; Hoerl and Kennard, 1970): a few rows move it a little, without any it is as expected.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ridge {
-    features: Vec<Standard>,
     weights: Vec<f64>,
-    mean: f64,
 }
 
-/// Mean and standard deviation of a feature.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Standard {
-    mean: f64,
-    deviation: f64,
-}
-
-/// Penalties to choose from.
-const PENALTIES: [f64; 7] = [0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
+/// Penalty on a weight's distance from its expected value, both times the scale of its feature: the variance of
+/// targets around the model as a multiple of that of the weights.
+const PENALTY: f64 = 3.0;
 
 impl Ridge {
-    /// Fits a model to rows of features and what they lead to. `None` without rows.
-    pub fn fit(rows: &[Vec<f64>], targets: &[f64]) -> Option<Self> {
-        let count = rows.len() as f64;
-        let width = rows.first()?.len();
-        let features: Vec<Standard> = (0..width)
-            .map(|at| {
-                let mean = rows.iter().map(|row| row[at]).sum::<f64>() / count;
-                let square = rows.iter().map(|row| (row[at] - mean).powi(2)).sum::<f64>() / count;
-                Standard { mean, deviation: square.sqrt().max(1e-9) }
-            })
-            .collect();
-        let rows: Vec<Vec<f64>> = rows.iter().map(|row| standardised(row, &features)).collect();
-        let mean = targets.iter().sum::<f64>() / count;
-        let centred: Vec<f64> = targets.iter().map(|target| target - mean).collect();
+    /// Fits a model to rows of features and what they lead to. `scale` says how far each feature is usually from
+    /// zero.
+    pub fn fit(rows: &[Vec<f64>], targets: &[f64], expected: &[f64], scale: &[f64]) -> Self {
+        let width = scale.len();
         let mut gram = vec![vec![0.0; width]; width];
         let mut moments = vec![0.0; width];
-        for (row, target) in rows.iter().zip(&centred) {
+        (0..width).for_each(|at| gram[at][at] = PENALTY);
+        for (row, target) in rows.iter().zip(targets) {
+            let rest = target - dot(row, expected);
+            let row: Vec<f64> = row.iter().zip(scale).map(|(value, scale)| value / scale).collect();
             for (at, value) in row.iter().enumerate() {
-                moments[at] += value * target;
-                gram[at].iter_mut().zip(row).for_each(|(sum, other)| *sum += value * other);
+                moments[at] += value * rest;
+                gram[at].iter_mut().zip(&row).for_each(|(sum, other)| *sum += value * other);
             }
         }
-        let best = PENALTIES
-            .iter()
-            .filter_map(|&penalty| {
-                let mut gram = gram.clone();
-                (0..width).for_each(|at| gram[at][at] += penalty);
-                let weights = solve(gram.clone(), moments.clone())?;
-                // The error of a row that is left out follows from its leverage (Allen's PRESS, 1974).
-                let mut error = 0.0;
-                for (row, target) in rows.iter().zip(&centred) {
-                    let own = dot(row, &solve(gram.clone(), row.clone())?) + 1.0 / count;
-                    error += ((target - dot(row, &weights)) / (1.0 - own).max(1e-6)).powi(2);
-                }
-                Some((error, weights))
-            })
-            .min_by(|a, b| a.0.total_cmp(&b.0));
-        best.map(|(_, weights)| Self { features, weights, mean })
-    }
-
-    /// A model that takes no notice of features: everything leads to the mean of the targets, or to zero.
-    pub fn constant(targets: &[f64]) -> Self {
-        let mean = targets.iter().sum::<f64>() / targets.len().max(1) as f64;
-        Self { features: Vec::new(), weights: Vec::new(), mean }
+        // With a penalty there is always a solution.
+        let moved = solve(gram, moments).unwrap_or_else(|| vec![0.0; width]);
+        let moved = moved.iter().zip(scale).map(|(moved, scale)| moved / scale);
+        Self { weights: expected.iter().zip(moved).map(|(weight, moved)| weight + moved).collect() }
     }
 
     /// What a row of features is predicted to lead to.
     pub fn predict(&self, row: &[f64]) -> f64 {
-        self.mean + dot(&standardised(row, &self.features), &self.weights)
+        dot(row, &self.weights)
     }
-}
-
-fn standardised(row: &[f64], features: &[Standard]) -> Vec<f64> {
-    let pairs = row.iter().zip(features);
-    pairs.map(|(value, Standard { mean, deviation })| (value - mean) / deviation).collect()
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -132,21 +94,24 @@ mod tests {
     fn a_line_is_found_among_noise() {
         let wave = |index: usize, step: f64| (index as f64 * step).sin();
         let row = |index: usize| -> Vec<f64> {
-            (0..6).map(|at| wave(index, 1.3 + 0.7 * at as f64)).collect()
+            (0..6).map(|at| (1 + at) as f64 * wave(index, 1.3 + 0.7 * at as f64)).collect()
         };
-        let truth = |row: &[f64]| 3.0 + 2.0 * row[0] - row[3];
-        let rows: Vec<Vec<f64>> = (1..25).map(row).collect();
+        let truth = |row: &[f64]| 2.0 * row[0] - row[3] + 0.3 * row[5];
+        let expected = [1.5, 0.0, 0.0, -0.5, 0.0, 0.0];
+        let scale = [0.7, 1.4, 2.1, 2.8, 3.5, 4.2];
+        let rows: Vec<Vec<f64>> = (1..200).map(row).collect();
         let targets: Vec<f64> =
             rows.iter().enumerate().map(|(i, row)| truth(row) + 0.02 * wave(i, 9.1)).collect();
-        let model = Ridge::fit(&rows, &targets).unwrap();
-        for index in 30..60 {
-            let row = row(index);
-            assert!((model.predict(&row) - truth(&row)).abs() < 0.1, "{row:?}");
-        }
-        assert_eq!(Ridge::fit(&[], &[]), None);
-        // Features that never change carry no weight.
-        let flat = Ridge::fit(&[vec![1.0], vec![1.0]], &[1.0, 3.0]).unwrap();
-        assert_eq!(flat.predict(&[1.0]), 2.0);
+        let worst = |count: usize| {
+            let model = Ridge::fit(&rows[..count], &targets[..count], &expected, &scale);
+            let off = (300..400).map(row).map(|row| (model.predict(&row) - truth(&row)).abs());
+            off.fold(0.0, f64::max)
+        };
+        assert!(worst(199) < 0.15, "{}", worst(199));
+        // The more is known, the closer; what is expected is where it begins.
+        assert!(worst(199) < worst(10) && worst(10) < worst(0), "{} {}", worst(10), worst(0));
+        let nothing = Ridge::fit(&[], &[], &expected, &scale);
+        assert_eq!(nothing, Ridge { weights: expected.to_vec() });
     }
 
     #[test]
