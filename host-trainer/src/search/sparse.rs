@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
@@ -231,7 +231,9 @@ pub struct SparseProblem<'a> {
     choices: Choices,
     base: Base,
     reference: Reference,
-    supernet: Option<(Supernet, Origin)>,
+    supernet: Option<Supernet>,
+    /// Worked out for the first prediction.
+    origin: OnceLock<Origin>,
     stop: &'a (dyn Fn() -> bool + Sync),
     /// What is known of genomes; costs much and is asked for often.
     estimates: Mutex<HashMap<Genome, Option<Estimate>>>,
@@ -311,28 +313,24 @@ impl<'a> SparseProblem<'a> {
             write(&folder, &bytes)?;
             supernet = Some(Supernet::load(&folder, &base, data)?);
         }
-        let mut problem = Self {
+        Ok(Some(Self {
             search,
             sparse,
             data,
             choices,
             base,
             reference,
-            supernet: None,
+            supernet,
+            origin: OnceLock::new(),
             stop,
             prints: Mutex::default(),
             estimates: Mutex::default(),
             glimpses: Mutex::default(),
-        };
-        problem.supernet = supernet.map(|supernet| {
-            let origin = problem.origin(&supernet);
-            (supernet, origin)
-        });
-        Ok(Some(problem))
+        }))
     }
 
     /// Looks at the dense network and, for how far features are from its own, at a few random candidates.
-    fn origin(&self, supernet: &Supernet) -> Origin {
+    fn first_look(&self, supernet: &Supernet) -> Origin {
         const DRAWN: usize = 32;
         let dense = Seen {
             glimpse: supernet.glimpse(&[], self.data),
@@ -345,8 +343,7 @@ impl<'a> SparseProblem<'a> {
         let drawn: Vec<Genome> =
             (0..DRAWN).map(|_| self.choices.canonical(space.sample(&mut random))).collect();
         let features = |genome: &Genome| {
-            let features = self.features_of(supernet, genome, &self.estimate(genome)?);
-            Some(difference(&features, &dense))
+            Some(self.features_beside(supernet, &dense, genome, &self.estimate(genome)?))
         };
         let drawn: Vec<Vec<f64>> = drawn.par_iter().filter_map(features).collect();
         let deviation = |at: usize| {
@@ -360,21 +357,24 @@ impl<'a> SparseProblem<'a> {
 
     /// What is known before an evaluation in view of these candidates.
     fn screen_of(&self, candidates: &[Candidate]) -> SparseScreen<'_, 'a> {
-        let fit = |(supernet, origin): &(Supernet, Origin)| {
+        let surrogate = |supernet| {
+            let origin = self.origin.get_or_init(|| self.first_look(supernet));
             let done = candidates.iter().filter_map(|candidate| {
                 let error = *candidate.evaluation.as_ref()?.objectives.first()?;
                 let genome = &candidate.proposal.genome;
-                let features = self.features_of(supernet, genome, &self.estimate(genome)?);
-                Some((difference(&features, &origin.dense), self.worse(error)))
+                let estimate = self.estimate(genome)?;
+                let features = self.features_beside(supernet, &origin.dense, genome, &estimate);
+                Some((features, self.logarithm(error) - self.logarithm(self.reference.dense[0])))
             });
             let (rows, targets): (Vec<Vec<f64>>, Vec<f64>) = done.unzip();
             let mut expected = vec![0.0; origin.scale.len()];
             expected[LOSS] = LEFT;
-            Ridge::fit(&rows, &targets, &expected, &origin.scale)
+            let worse = Ridge::fit(&rows, &targets, &expected, &origin.scale);
+            Surrogate { supernet, dense: &origin.dense, worse }
         };
-        let fitted = self.supernet.as_ref().map(fit);
+        let surrogate = self.supernet.as_ref().map(surrogate);
         let known = candidates.iter().map(|c| self.print(&c.proposal.genome)).collect();
-        SparseScreen { problem: self, fitted, known }
+        SparseScreen { problem: self, surrogate, known }
     }
 
     /// Errors that are predicted for candidates of another search with the same base, in view of one's own
@@ -424,9 +424,18 @@ impl<'a> SparseProblem<'a> {
         })
     }
 
-    fn features_of(&self, supernet: &Supernet, genome: &[u16], estimate: &Estimate) -> Vec<f64> {
+    /// Features of a genome, as differences to those of the dense network.
+    fn features_beside(
+        &self,
+        supernet: &Supernet,
+        dense: &[f64],
+        genome: &[u16],
+        estimate: &Estimate,
+    ) -> Vec<f64> {
         let costs = [estimate.instructions, estimate.flash_bytes as f64];
-        self.features(&self.seen(supernet, genome), &self.choices.strategies(genome), costs)
+        let seen = self.seen(supernet, genome);
+        let features = self.features(&seen, &self.choices.strategies(genome), costs);
+        features.iter().zip(dense).map(|(feature, dense)| feature - dense).collect()
     }
 
     /// What the regression sees of a candidate: what the supernet says, what it costs, how much is left of each
@@ -443,11 +452,6 @@ impl<'a> SparseProblem<'a> {
         let kept = kept.iter().map(|kept| kept.max(1e-3).ln());
         let taken = self.sparse.structures.iter().map(taken);
         seen.into_iter().chain(costs).chain(kept).chain(taken).collect()
-    }
-
-    /// Logarithm of the factor by which an error is worse than the dense network's.
-    fn worse(&self, error: f64) -> f64 {
-        self.logarithm(error) - self.logarithm(self.reference.dense[0])
     }
 
     /// Errors span powers of ten; an error of zero is less than one sample.
@@ -518,16 +522,21 @@ const LOSS: usize = 1;
 /// weights for themselves.
 const LEFT: f64 = 0.5;
 
-fn difference(a: &[f64], b: &[f64]) -> Vec<f64> {
-    a.iter().zip(b).map(|(a, b)| a - b).collect()
+/// Predicts errors, in view of what was evaluated.
+struct Surrogate<'p> {
+    supernet: &'p Supernet,
+    /// Features of the dense network.
+    dense: &'p [f64],
+    /// From features, as differences to those, to the logarithm of the factor by which the error is larger than the dense
+    /// network's.
+    worse: Ridge,
 }
 
 /// What is known of sparse forms before they are evaluated.
 struct SparseScreen<'p, 'a> {
     problem: &'p SparseProblem<'a>,
-    /// From features, as differences to the dense network, to the logarithm of the factor by which its error is
-    /// exceeded; without a supernet nothing is predicted.
-    fitted: Option<Ridge>,
+    /// Without a supernet nothing is predicted.
+    surrogate: Option<Surrogate<'p>>,
     /// Prints of all candidates.
     known: HashSet<u64>,
 }
@@ -548,12 +557,10 @@ impl Screen for SparseScreen<'_, '_> {
 
     fn predict(&self, genomes: &[Genome]) -> Option<Vec<Vec<f64>>> {
         let problem = self.problem;
-        let (supernet, origin) = problem.supernet.as_ref()?;
-        let fitted = self.fitted.as_ref()?;
+        let Surrogate { supernet, dense, worse } = self.surrogate.as_ref()?;
         let predict = |genome: &Genome| {
             let estimate = problem.estimate(genome)?;
-            let features = problem.features_of(supernet, genome, &estimate);
-            let worse = fitted.predict(&difference(&features, &origin.dense));
+            let worse = worse.predict(&problem.features_beside(supernet, dense, genome, &estimate));
             let error = (problem.logarithm(problem.reference.dense[0]) + worse).exp();
             let error = (error - problem.grain()).max(0.0);
             Some(vec![error, estimate.instructions, estimate.flash_bytes as f64])
