@@ -289,7 +289,7 @@ mod tests {
         let graph = shape::Graph::new(&spec).unwrap();
         let budget =
             Budget::new(&graph, &graph.params(), density, Distribution::Erk, structure).unwrap();
-        let masks = budget.random(&mut Pcg64::seed_from_u64(5));
+        let masks = budget.random(&graph, &graph.params(), &mut Pcg64::seed_from_u64(5));
         made_up(&spec, &budget.layer_masks(masks), None).unwrap()
     }
 

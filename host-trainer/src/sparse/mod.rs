@@ -17,6 +17,7 @@ pub mod mask;
 pub mod method;
 pub mod multiparty;
 pub mod optimiser;
+mod paths;
 mod state;
 mod step;
 pub mod strategy;

@@ -190,7 +190,8 @@ impl<'a> Session<'a> {
         let mut global = State::new(Network::new(graph), config, device);
         if config.density < 1.0 {
             let masks = budget(&global, config)?;
-            let chosen = masks.random(&mut rng(config.seed, Purpose::Masks, 0));
+            let (graph, params) = (&global.net.graph, &global.net.params);
+            let chosen = masks.random(graph, params, &mut rng(config.seed, Purpose::Masks, 0));
             global.set_masks(&masks.layer_masks(chosen));
             global.drop_redundant();
         }
@@ -568,7 +569,9 @@ mod tests {
         let mut state =
             State::new(Network::new(Graph::new(&net).unwrap()), &config, &Device::flex());
         let budget = budget(&state, &config).unwrap();
-        state.set_masks(&budget.layer_masks(budget.random(&mut rng(1, Purpose::Masks, 0))));
+        let (graph, params) = (&state.net.graph, &state.net.params);
+        let masks = budget.random(graph, params, &mut rng(1, Purpose::Masks, 0));
+        state.set_masks(&budget.layer_masks(masks));
         state.drop_redundant();
         let bytes = encode(&Model::of(&state), &state.masks, 7, true).unwrap();
         let none: Vec<Option<Tensor<1>>> =

@@ -183,12 +183,15 @@ impl State {
         let structure = config.structure;
         let budget = Budget::new(graph, params, renewal.density, config.distribution, structure)?;
         let masks = match renewal.choice {
-            Choice::Random => budget.random(&mut rng(config.seed, Purpose::Masks, step)),
+            Choice::Random => {
+                budget.random(graph, params, &mut rng(config.seed, Purpose::Masks, step))
+            }
             Choice::Scores => {
                 let layers = budget.layers.iter().map(|layer| (layer.param, layer.layout));
                 let layers: Vec<(usize, Layout)> = layers.collect();
                 let scores = scores(self, data, config, &[config.criterion], &layers, step);
-                budget.top(&scores[0], config.distribution == Distribution::Global)
+                let global = config.distribution == Distribution::Global;
+                budget.connected(graph, params, &scores[0], global)
             }
         };
         self.set_masks(&budget.layer_masks(masks));
