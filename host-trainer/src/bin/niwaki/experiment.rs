@@ -607,7 +607,13 @@ pub(crate) fn commit(results: &Path) -> Option<String> {
     let head = String::from_utf8(head.stdout).ok()?;
     let beside = results.parent().filter(|parent| !parent.as_os_str().is_empty());
     let others = format!(":(exclude){}", beside.unwrap_or(results).display());
-    let clean = git(&["diff", "--quiet", "HEAD", "--", ".", &others])?.status.success();
+    let status = git(&["diff", "--quiet", "HEAD", "--", ".", &others])?.status;
+    let clean = match status.code() {
+        Some(0) => true,
+        Some(1) => false,
+        // Results outside the checkout are no part of it, which git refuses to leave out.
+        _ => git(&["diff", "--quiet", "HEAD"])?.status.success(),
+    };
     Some(format!("{}{}", head.trim(), if clean { "" } else { " with changes" }))
 }
 
