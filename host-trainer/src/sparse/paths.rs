@@ -19,6 +19,13 @@ pub(super) struct Ends {
     pub(super) read: bool,
 }
 
+impl Ends {
+    /// Whether a weight that is kept there lies on a path.
+    pub(super) fn live(self) -> bool {
+        self.reached && self.read
+    }
+}
+
 /// The ends of every weight of every layer; none for a layer without weights. A layer without a mask keeps all its
 /// weights.
 pub(super) fn ends(graph: &Graph, masks: &[Option<&Mask>]) -> Vec<Vec<Ends>> {
@@ -133,7 +140,7 @@ mod tests {
             ["10 01 00", "111", "100010 000000"].map(|text| Mask::from_flags(flags(text)));
         let live = |masks: &[Option<&Mask>]| -> Vec<Vec<bool>> {
             let layers = ends(&graph, masks).into_iter();
-            layers.map(|ends| ends.iter().map(|end| end.reached && end.read).collect()).collect()
+            layers.map(|ends| ends.iter().map(|ends| ends.live()).collect()).collect()
         };
         // Places that are on a path if a weight is kept there.
         let expected = ["11 00 11", "100", "", "", "111100 111100"].map(flags);
