@@ -52,6 +52,16 @@ pub enum Source {
     Layer(usize),
 }
 
+impl Source {
+    /// Its place in a list of all tensors: the input first, then what each layer computes.
+    pub fn slot(self) -> usize {
+        match self {
+            Self::Input => 0,
+            Self::Layer(layer) => layer + 1,
+        }
+    }
+}
+
 /// An operation with all sizes resolved: depthwise and pointwise are convolutions here.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Op {

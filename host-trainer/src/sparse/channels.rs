@@ -40,10 +40,6 @@ impl ChannelGroups {
             }
             node
         }
-        let slot = |source: &Source| match source {
-            Source::Input => 0,
-            Source::Layer(layer) => layer + 1,
-        };
         let mut fixed = vec![0, graph.layers.len()];
         for (layer, node) in graph.layers.iter().enumerate() {
             match node.op {
@@ -51,13 +47,13 @@ impl ChannelGroups {
                     if node.op.is_depthwise() && weight[0] == groups => {}
                 Op::Conv { groups: 1, .. } | Op::Linear { .. } => continue,
                 Op::Conv { .. } => {
-                    fixed.extend([slot(&node.inputs[0]), layer + 1]);
+                    fixed.extend([node.inputs[0].slot(), layer + 1]);
                     continue;
                 }
                 _ => {}
             }
             for source in &node.inputs {
-                let (a, b) = (root(&parent, slot(source)), root(&parent, layer + 1));
+                let (a, b) = (root(&parent, source.slot()), root(&parent, layer + 1));
                 parent[a.max(b)] = a.min(b);
             }
         }
@@ -81,7 +77,7 @@ impl ChannelGroups {
         Self {
             groups,
             output: (0..graph.layers.len()).map(|layer| number(layer + 1)).collect(),
-            input: graph.layers.iter().map(|node| number(slot(&node.inputs[0]))).collect(),
+            input: graph.layers.iter().map(|node| number(node.inputs[0].slot())).collect(),
         }
     }
 }

@@ -507,10 +507,12 @@ impl Budget {
     /// Random masks, in the order of `layers`, see [`Self::connected`].
     pub fn random(&self, graph: &Graph, params: &[ParamSpec], rng: &mut impl Rng) -> Vec<Mask> {
         // All units are equally likely to have the largest mean of independent scores.
+        self.connected(graph, params, &self.random_scores(rng), false)
+    }
+
+    fn random_scores(&self, rng: &mut impl Rng) -> Vec<Vec<f32>> {
         let layers = self.layers.iter();
-        let scores: Vec<Vec<f32>> =
-            layers.map(|layer| (0..layer.len).map(|_| rng.random()).collect()).collect();
-        self.connected(graph, params, &scores, false)
+        layers.map(|layer| (0..layer.len).map(|_| rng.random()).collect()).collect()
     }
 
     /// Masks of the highest scores, as [`Self::top`] has them, in which every unit lies on a path from the
@@ -534,13 +536,15 @@ impl Budget {
         }
         // More than what separates any two scores.
         let step = 3.0 * scores.iter().flatten().fold(f32::MIN_POSITIVE, |a, b| a.max(b.abs()));
+        let units: Vec<Vec<Vec<usize>>> =
+            self.layers.iter().map(|layer| layer.units(self.structure)).collect();
         const ROUNDS: usize = 100;
         let mut turns = scores.to_vec();
         for _ in 0..ROUNDS {
             let mut dead = false;
-            let layers = self.layers.iter().zip(&masks).zip(&mut turns);
-            for (((layer, mask), turns), ends) in layers.zip(self.ends(graph, params, &masks)) {
-                for unit in layer.units(self.structure) {
+            let layers = units.iter().zip(&masks).zip(&mut turns);
+            for (((units, mask), turns), ends) in layers.zip(self.ends(graph, params, &masks)) {
+                for unit in units {
                     if mask.keeps(unit[0]) && !unit.iter().any(|&place| ends[place].live()) {
                         dead = true;
                         // Behind all that have not had a turn.
@@ -558,7 +562,7 @@ impl Budget {
         let mut settle = |at: usize, rank: fn(bool, Ends) -> u8| {
             let ends = &self.ends(graph, params, &masks)[at];
             let (layer, mask, mut scores) = (&self.layers[at], &masks[at], scores[at].clone());
-            for unit in layer.units(self.structure) {
+            for unit in &units[at] {
                 let kept = mask.keeps(unit[0]);
                 let rank = unit.iter().map(|&place| rank(kept, ends[place])).max();
                 let bonus = step * f32::from(rank.expect("a unit has weights"));
@@ -584,7 +588,7 @@ impl Budget {
         for (layer, mask) in self.layers.iter().zip(masks) {
             of_layer[params[layer.param].layer] = Some(mask);
         }
-        let mut ends = ends(graph, &of_layer);
+        let mut ends = ends(graph, params, &of_layer);
         let layers = self.layers.iter();
         layers.map(|layer| std::mem::take(&mut ends[params[layer.param].layer])).collect()
     }
@@ -845,11 +849,7 @@ mod tests {
                 assert!(off.abs() < 0.03 * density, "{name}, {structure:?}: {off}");
                 let mut rng = Pcg64::seed_from_u64(2);
                 let random = budget.random(&graph, &params, &mut rng);
-                let scores: Vec<Vec<f32>> = budget
-                    .layers
-                    .iter()
-                    .map(|layer| (0..layer.len).map(|_| rng.random()).collect())
-                    .collect();
+                let scores = budget.random_scores(&mut rng);
                 for masks in [random, budget.top(&scores, false)] {
                     for (layer, mask) in budget.layers.iter().zip(&masks) {
                         assert_eq!(mask.count(), layer.keep);
@@ -873,12 +873,7 @@ mod tests {
             for structure in [Structure::Unstructured, Structure::Block4] {
                 let budget =
                     Budget::new(&graph, &params, density, Distribution::Erk, structure).unwrap();
-                let mut rng = Pcg64::seed_from_u64(3);
-                let scores: Vec<Vec<f32>> = budget
-                    .layers
-                    .iter()
-                    .map(|layer| (0..layer.len).map(|_| rng.random()).collect())
-                    .collect();
+                let scores = budget.random_scores(&mut Pcg64::seed_from_u64(3));
                 let dead = |masks: &[Mask]| {
                     let ends = budget.ends(&graph, &params, masks);
                     let layers = budget.layers.iter().zip(masks).zip(ends);

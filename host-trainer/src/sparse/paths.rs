@@ -4,10 +4,10 @@
 //! write. The density of those on a path is what Vysogorets and Kempe, "Connectivity matters: neural network
 //! pruning through the lens of effective sparsity" (JMLR 2023), call effective.
 
-use super::mask::Mask;
+use super::mask::{Layout, Mask};
 use crate::net::{
     Graph,
-    shape::{Node, Op, Source},
+    shape::{Node, Op, ParamSpec, Role},
 };
 
 /// Where a weight lies, whether it is kept or not.
@@ -28,90 +28,58 @@ impl Ends {
 
 /// The ends of every weight of every layer; none for a layer without weights. A layer without a mask keeps all its
 /// weights.
-pub(super) fn ends(graph: &Graph, masks: &[Option<&Mask>]) -> Vec<Vec<Ends>> {
-    let kept = |layer: usize, weight: usize| masks[layer].is_none_or(|mask| mask.keeps(weight));
-    let slot = |source: &Source| match source {
-        Source::Input => 0,
-        Source::Layer(layer) => layer + 1,
+pub(super) fn ends(graph: &Graph, params: &[ParamSpec], masks: &[Option<&Mask>]) -> Vec<Vec<Ends>> {
+    let mut weights: Vec<Option<Layout>> = vec![None; graph.layers.len()];
+    for param in params.iter().filter(|param| param.role == Role::Weight) {
+        weights[param.layer] = Some(Layout::of(graph, param));
+    }
+    // For every layer the tensors and their channels that it reads, each with the channel that it writes from it.
+    let edges = |(at, node): (usize, &Node)| -> Vec<[usize; 3]> {
+        if let Some(layout) = &weights[at] {
+            let kept = |weight: &usize| masks[at].is_none_or(|mask| mask.keeps(*weight));
+            let joined = (0..layout.len()).filter(kept).map(|weight| joined(node, layout, weight));
+            return joined.map(|[from, to]| [node.inputs[0].slot(), from, to]).collect();
+        }
+        // All others keep channels apart, but a flattened image has one of each pixel.
+        let pixels = node.output[2] / node.input[2];
+        let sources = node.inputs.iter().map(|source| source.slot());
+        sources
+            .flat_map(|slot| (0..node.output[2]).map(move |to| [slot, to / pixels, to]))
+            .collect()
     };
-    // Channels of the input and of every layer that depend on the input.
-    let mut reached = vec![vec![true; graph.input[2]]];
-    for (layer, node) in graph.layers.iter().enumerate() {
-        let mut channels = vec![false; node.output[2]];
-        if let Some(wires) = Wires::of(&node.op) {
-            let input = &reached[slot(&node.inputs[0])];
-            for (weight, [from, to]) in wires.ends().enumerate() {
-                channels[to] |= input[from] && kept(layer, weight);
-            }
-        } else {
-            let pixels = node.output[2] / node.input[2];
-            for source in &node.inputs {
-                let input = &reached[slot(source)];
-                channels.iter_mut().enumerate().for_each(|(at, c)| *c |= input[at / pixels]);
-            }
-        }
-        reached.push(channels);
+    let edges: Vec<Vec<[usize; 3]>> = graph.layers.iter().enumerate().map(edges).collect();
+    let written = graph.layers.iter().map(|node| node.output[2]);
+    let none: Vec<Vec<bool>> =
+        std::iter::once(graph.input[2]).chain(written).map(|count| vec![false; count]).collect();
+    // What depends on the input, and what the result depends on.
+    let (mut reached, mut read) = (none.clone(), none);
+    reached[0].fill(true);
+    for (at, edges) in edges.iter().enumerate() {
+        edges.iter().for_each(|&[slot, from, to]| reached[at + 1][to] |= reached[slot][from]);
     }
-    // Those that the result depends on.
-    let mut read: Vec<Vec<bool>> =
-        reached.iter().map(|channels| vec![false; channels.len()]).collect();
     read[graph.layers.len()].fill(true);
-    for (layer, node) in graph.layers.iter().enumerate().rev() {
-        let output = std::mem::take(&mut read[layer + 1]);
-        if let Some(wires) = Wires::of(&node.op) {
-            let input = &mut read[slot(&node.inputs[0])];
-            for (weight, [from, to]) in wires.ends().enumerate() {
-                input[from] |= output[to] && kept(layer, weight);
-            }
-        } else {
-            let pixels = node.output[2] / node.input[2];
-            for source in &node.inputs {
-                let input = &mut read[slot(source)];
-                output.iter().enumerate().for_each(|(at, &c)| input[at / pixels] |= c);
-            }
-        }
-        read[layer + 1] = output;
+    for (at, edges) in edges.iter().enumerate().rev() {
+        edges.iter().for_each(|&[slot, from, to]| read[slot][from] |= read[at + 1][to]);
     }
-    let ends = |(layer, node): (usize, &Node)| {
-        let Some(wires) = Wires::of(&node.op) else { return Vec::new() };
-        let (input, output) = (&reached[slot(&node.inputs[0])], &read[layer + 1]);
-        wires.ends().map(|[from, to]| Ends { reached: input[from], read: output[to] }).collect()
+    let ends = |(at, node): (usize, &Node)| {
+        let Some(layout) = &weights[at] else { return Vec::new() };
+        let (input, output) = (&reached[node.inputs[0].slot()], &read[at + 1]);
+        let places = (0..layout.len()).map(|weight| joined(node, layout, weight));
+        places.map(|[from, to]| Ends { reached: input[from], read: output[to] }).collect()
     };
     graph.layers.iter().enumerate().map(ends).collect()
 }
 
-/// Which channels the weights of a layer join.
-struct Wires {
-    outputs: usize,
-    groups: usize,
-    /// Input channels that an output channel reads.
-    depth: usize,
-    /// Weights per input channel.
-    pixels: usize,
-}
-
-impl Wires {
-    fn of(op: &Op) -> Option<Self> {
-        match *op {
-            Op::Conv { weight: [outputs, depth, height, width], groups, .. } => {
-                Some(Self { outputs, groups, depth, pixels: height * width })
-            }
-            Op::Linear { weight: [outputs, depth], .. } => {
-                Some(Self { outputs, groups: 1, depth, pixels: 1 })
-            }
-            _ => None,
+/// Input and output channel of a weight.
+fn joined(node: &Node, layout: &Layout, weight: usize) -> [usize; 2] {
+    let to = weight / layout.fan_in();
+    let from = match node.op {
+        Op::Conv { groups, .. } => {
+            to * groups / layout.outputs * layout.depth + layout.input_channel(weight)
         }
-    }
-
-    /// Input and output channel of each weight.
-    fn ends(&self) -> impl Iterator<Item = [usize; 2]> {
-        let fan_in = self.depth * self.pixels;
-        (0..self.outputs * fan_in).map(move |weight| {
-            let to = weight / fan_in;
-            let group = to * self.groups / self.outputs;
-            [group * self.depth + weight % fan_in / self.pixels, to]
-        })
-    }
+        _ => weight % layout.fan_in(),
+    };
+    [from, to]
 }
 
 #[cfg(test)]
@@ -139,7 +107,7 @@ mod tests {
         let [pw, dw, fc] =
             ["10 01 00", "111", "100010 000000"].map(|text| Mask::from_flags(flags(text)));
         let live = |masks: &[Option<&Mask>]| -> Vec<Vec<bool>> {
-            let layers = ends(&graph, masks).into_iter();
+            let layers = ends(&graph, &graph.params(), masks).into_iter();
             layers.map(|ends| ends.iter().map(|ends| ends.live()).collect()).collect()
         };
         // Places that are on a path if a weight is kept there.
