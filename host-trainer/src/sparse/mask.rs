@@ -758,7 +758,7 @@ fn divide(lens: &[usize], appeal: &[f64], total: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use rand::{RngExt, SeedableRng};
+    use rand::SeedableRng;
     use rand_pcg::Pcg64;
 
     use super::*;
