@@ -16,6 +16,7 @@ use super::{
     dynamic::{self, Layer, Update},
     mask::{Budget, Distribution, LayerBudget, LayerMask, Layout, Mask},
     method::{Choice, Renewal},
+    optimiser::Rule,
 };
 use crate::data::Dataset;
 use crate::net::{
@@ -298,7 +299,7 @@ impl State {
     /// From here on statistics are fixed, and a batch norm is a factor of the weights. Where a
     /// channel varies little, as those with few weights do, that factor is in the hundreds, and so
     /// would be the steps of its weights as the network sees them.
-    pub(super) fn fold_norms(&mut self) {
+    pub(super) fn fold_norms(&mut self, rule: Rule) {
         let norms: Vec<FusedNorm> = self.net.fused_norms().collect();
         for FusedNorm { weight, bias, gamma, stats, epsilon } in norms {
             let Stats { mean, var } = self.backbone[stats].clone();
@@ -313,10 +314,19 @@ impl State {
             let inverse = scale.clone().mask_fill(dead.clone(), 1.0).recip().mask_fill(dead, 0.0);
             for param in std::iter::once(weight).chain(bias) {
                 self.values[param] = by_channel(&self.values[param], &scale);
-                let mut factor = inverse.clone();
-                for slot in &mut self.slots[param] {
-                    *slot = by_channel(slot, &factor);
-                    factor = factor * inverse.clone();
+                match rule {
+                    // Weight decay is in it, which does not grow where the gradient does: in a channel that is
+                    // hardly used any more it would become a step that nothing comes back from.
+                    Rule::Sgd => {
+                        self.slots[param].iter_mut().for_each(|slot| *slot = slot.zeros_like());
+                    }
+                    Rule::Adamw => {
+                        let mut factor = inverse.clone();
+                        for slot in &mut self.slots[param] {
+                            *slot = by_channel(slot, &factor);
+                            factor = factor * inverse.clone();
+                        }
+                    }
                 }
             }
             self.backbone[stats] = Stats { mean: mean * scale, var: var.ones_like() };
@@ -488,4 +498,35 @@ pub(super) fn blend(mask: &Tensor<1>, redundant: f64) -> Tensor<1> {
 /// 0 in the backbone, 1 elsewhere.
 fn blend_redundant(mask: &Tensor<1>) -> Tensor<1> {
     mask.clone().neg() + 1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Graph, preset};
+
+    /// A channel that batch norm has nearly switched off, with the momentum that weight decay alone leaves there, must
+    /// stay what it is: without a gradient, steps after the folding are as small as weight decay itself.
+    #[test]
+    fn folding_moves_no_channel() {
+        let spec = preset("ds-cnn:width=4").unwrap().for_data([1, 8, 8], 2).unwrap();
+        for optimiser in [Rule::Sgd, Rule::Adamw] {
+            let config = Config { optimiser, method: Method::Dense, ..Config::default() };
+            let net = Network::new(Graph::new(&spec).unwrap());
+            let mut state = State::new(net, &config, &Device::flex());
+            let FusedNorm { weight, gamma, .. } = state.net.fused_norms().next().unwrap();
+            state.values[gamma] = tensor(&[1e-6, 1.0, 1.0, 1.0], &state.device);
+            if optimiser == Rule::Sgd {
+                state.slots[weight][0] =
+                    state.values[weight].clone() * (config.weight_decay * 10.0);
+            }
+            state.fold_norms(optimiser);
+            let before = state.values[weight].clone();
+            let none = before.zeros_like();
+            let after = state.updated(weight, none, &config, config.learning_rate, 99);
+            for (before, after) in values(&before).into_iter().zip(values(&after)) {
+                assert!((after - before).abs() <= 1e-4 * before.abs(), "{before} -> {after}");
+            }
+        }
+    }
 }

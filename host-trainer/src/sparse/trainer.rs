@@ -226,7 +226,7 @@ impl<'a> Session<'a> {
             let clock = self.clock(step);
             if quantised && step == (config.epochs - config.qat_epochs) * self.steps_per_epoch {
                 measure_norms(&mut self.state, self.data, config.seed);
-                self.state.fold_norms();
+                self.state.fold_norms(config.optimiser);
                 calibrate(&mut self.state, self.data);
             }
             let state = &mut self.state;
