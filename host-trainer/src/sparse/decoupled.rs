@@ -8,7 +8,9 @@
 //! - the backbone, with the weights B.
 //!
 //! The loss is CE(whole) + CE(backbone) + beta * T^2 * KL(whole || backbone): the whole network
-//! teaches the backbone, and is not taught by it (no gradient through its softened output). The
+//! teaches the backbone, and is not taught by it (no gradient through its softened output). With
+//! `loss=mean` it is half of that sum: weights of the backbone have part in both paths, so that the sum
+//! takes steps about twice as long as other methods do at the same learning rate. The
 //! redundant weights are in addition decayed at a rate that grows until nothing is left of them:
 //! R <- (1 - lambda_t) R. When gamma has reached 0 they are dropped, which changes nothing, and the
 //! rest of the training has only the backbone path and costs half as much.
@@ -40,6 +42,8 @@ pub struct Decoupled {
     pub fade: Fade,
     /// Whether the two paths have batch norm statistics of their own.
     pub norms: PathNorms,
+    /// How the losses of the two paths make one.
+    pub loss: PathLoss,
     /// Weight beta of the distillation from the whole network to the backbone; 0 leaves it out.
     pub distil: f64,
     /// Temperature T of the distillation.
@@ -73,6 +77,17 @@ pub enum PathNorms {
     Shared,
 }
 
+/// How the losses of the two paths, the distillation among them, make one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathLoss {
+    /// As their sum.
+    #[default]
+    Sum,
+    /// As half of it, for learning rates that are as large as other methods can bear.
+    Mean,
+}
+
 impl Default for Decoupled {
     fn default() -> Self {
         Self {
@@ -83,6 +98,7 @@ impl Default for Decoupled {
             until: 0.6,
             fade: Fade::Cosine,
             norms: PathNorms::Separate,
+            loss: PathLoss::Sum,
             distil: 1.0,
             temperature: 2.0,
             decay: 16.0,

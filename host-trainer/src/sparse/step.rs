@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{
     Config, Method,
-    decoupled::PathNorms,
+    decoupled::{PathLoss, PathNorms},
     evaluate::{correct, input},
     method::Phase,
     state::{State, blend},
@@ -239,12 +239,14 @@ impl Part<'_> {
         let mut stats = [output.stats, Vec::new()];
         if let Some(teacher) = teacher {
             loss = loss + self.loss(teacher.logits.clone(), &target);
-            if let Method::Decoupled(settings) = &self.config.method
-                && settings.distil > 0.0
-            {
-                let (student, weight) = (output.logits.clone(), settings.distil);
-                loss = loss
-                    + self.distil(teacher.logits.inner(), student, settings.temperature, weight);
+            if let Method::Decoupled(settings) = &self.config.method {
+                if settings.distil > 0.0 {
+                    let (goal, student) = (teacher.logits.inner(), output.logits.clone());
+                    loss = loss + self.distil(goal, student, settings.temperature, settings.distil);
+                }
+                if settings.loss == PathLoss::Mean {
+                    loss = loss * 0.5;
+                }
             }
             stats[1] = teacher.stats;
         }
