@@ -504,6 +504,7 @@ fn blend_redundant(mask: &Tensor<1>) -> Tensor<1> {
 mod tests {
     use super::*;
     use crate::net::{Graph, preset};
+    use crate::sparse::Method;
 
     /// A channel that batch norm has nearly switched off, with the momentum that weight decay alone leaves there, must
     /// stay what it is: without a gradient, steps after the folding are as small as weight decay itself.
