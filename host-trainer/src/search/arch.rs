@@ -56,6 +56,9 @@ const STAGES: usize = 3;
 const BLOCKS: usize = 3;
 /// Channels of the stem.
 const WIDTHS: [usize; 6] = [4, 8, 12, 16, 24, 32];
+/// Strides of the stem. At 4 it divides the input into patches (after Dosovitskiy et al., ICLR 2021), with
+/// kernels that overlap.
+const STEM_STRIDES: [usize; 3] = [1, 2, 4];
 /// Channels of a stage as multiples of those of the one before it; the default comes first.
 const FACTORS: [f64; 4] = [2.0, 1.0, 1.5, 3.0];
 const KERNELS: [usize; 2] = [3, 5];
@@ -116,8 +119,9 @@ fn layout(genome: &[u16]) -> (NetSpec, Vec<(String, String)>) {
     };
     let norm = || Kind::BatchNorm { epsilon: crate::net::spec::EPSILON };
     let mut width = WIDTHS[usize::from(genome[place::WIDTH])];
-    let stride = usize::from(genome[place::STRIDE]) + 1;
-    let kernel = KERNELS[usize::from(genome[place::STEM_KERNEL])];
+    let stride = STEM_STRIDES[usize::from(genome[place::STRIDE])];
+    // A kernel that is narrower than the stride would leave pixels out.
+    let kernel = KERNELS[usize::from(genome[place::STEM_KERNEL])] + if stride == 4 { 2 } else { 0 };
     add("stem".to_owned(), conv(width, kernel, stride), &[]);
     add("stem-bn".to_owned(), norm(), &[]);
     add("stem-relu".to_owned(), Kind::Relu {}, &[]);
@@ -229,7 +233,7 @@ fn expressed(mut genome: Genome) -> Genome {
 fn space(densities: usize) -> Space {
     let mut genes = vec![Gene::Level(0); place::DENSITY + 1];
     genes[place::WIDTH] = Gene::Level(WIDTHS.len() as u16);
-    genes[place::STRIDE] = Gene::Level(2);
+    genes[place::STRIDE] = Gene::Level(STEM_STRIDES.len() as u16);
     genes[place::DEPTH..place::COARSE].fill(Gene::Level(BLOCKS as u16));
     genes[place::STEM_KERNEL] = Gene::Level(KERNELS.len() as u16);
     genes[place::FACTOR..place::FIRST_STRIDE].fill(Gene::Choice(FACTORS.len() as u16));
@@ -266,9 +270,9 @@ impl Arch {
     /// Names the smallest values that can be reached.
     pub fn check_reach(&self, search: &Search, data: &Dataset) -> Result<()> {
         let mut smallest = Vec::new();
-        for stride in 0..2 {
+        for stride in 0..STEM_STRIDES.len() as u16 {
             let mut genome = vec![0; place::DENSITY + 1];
-            (genome[place::STRIDE], genome[place::FIRST_STRIDE]) = (stride, stride);
+            (genome[place::STRIDE], genome[place::FIRST_STRIDE]) = (stride, stride.min(1));
             genome[place::FACTOR..place::FIRST_STRIDE].fill(1);
             let (net, _) = network(&genome, data.shape, data.classes())?;
             let cost = estimate(&net, &[], search.target, Some(&search.data))?;

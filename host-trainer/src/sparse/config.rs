@@ -149,13 +149,15 @@ impl Config {
         anyhow::ensure!(
             self.criterion == Criterion::default() || self.method.chooses_by_score(),
             "the method {} does not choose weights by a score, so that the criterion {} has no meaning; \
-             one-shot, gmp, decoupled-magnitude and decoupled-gmp do",
+             one-shot, gmp and the kinds of decoupled whose masks are not random do",
             self.method.name(),
             self.criterion.name()
         );
         let random = match &self.method {
             Method::Static | Method::Set(_) | Method::Rigl(_) => true,
-            Method::Decoupled(decoupled) => decoupled.mask == MaskKind::Random,
+            Method::Decoupled(decoupled) => {
+                matches!(decoupled.mask, MaskKind::Random | MaskKind::Exchange)
+            }
             _ => false,
         };
         anyhow::ensure!(

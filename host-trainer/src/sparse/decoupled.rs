@@ -15,6 +15,12 @@
 //! R <- (1 - lambda_t) R. When gamma has reached 0 they are dropped, which changes nothing, and the
 //! rest of the training has only the backbone path and costs half as much.
 //!
+//! The mask may be one that another method leaves, or random. A random one is final from the start, or
+//! (`decoupled-exchange`) only the first: as redundant weights learn in the whole network, they can take
+//! the place of smaller ones of the backbone, without the dense gradients of RigL or the dense beginning
+//! of gradual pruning. That ends while redundant weights still matter, so that what is taken in has time
+//! to learn to do without the others.
+//!
 //! Related: growing regularisation (Wang et al., ICLR 2021), remembering and forgetting (Ding et al.,
 //! "ResRep", ICCV 2021), ghost neurons (Jaiswal et al., "ToST", ICML 2022).
 
@@ -30,9 +36,9 @@ pub struct Decoupled {
     /// How the backbone is chosen.
     pub mask: MaskKind,
     /// Share of the training with all weights before the first magnitude mask is taken; it has no
-    /// meaning for a random mask.
+    /// meaning for masks that are random at first.
     pub dense_until: f64,
-    /// Mask `gmp`: share of the training after which the mask is final.
+    /// Masks `gmp` and `exchange`: share of the training after which the mask is final.
     pub mask_until: f64,
     /// Share of the training before the factor gamma begins to fall.
     pub fade_from: f64,
@@ -54,6 +60,9 @@ pub struct Decoupled {
     /// Learning rate of the redundant weights as a share of that of the backbone.
     pub rate: f64,
 }
+
+/// How often a random backbone exchanges weights.
+const EXCHANGES: usize = 20;
 
 /// How the factor gamma falls from 1 to 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -111,7 +120,7 @@ impl Decoupled {
     /// The step before which the first masks are drawn.
     pub fn mask_step(&self, clock: Clock) -> usize {
         match self.mask {
-            MaskKind::Random => 0,
+            MaskKind::Random | MaskKind::Exchange => 0,
             MaskKind::Magnitude | MaskKind::Gmp => clock.at(self.dense_until),
         }
     }
@@ -124,6 +133,12 @@ impl Decoupled {
             MaskKind::Gmp => {
                 let gmp = Gmp { start: self.dense_until, end: self.mask_until, ..Gmp::default() };
                 return gmp.renewal(clock, density);
+            }
+            MaskKind::Exchange => {
+                let (step, end) = (clock.step, clock.at(self.mask_until));
+                let due = step == end || step < end && step.is_multiple_of(end.div_ceil(EXCHANGES));
+                let choice = if step == 0 { Choice::Random } else { Choice::Scores };
+                return due.then_some(Renewal { choice, density });
             }
         };
         (clock.step == self.mask_step(clock)).then_some(Renewal { choice, density })
@@ -174,6 +189,14 @@ impl Decoupled {
             self.until,
             self.dense_until
         );
+        if self.mask == MaskKind::Exchange {
+            anyhow::ensure!(
+                self.mask_until <= self.until,
+                "the mask must be final (mask_until={}) before the redundant units are gone (until={})",
+                self.mask_until,
+                self.until
+            );
+        }
         if self.mask == MaskKind::Gmp {
             anyhow::ensure!(
                 (self.dense_until..=self.until).contains(&self.mask_until),
@@ -202,6 +225,22 @@ impl Decoupled {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A random backbone that exchanges weights does so at its final density, until its mask is final.
+    #[test]
+    fn exchanges_come_to_an_end() {
+        let method = Decoupled { mask: MaskKind::Exchange, ..Decoupled::default() };
+        for steps in [1, 7, 1000] {
+            let due = |step| method.renewal(Clock { step, steps }, 0.1);
+            let renewals: Vec<(usize, Renewal)> =
+                (0..steps).filter_map(|step| Some((step, due(step)?))).collect();
+            assert!(renewals.iter().all(|(_, renewal)| renewal.density == 0.1));
+            assert_eq!(renewals[0], (0, Renewal { choice: Choice::Random, density: 0.1 }));
+            assert!(renewals[1..].iter().all(|(_, renewal)| renewal.choice == Choice::Scores));
+            let last = (steps as f64 * method.mask_until).round() as usize;
+            assert!(renewals.len() <= EXCHANGES + 1 && renewals.last().unwrap().0 == last);
+        }
+    }
 
     #[test]
     fn redundant_weights_fade_out() {

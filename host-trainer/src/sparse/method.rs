@@ -62,6 +62,10 @@ pub const METHODS: &[(&str, &str)] = &[
     ("decoupled", "self-decoupled: redundant weights help to train a random backbone and fade out"),
     ("decoupled-magnitude", "the same with the largest weights as backbone"),
     ("decoupled-gmp", "the same with a backbone that is pruned gradually"),
+    (
+        "decoupled-exchange",
+        "the same with a random backbone that exchanges small weights for larger redundant ones",
+    ),
 ];
 
 /// Settings of one-shot magnitude pruning (Han et al., "Learning both weights and connections",
@@ -111,6 +115,8 @@ pub enum MaskKind {
     Magnitude,
     /// The largest weights, fewer and fewer by the schedule of gradual magnitude pruning
     Gmp,
+    /// At random, then step by step the largest weights, backbone and redundant ones alike
+    Exchange,
 }
 
 /// What the network trains in a step.
@@ -178,6 +184,7 @@ impl Method {
             "decoupled" => decoupled(MaskKind::Random),
             "decoupled-magnitude" => decoupled(MaskKind::Magnitude),
             "decoupled-gmp" => decoupled(MaskKind::Gmp),
+            "decoupled-exchange" => decoupled(MaskKind::Exchange),
             _ => return None,
         })
     }
@@ -196,6 +203,7 @@ impl Method {
                 MaskKind::Random => "decoupled",
                 MaskKind::Magnitude => "decoupled-magnitude",
                 MaskKind::Gmp => "decoupled-gmp",
+                MaskKind::Exchange => "decoupled-exchange",
             },
         }
     }
@@ -204,9 +212,7 @@ impl Method {
     pub fn chooses_by_score(&self) -> bool {
         match self {
             Self::OneShot(_) | Self::Gmp(_) => true,
-            Self::Decoupled(decoupled) => {
-                matches!(decoupled.mask, MaskKind::Magnitude | MaskKind::Gmp)
-            }
+            Self::Decoupled(decoupled) => decoupled.mask != MaskKind::Random,
             _ => false,
         }
     }

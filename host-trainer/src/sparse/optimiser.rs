@@ -75,6 +75,21 @@ impl Rule {
             (_, state) => unreachable!("{} state tensors", state.len()),
         }
     }
+
+    /// Takes the state to a parameter whose values were multiplied by factors, so that its gradients are divided
+    /// by them; `divide` divides a tensor by these factors.
+    pub fn rescale(self, state: &mut [Tensor<1>], divide: impl Fn(&Tensor<1>) -> Tensor<1>) {
+        match (self, state) {
+            // Weight decay is in it, which does not grow where the gradient does: divided by a small factor it
+            // would become a step that nothing comes back from.
+            (Self::Sgd, [velocity]) => *velocity = velocity.zeros_like(),
+            (Self::Adamw, [mean, square]) => {
+                *mean = divide(mean);
+                *square = divide(&divide(square));
+            }
+            (_, state) => unreachable!("{} state tensors", state.len()),
+        }
+    }
 }
 
 /// Learning rate as a share of its maximum: linear warm-up, then half a cosine down to zero

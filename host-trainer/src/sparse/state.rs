@@ -309,25 +309,12 @@ impl State {
                 let rows = values.clone().reshape([channels, -1]);
                 (rows * factor.clone().unsqueeze_dim::<2>(1)).reshape([-1])
             };
-            // Moments of the gradient, which is that much smaller now; none where nothing passes.
+            // There is no gradient where nothing passes.
             let dead = scale.clone().equal_elem(0.0);
             let inverse = scale.clone().mask_fill(dead.clone(), 1.0).recip().mask_fill(dead, 0.0);
             for param in std::iter::once(weight).chain(bias) {
                 self.values[param] = by_channel(&self.values[param], &scale);
-                match rule {
-                    // Weight decay is in it, which does not grow where the gradient does: in a channel that is
-                    // hardly used any more it would become a step that nothing comes back from.
-                    Rule::Sgd => {
-                        self.slots[param].iter_mut().for_each(|slot| *slot = slot.zeros_like());
-                    }
-                    Rule::Adamw => {
-                        let mut factor = inverse.clone();
-                        for slot in &mut self.slots[param] {
-                            *slot = by_channel(slot, &factor);
-                            factor = factor * inverse.clone();
-                        }
-                    }
-                }
+                rule.rescale(&mut self.slots[param], |slot| by_channel(slot, &inverse));
             }
             self.backbone[stats] = Stats { mean: mean * scale, var: var.ones_like() };
             self.values[gamma] = var.ones_like() * f64::from(1.0 + epsilon).sqrt();
@@ -506,28 +493,47 @@ mod tests {
     use crate::net::{Graph, preset};
     use crate::sparse::Method;
 
-    /// A channel that batch norm has nearly switched off, with the momentum that weight decay alone leaves there, must
-    /// stay what it is: without a gradient, steps after the folding are as small as weight decay itself.
-    #[test]
-    fn folding_moves_no_channel() {
+    /// Values of the first convolution before and after a step that follows the folding. Batch norm has nearly
+    /// switched off its first channel. The step has these optimiser state and gradient, the latter as the network
+    /// before the folding had it.
+    fn folded_step(optimiser: Rule, slots: &[f64], gradient: f64) -> Vec<(f32, f32)> {
         let spec = preset("ds-cnn:width=4").unwrap().for_data([1, 8, 8], 2).unwrap();
-        for optimiser in [Rule::Sgd, Rule::Adamw] {
-            let config = Config { optimiser, method: Method::Dense, ..Config::default() };
-            let net = Network::new(Graph::new(&spec).unwrap());
-            let mut state = State::new(net, &config, &Device::flex());
-            let FusedNorm { weight, gamma, .. } = state.net.fused_norms().next().unwrap();
-            state.values[gamma] = tensor(&[1e-6, 1.0, 1.0, 1.0], &state.device);
-            if optimiser == Rule::Sgd {
-                state.slots[weight][0] =
-                    state.values[weight].clone() * (config.weight_decay * 10.0);
-            }
-            state.fold_norms(optimiser);
-            let before = state.values[weight].clone();
-            let none = before.zeros_like();
-            let after = state.updated(weight, none, &config, config.learning_rate, 99);
-            for (before, after) in values(&before).into_iter().zip(values(&after)) {
-                assert!((after - before).abs() <= 1e-4 * before.abs(), "{before} -> {after}");
-            }
+        let learning_rate = optimiser.learning_rate();
+        let config =
+            Config { optimiser, learning_rate, method: Method::Dense, ..Config::default() };
+        let net = Network::new(Graph::new(&spec).unwrap());
+        let mut state = State::new(net, &config, &Device::flex());
+        let FusedNorm { weight, gamma, .. } = state.net.fused_norms().next().unwrap();
+        let scale = [1e-6, 1.0, 1.0, 1.0];
+        state.values[gamma] = tensor(&scale, &state.device);
+        let start = state.values[weight].clone();
+        for (slot, factor) in state.slots[weight].iter_mut().zip(slots) {
+            *slot = start.ones_like() * *factor;
+        }
+        state.fold_norms(optimiser);
+        let before = state.values[weight].clone();
+        let rows = start.ones_like().reshape([4, -1]) * gradient;
+        let gradient = rows / tensor(&scale, &state.device).unsqueeze_dim::<2>(1);
+        let after = state.updated(weight, gradient.reshape([-1]), &config, learning_rate, 9999);
+        values(&before).into_iter().zip(values(&after)).collect()
+    }
+
+    /// Momentum of SGD that weight decay alone has built up must not move a channel that is nearly switched off:
+    /// without a gradient, steps after the folding are as small as weight decay itself.
+    #[test]
+    fn folding_leaves_no_momentum_to_weight_decay() {
+        for (before, after) in folded_step(Rule::Sgd, &[5e-3], 0.0) {
+            assert!((after - before).abs() <= 1e-4 * before.abs(), "{before} -> {after}");
+        }
+    }
+
+    /// AdamW, whose steps do not depend on the scale of gradients, goes on with steps of the same length in every
+    /// channel.
+    #[test]
+    fn folding_keeps_the_steps_of_adamw() {
+        let rate = Rule::Adamw.learning_rate() as f32;
+        for (before, after) in folded_step(Rule::Adamw, &[0.01, 1e-4], 0.01) {
+            assert!((before - after - rate).abs() < 0.01 * rate, "{before} -> {after}");
         }
     }
 }
