@@ -229,6 +229,49 @@ fn an_emulated_board_learns_what_the_host_learns() {
     assert!(error(&["learn", &model]).contains("no tunable layers"));
 }
 
+/// A process that is killed leaves no emulator behind, which would keep a processor busy for ever.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_killed_command_takes_its_emulator_along() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::{Duration, Instant};
+
+    let folder = tempfile::tempdir().unwrap();
+    let (emulator, number) = (folder.path().join("qemu-system-arm"), folder.path().join("number"));
+    // It never answers.
+    let script =
+        "#!/bin/sh\necho $$ > \"$NUMBER.new\"; mv \"$NUMBER.new\" \"$NUMBER\"\nexec sleep 3000\n";
+    std::fs::write(&emulator, script).unwrap();
+    std::fs::set_permissions(&emulator, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let mut command = Command::new(NIWAKI)
+        .args(["bench", &demonstration(), "--target", "qemu-cortex-m4"])
+        .env("PATH", format!("{}:{path}", folder.path().display()))
+        .env("NUMBER", &number)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let wait = |until: &mut dyn FnMut() -> bool| {
+        let begun = Instant::now();
+        while !until() {
+            assert!(begun.elapsed() < Duration::from_secs(300), "it takes too long");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    wait(&mut || {
+        assert!(command.try_wait().unwrap().is_none(), "the command ended");
+        number.exists()
+    });
+    let number = std::fs::read_to_string(number).unwrap();
+    // A process that has ended and that nobody waited for has no arguments any more.
+    let arguments = Path::new("/proc").join(number.trim()).join("cmdline");
+    let alive = || std::fs::read(&arguments).is_ok_and(|arguments| !arguments.is_empty());
+    assert!(alive());
+    command.kill().unwrap();
+    command.wait().unwrap();
+    wait(&mut || !alive());
+}
+
 #[test]
 fn devices_learn_together() {
     let folder = tempfile::tempdir().unwrap();

@@ -3,8 +3,8 @@
 //! A network is a stem, three stages of blocks, a global mean and a classifier. The search has stages too
 //! (after TPENAS, Remote Sensing 15(8):2212, 2023):
 //!
-//! 1. depth and coarse shape (blocks per stage, base width, stride of the stem) with short trainings from
-//!    scratch; all else is fixed;
+//! 1. depth and coarse shape (blocks per stage, stride of the stem) with short trainings from scratch; all
+//!    else is fixed;
 //! 2. operators, kernel sizes, widths and strides of the shapes that were good, each network beginning with
 //!    the weights of the most similar one so far;
 //! 3. members of the front are trained sparse by self-decoupled training.
@@ -56,6 +56,9 @@ const STAGES: usize = 3;
 const BLOCKS: usize = 3;
 /// Channels of the stem.
 const WIDTHS: [usize; 6] = [4, 8, 12, 16, 24, 32];
+const WIDEST: u16 = WIDTHS.len() as u16 - 1;
+/// Place among them of the width that coarse shapes are compared at, where limits allow it.
+const COARSE_WIDTH: u16 = 3;
 /// Strides of the stem. At 4 it divides the input into patches (after Dosovitskiy et al., ICLR 2021), with
 /// kernels that overlap.
 const STEM_STRIDES: [usize; 3] = [1, 2, 4];
@@ -83,7 +86,7 @@ mod place {
     pub(super) const WIDTH: usize = 0;
     pub(super) const STRIDE: usize = 1;
     pub(super) const DEPTH: usize = 2;
-    /// Genes before this one are the coarse shape.
+    /// Genes from the stride of the stem to before this one are the coarse shape.
     pub(super) const COARSE: usize = DEPTH + STAGES;
     pub(super) const STEM_KERNEL: usize = COARSE;
     pub(super) const FACTOR: usize = STEM_KERNEL + 1;
@@ -246,6 +249,17 @@ fn space(densities: usize) -> Space {
     Space::new(genes).expect("every gene has a value")
 }
 
+/// Every coarse shape, all else being zero.
+fn coarse_shapes() -> impl Iterator<Item = Genome> {
+    let strides = (0..STEM_STRIDES.len()).map(|stride| vec![0, stride as u16]);
+    let depths =
+        |shape: Vec<u16>| (0..BLOCKS as u16).map(move |depth| [&shape[..], &[depth]].concat());
+    strides.flat_map(depths).flat_map(depths).flat_map(depths).map(|mut genome| {
+        genome.resize(place::DENSITY + 1, 0);
+        genome
+    })
+}
+
 impl Arch {
     /// Checks what types cannot.
     ///
@@ -324,7 +338,7 @@ impl<'a> ArchProblem<'a> {
         // the widest network that has nothing but separable convolutions.
         let reference = share(study, "reference", 0, stop, || {
             let mut widest = vec![0; place::DENSITY + 1];
-            widest[place::WIDTH] = WIDTHS.len() as u16 - 1;
+            widest[place::WIDTH] = WIDEST;
             widest[place::DEPTH..place::COARSE].fill(BLOCKS as u16 - 1);
             let cost =
                 problem.estimate(&widest).context("the widest network cannot be exported")?;
@@ -404,8 +418,28 @@ impl<'a> ArchProblem<'a> {
             before.iter().filter(|c| c.id <= self.arch.coarse as i64).cloned().collect();
         let mut members = front(&coarse);
         members.truncate(members.len().div_ceil(2));
-        let shape = |member: &&Candidate| member.proposal.genome[..place::COARSE].to_vec();
+        let shape = |member: &&Candidate| {
+            let mut genome = member.proposal.genome.clone();
+            genome[place::COARSE..].fill(0);
+            genome
+        };
         members.iter().map(shape).collect()
+    }
+
+    fn feasible(&self, genome: &[u16]) -> bool {
+        let limits = &self.search.limits;
+        let dense = genome[place::DENSITY] == 0;
+        (limits.is_empty() && dense)
+            || self.estimate(genome).is_some_and(|e| limits.allow(&Needs::from(&e)))
+    }
+
+    /// The genome at the largest base width up to this one at which it meets the limits, else at the smallest.
+    fn widest(&self, mut genome: Genome, width: u16) -> Genome {
+        genome[place::WIDTH] = width;
+        while genome[place::WIDTH] > 0 && !self.feasible(&genome) {
+            genome[place::WIDTH] -= 1;
+        }
+        genome
     }
 
     /// The evaluated network that a new one shares most with. Which one follows from the past of the
@@ -441,28 +475,34 @@ struct ArchScreen<'p, 'a> {
     problem: &'p ArchProblem<'a>,
     stage: Stage,
     shapes: Vec<Genome>,
+    /// Whether the first stage knows every coarse shape at the width that it compares them at, and goes on
+    /// with other widths.
+    known: bool,
 }
 
 impl Screen for ArchScreen<'_, '_> {
     fn feasible(&self, genome: &[u16]) -> bool {
-        let limits = &self.problem.search.limits;
-        let dense = genome[place::DENSITY] == 0;
-        (limits.is_empty() && dense)
-            || self.problem.estimate(genome).is_some_and(|e| limits.allow(&Needs::from(&e)))
+        self.problem.feasible(genome)
     }
 
     fn canonical(&self, mut genome: Genome) -> Genome {
         match self.stage {
-            Stage::Coarse => genome[place::COARSE..].fill(0),
+            Stage::Coarse => {
+                genome[place::COARSE..].fill(0);
+                if !self.known {
+                    genome = self.problem.widest(genome, COARSE_WIDTH);
+                }
+            }
             // Sparse forms come from the front; where there are none left, dense networks go on.
             Stage::Fine | Stage::Sparse => {
                 genome[place::DENSITY] = 0;
+                let coarse = place::STRIDE..place::COARSE;
                 let distance = |shape: &&Genome| -> u32 {
-                    let pairs = shape.iter().zip(&genome);
+                    let pairs = shape[coarse.clone()].iter().zip(&genome[coarse.clone()]);
                     pairs.map(|(a, b)| u32::from(a.abs_diff(*b))).sum()
                 };
                 if let Some(shape) = self.shapes.iter().min_by_key(distance) {
-                    genome[..place::COARSE].copy_from_slice(shape);
+                    genome[coarse.clone()].copy_from_slice(&shape[coarse.clone()]);
                 }
             }
         }
@@ -487,16 +527,14 @@ impl Problem for ArchProblem<'_> {
         match self.stage_of(before.len()) {
             Stage::Coarse => {
                 let mut largest = vec![0; place::DENSITY + 1];
-                largest[place::WIDTH] = WIDTHS.len() as u16 - 1;
                 largest[place::DEPTH..place::COARSE].fill(BLOCKS as u16 - 1);
-                vec![vec![0; place::DENSITY + 1], largest]
+                let smallest = vec![0; place::DENSITY + 1];
+                [smallest, largest].map(|shape| self.widest(shape, COARSE_WIDTH)).into()
             }
             Stage::Fine => {
-                let whole = |mut shape: Genome| {
-                    shape.resize(place::DENSITY + 1, 0);
-                    shape
-                };
-                self.shapes(before).into_iter().map(whole).collect()
+                // As they were, and as wide as limits allow.
+                let widths = |shape: Genome| [shape.clone(), self.widest(shape, WIDEST)];
+                self.shapes(before).into_iter().flat_map(widths).collect()
             }
             Stage::Sparse => {
                 let dense = front(before).into_iter().map(|member| &member.proposal.genome);
@@ -523,7 +561,12 @@ impl Problem for ArchProblem<'_> {
         let stage = self.stage_of(candidates.len());
         let before = &candidates[..self.arch.coarse.min(candidates.len())];
         let shapes = if stage == Stage::Coarse { Vec::new() } else { self.shapes(before) };
-        ArchScreen { problem: self, stage, shapes }
+        let known = stage == Stage::Coarse
+            && coarse_shapes().map(|shape| self.widest(shape, COARSE_WIDTH)).all(|shape| {
+                candidates.iter().any(|known| known.proposal.genome == shape)
+                    || !self.feasible(&shape)
+            });
+        ArchScreen { problem: self, stage, shapes, known }
     }
 
     fn evaluate(
@@ -566,6 +609,7 @@ mod tests {
     use proptest::prelude::*;
     use rand::SeedableRng;
     use rand_pcg::Pcg64;
+    use std::collections::HashSet;
 
     use super::*;
 
@@ -585,5 +629,18 @@ mod tests {
             prop_assert!(shared(&graph, &graph) > 0);
             prop_assert_eq!(expressed(genome.clone()), genome);
         }
+    }
+
+    #[test]
+    fn coarse_shapes_are_all_there_are() {
+        let shapes: HashSet<Genome> = coarse_shapes().collect();
+        let mut random = Pcg64::seed_from_u64(1);
+        for _ in 0..1000 {
+            let mut genome = space(2).sample(&mut random);
+            genome[place::WIDTH] = 0;
+            genome[place::COARSE..].fill(0);
+            assert!(shapes.contains(&genome));
+        }
+        assert_eq!(shapes.len(), STEM_STRIDES.len() * BLOCKS.pow(STAGES as u32));
     }
 }

@@ -24,10 +24,12 @@ const OUTPUT_FILE: &str = "output.txt";
 const MONITOR: &str = "monitor";
 const MONITOR_LIMIT: Duration = Duration::from_secs(30);
 
-/// A running emulator. It is the line to the board's serial port, and ends when dropped.
+/// A running emulator. It is the line to the board's serial port, and ends when dropped or when this process
+/// is gone.
 #[derive(Debug)]
 pub(crate) struct Emulator {
     child: Child,
+    watcher: Child,
     serial: UnixStream,
     folder: TempDir,
 }
@@ -106,14 +108,23 @@ impl Emulator {
             let socket = format!("socket,id=monitor,path={path},server=on,wait=off");
             command.args(["-chardev", &socket, "-mon", "chardev=monitor,mode=readline"]);
         }
-        let child = command.spawn().map_err(|source| match source.kind() {
+        let mut child = command.spawn().map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => TargetError::NoEmulator {
                 program: program.clone(),
                 get: tools::emulator_packages(program).install_command(),
             },
             _ => TargetError::Io { what: format!("starting {program}"), source },
         })?;
-        Ok(Self { child, serial, folder })
+        match watch(&child) {
+            Ok(watcher) => Ok(Self { child, watcher, serial, folder }),
+            Err(source) => {
+                let _ = finish(&mut child);
+                Err(TargetError::Io {
+                    what: format!("starting a shell to watch {program}"),
+                    source,
+                })
+            }
+        }
     }
 
     /// From now on, an emulator that was started for it logs every executed block. Before that it runs at
@@ -187,10 +198,27 @@ impl Write for Emulator {
 
 impl Drop for Emulator {
     fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to kill, but to wait for.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // The watcher first: it must not kill another process that is given the emulator's number.
+        let _ = finish(&mut self.watcher);
+        let _ = finish(&mut self.child);
     }
+}
+
+/// Ends a process, which may have ended by itself; then there is nothing to kill, but to wait for.
+fn finish(child: &mut Child) -> io::Result<()> {
+    child.kill()?;
+    child.wait().map(|_| ())
+}
+
+/// Kills the emulator when this process is gone, however that came about: the watcher's standard input ends then.
+/// The emulator itself would go on with a serial line that nobody is at the other end of.
+fn watch(emulator: &Child) -> io::Result<Child> {
+    Command::new("sh")
+        .args(["-c", "read -r _; kill -9 \"$0\"", &emulator.id().to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
 }
 
 /// A path within a QEMU option, where a comma is doubled.
