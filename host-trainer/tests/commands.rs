@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use shared::{NIWAKI, error, json};
+use shared::{NIWAKI, error, json, wait_for};
 
 #[test]
 fn from_data_to_a_linked_model() {
@@ -234,13 +234,12 @@ fn an_emulated_board_learns_what_the_host_learns() {
 #[cfg(target_os = "linux")]
 fn a_killed_command_takes_its_emulator_along() {
     use std::os::unix::fs::PermissionsExt;
-    use std::time::{Duration, Instant};
 
     let folder = tempfile::tempdir().unwrap();
     let (emulator, number) = (folder.path().join("qemu-system-arm"), folder.path().join("number"));
-    // It never answers.
-    let script =
-        "#!/bin/sh\necho $$ > \"$NUMBER.new\"; mv \"$NUMBER.new\" \"$NUMBER\"\nexec sleep 3000\n";
+    // It never answers. The first byte comes when all that belongs to an emulator has been started.
+    let script = "#!/bin/sh\nhead -c 1 > \"$NUMBER.new\"; echo $$ > \"$NUMBER.new\"; \
+                  mv \"$NUMBER.new\" \"$NUMBER\"\nexec sleep 3000\n";
     std::fs::write(&emulator, script).unwrap();
     std::fs::set_permissions(&emulator, std::fs::Permissions::from_mode(0o755)).unwrap();
     let path = std::env::var("PATH").unwrap();
@@ -251,14 +250,7 @@ fn a_killed_command_takes_its_emulator_along() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let wait = |until: &mut dyn FnMut() -> bool| {
-        let begun = Instant::now();
-        while !until() {
-            assert!(begun.elapsed() < Duration::from_secs(300), "it takes too long");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    };
-    wait(&mut || {
+    wait_for("the emulator", || {
         assert!(command.try_wait().unwrap().is_none(), "the command ended");
         number.exists()
     });
@@ -269,7 +261,7 @@ fn a_killed_command_takes_its_emulator_along() {
     assert!(alive());
     command.kill().unwrap();
     command.wait().unwrap();
-    wait(&mut || !alive());
+    wait_for("the emulator's end", || !alive());
 }
 
 #[test]

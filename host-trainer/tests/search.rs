@@ -4,11 +4,10 @@ mod shared;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use shared::{NIWAKI, error, json, niwaki};
+use shared::{NIWAKI, error, json, niwaki, wait_for};
 
 fn start(arguments: &[&str]) -> Child {
     let mut command = Command::new(NIWAKI);
@@ -38,14 +37,6 @@ fn essence(shown: &Value) -> Vec<Value> {
         .iter()
         .map(|candidate| parts.iter().map(|part| candidate[part].clone()).collect())
         .collect()
-}
-
-fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(600), "{what} takes too long");
-        std::thread::sleep(Duration::from_millis(200));
-    }
 }
 
 /// Members of the front that a program would find among the candidates.

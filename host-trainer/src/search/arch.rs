@@ -414,8 +414,13 @@ impl<'a> ArchProblem<'a> {
 
     /// The coarse shapes that the first stage found to be good: those of the more accurate half of its front.
     fn shapes(&self, before: &[Candidate]) -> Vec<Genome> {
-        let coarse: Vec<Candidate> =
-            before.iter().filter(|c| c.id <= self.arch.coarse as i64).cloned().collect();
+        // Those at the width that all have in common.
+        let comparable = |genome: &Genome| *genome == self.widest(genome.clone(), COARSE_WIDTH);
+        let coarse: Vec<Candidate> = before
+            .iter()
+            .filter(|c| c.id <= self.arch.coarse as i64 && comparable(&c.proposal.genome))
+            .cloned()
+            .collect();
         let mut members = front(&coarse);
         members.truncate(members.len().div_ceil(2));
         let shape = |member: &&Candidate| {
@@ -475,9 +480,9 @@ struct ArchScreen<'p, 'a> {
     problem: &'p ArchProblem<'a>,
     stage: Stage,
     shapes: Vec<Genome>,
-    /// Whether the first stage knows every coarse shape at the width that it compares them at, and goes on
+    /// Whether the first stage has tried every coarse shape at the width that it compares them at, and goes on
     /// with other widths.
-    known: bool,
+    exhausted: bool,
 }
 
 impl Screen for ArchScreen<'_, '_> {
@@ -489,7 +494,7 @@ impl Screen for ArchScreen<'_, '_> {
         match self.stage {
             Stage::Coarse => {
                 genome[place::COARSE..].fill(0);
-                if !self.known {
+                if !self.exhausted {
                     genome = self.problem.widest(genome, COARSE_WIDTH);
                 }
             }
@@ -532,9 +537,10 @@ impl Problem for ArchProblem<'_> {
                 [smallest, largest].map(|shape| self.widest(shape, COARSE_WIDTH)).into()
             }
             Stage::Fine => {
-                // As they were, and as wide as limits allow.
+                // As they were, and as wide as limits allow; most of the stage is for what is not yet known.
+                let most = (self.arch.sparse_from - self.arch.coarse).div_ceil(4);
                 let widths = |shape: Genome| [shape.clone(), self.widest(shape, WIDEST)];
-                self.shapes(before).into_iter().flat_map(widths).collect()
+                self.shapes(before).into_iter().flat_map(widths).take(most).collect()
             }
             Stage::Sparse => {
                 let dense = front(before).into_iter().map(|member| &member.proposal.genome);
@@ -561,12 +567,12 @@ impl Problem for ArchProblem<'_> {
         let stage = self.stage_of(candidates.len());
         let before = &candidates[..self.arch.coarse.min(candidates.len())];
         let shapes = if stage == Stage::Coarse { Vec::new() } else { self.shapes(before) };
-        let known = stage == Stage::Coarse
+        let exhausted = stage == Stage::Coarse
             && coarse_shapes().map(|shape| self.widest(shape, COARSE_WIDTH)).all(|shape| {
-                candidates.iter().any(|known| known.proposal.genome == shape)
+                candidates.iter().any(|candidate| candidate.proposal.genome == shape)
                     || !self.feasible(&shape)
             });
-        ArchScreen { problem: self, stage, shapes, known }
+        ArchScreen { problem: self, stage, shapes, exhausted }
     }
 
     fn evaluate(

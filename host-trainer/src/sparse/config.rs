@@ -155,14 +155,12 @@ impl Config {
         );
         let random = match &self.method {
             Method::Static | Method::Set(_) | Method::Rigl(_) => true,
-            Method::Decoupled(decoupled) => {
-                matches!(decoupled.mask, MaskKind::Random | MaskKind::Exchange)
-            }
+            Method::Decoupled(decoupled) => decoupled.mask == MaskKind::Random,
             _ => false,
         };
         anyhow::ensure!(
             self.mask_from.is_none() || random,
-            "masks of another run take the place of random ones, which {} does not have",
+            "masks of another run take the place of random ones that stay, which {} does not have",
             self.method.name()
         );
         share("density", self.density)?;

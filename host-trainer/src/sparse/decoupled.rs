@@ -15,11 +15,11 @@
 //! R <- (1 - lambda_t) R. When gamma has reached 0 they are dropped, which changes nothing, and the
 //! rest of the training has only the backbone path and costs half as much.
 //!
-//! The mask may be one that another method leaves, or random. A random one is final from the start, or
-//! (`decoupled-exchange`) only the first: as redundant weights learn in the whole network, they can take
-//! the place of smaller ones of the backbone, without the dense gradients of RigL or the dense beginning
-//! of gradual pruning. That ends while redundant weights still matter, so that what is taken in has time
-//! to learn to do without the others.
+//! The mask may be one that another method leaves, or random. With `decoupled-moving` a random one is only
+//! the first: from early on the backbone are the largest weights, redundant ones included, chosen again
+//! and again at the density of the end (as in Top-KAST, Jayakumar et al., NeurIPS 2020). The first choices
+//! replace nearly all of it, as most weights are as small as they began; later ones hardly any, because
+//! redundant weights decay.
 //!
 //! Related: growing regularisation (Wang et al., ICLR 2021), remembering and forgetting (Ding et al.,
 //! "ResRep", ICCV 2021), ghost neurons (Jaiswal et al., "ToST", ICML 2022).
@@ -38,7 +38,7 @@ pub struct Decoupled {
     /// Share of the training with all weights before the first magnitude mask is taken; it has no
     /// meaning for masks that are random at first.
     pub dense_until: f64,
-    /// Masks `gmp` and `exchange`: share of the training after which the mask is final.
+    /// Masks `gmp` and `moving`: share of the training after which the mask is final.
     pub mask_until: f64,
     /// Share of the training before the factor gamma begins to fall.
     pub fade_from: f64,
@@ -61,8 +61,8 @@ pub struct Decoupled {
     pub rate: f64,
 }
 
-/// How often a random backbone exchanges weights.
-const EXCHANGES: usize = 20;
+/// How often a moving backbone is chosen at most.
+const MOVES: usize = 20;
 
 /// How the factor gamma falls from 1 to 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -120,7 +120,7 @@ impl Decoupled {
     /// The step before which the first masks are drawn.
     pub fn mask_step(&self, clock: Clock) -> usize {
         match self.mask {
-            MaskKind::Random | MaskKind::Exchange => 0,
+            MaskKind::Random | MaskKind::Moving => 0,
             MaskKind::Magnitude | MaskKind::Gmp => clock.at(self.dense_until),
         }
     }
@@ -134,9 +134,9 @@ impl Decoupled {
                 let gmp = Gmp { start: self.dense_until, end: self.mask_until, ..Gmp::default() };
                 return gmp.renewal(clock, density);
             }
-            MaskKind::Exchange => {
+            MaskKind::Moving => {
                 let (step, end) = (clock.step, clock.at(self.mask_until));
-                let due = step == end || step < end && step.is_multiple_of(end.div_ceil(EXCHANGES));
+                let due = step == end || step < end && step.is_multiple_of(end.div_ceil(MOVES));
                 let choice = if step == 0 { Choice::Random } else { Choice::Scores };
                 return due.then_some(Renewal { choice, density });
             }
@@ -171,8 +171,10 @@ impl Decoupled {
     }
 
     pub(super) fn settle_by(&mut self, share: f64) {
-        self.until = self.until.min(share);
-        self.mask_until = self.mask_until.min(self.until);
+        let until = self.until.min(share);
+        // Masks are final before the redundant weights are gone, by the same share of that time.
+        self.mask_until = self.mask_until.min(self.mask_until * until / self.until);
+        self.until = until;
         self.fade_from = self.fade_from.min(self.until);
         self.dense_until = self.dense_until.min(self.until / 2.0).min(self.mask_until);
     }
@@ -189,9 +191,9 @@ impl Decoupled {
             self.until,
             self.dense_until
         );
-        if self.mask == MaskKind::Exchange {
+        if self.mask == MaskKind::Moving {
             anyhow::ensure!(
-                self.mask_until <= self.until,
+                self.mask_until < self.until,
                 "the mask must be final (mask_until={}) before the redundant units are gone (until={})",
                 self.mask_until,
                 self.until
@@ -226,20 +228,25 @@ impl Decoupled {
 mod tests {
     use super::*;
 
-    /// A random backbone that exchanges weights does so at its final density, until its mask is final.
+    /// A moving backbone has its final density all the time, and stays before its redundant weights are gone.
     #[test]
-    fn exchanges_come_to_an_end() {
-        let method = Decoupled { mask: MaskKind::Exchange, ..Decoupled::default() };
+    fn moving_backbones_come_to_rest() {
+        let method = Decoupled { mask: MaskKind::Moving, ..Decoupled::default() };
         for steps in [1, 7, 1000] {
             let due = |step| method.renewal(Clock { step, steps }, 0.1);
-            let renewals: Vec<(usize, Renewal)> =
-                (0..steps).filter_map(|step| Some((step, due(step)?))).collect();
-            assert!(renewals.iter().all(|(_, renewal)| renewal.density == 0.1));
-            assert_eq!(renewals[0], (0, Renewal { choice: Choice::Random, density: 0.1 }));
-            assert!(renewals[1..].iter().all(|(_, renewal)| renewal.choice == Choice::Scores));
-            let last = (steps as f64 * method.mask_until).round() as usize;
-            assert!(renewals.len() <= EXCHANGES + 1 && renewals.last().unwrap().0 == last);
+            assert_eq!(due(0), Some(Renewal { choice: Choice::Random, density: 0.1 }));
+            let moves: Vec<usize> = (1..steps)
+                .filter(|&step| due(step) == Some(Renewal { choice: Choice::Scores, density: 0.1 }))
+                .collect();
+            assert_eq!(moves.len(), (1..steps).filter(|&step| due(step).is_some()).count());
+            assert!(moves.len() <= MOVES && (steps < 1000 || moves.len() == MOVES));
+            assert!(
+                moves.iter().all(|&step| step as f64 <= (method.mask_until * steps as f64).ceil())
+            );
         }
+        let mut short = method;
+        short.settle_by(0.3);
+        assert!(short.mask_until < short.until && short.check().is_ok());
     }
 
     #[test]

@@ -63,8 +63,8 @@ pub const METHODS: &[(&str, &str)] = &[
     ("decoupled-magnitude", "the same with the largest weights as backbone"),
     ("decoupled-gmp", "the same with a backbone that is pruned gradually"),
     (
-        "decoupled-exchange",
-        "the same with a random backbone that exchanges small weights for larger redundant ones",
+        "decoupled-moving",
+        "the same with the largest weights again and again, without a dense beginning",
     ),
 ];
 
@@ -115,8 +115,8 @@ pub enum MaskKind {
     Magnitude,
     /// The largest weights, fewer and fewer by the schedule of gradual magnitude pruning
     Gmp,
-    /// At random, then step by step the largest weights, backbone and redundant ones alike
-    Exchange,
+    /// At random, then the largest weights, chosen again and again from early on
+    Moving,
 }
 
 /// What the network trains in a step.
@@ -184,7 +184,7 @@ impl Method {
             "decoupled" => decoupled(MaskKind::Random),
             "decoupled-magnitude" => decoupled(MaskKind::Magnitude),
             "decoupled-gmp" => decoupled(MaskKind::Gmp),
-            "decoupled-exchange" => decoupled(MaskKind::Exchange),
+            "decoupled-moving" => decoupled(MaskKind::Moving),
             _ => return None,
         })
     }
@@ -203,7 +203,7 @@ impl Method {
                 MaskKind::Random => "decoupled",
                 MaskKind::Magnitude => "decoupled-magnitude",
                 MaskKind::Gmp => "decoupled-gmp",
-                MaskKind::Exchange => "decoupled-exchange",
+                MaskKind::Moving => "decoupled-moving",
             },
         }
     }

@@ -76,8 +76,8 @@ impl Rule {
         }
     }
 
-    /// Takes the state to a parameter whose values were multiplied by factors, so that its gradients are divided
-    /// by them; `divide` divides a tensor by these factors.
+    /// What becomes of the state when the values of its parameter are multiplied by factors, so that gradients are
+    /// divided by them from then on; `divide` divides a tensor by these factors.
     pub fn rescale(self, state: &mut [Tensor<1>], divide: impl Fn(&Tensor<1>) -> Tensor<1>) {
         match (self, state) {
             // Weight decay is in it, which does not grow where the gradient does: divided by a small factor it

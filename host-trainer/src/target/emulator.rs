@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
@@ -118,7 +119,7 @@ impl Emulator {
         match watch(&child) {
             Ok(watcher) => Ok(Self { child, watcher, serial, folder }),
             Err(source) => {
-                let _ = finish(&mut child);
+                finish(&mut child);
                 Err(TargetError::Io {
                     what: format!("starting a shell to watch {program}"),
                     source,
@@ -170,6 +171,8 @@ impl Emulator {
         match status {
             Ok(None) => error,
             Ok(Some(status)) => {
+                // Another process may be given its number.
+                finish(&mut self.watcher);
                 io::Error::new(UnexpectedEof, format!("the emulator ended ({status})"))
             }
             Err(error) => error,
@@ -199,15 +202,15 @@ impl Write for Emulator {
 impl Drop for Emulator {
     fn drop(&mut self) {
         // The watcher first: it must not kill another process that is given the emulator's number.
-        let _ = finish(&mut self.watcher);
-        let _ = finish(&mut self.child);
+        finish(&mut self.watcher);
+        finish(&mut self.child);
     }
 }
 
 /// Ends a process, which may have ended by itself; then there is nothing to kill, but to wait for.
-fn finish(child: &mut Child) -> io::Result<()> {
-    child.kill()?;
-    child.wait().map(|_| ())
+fn finish(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// Kills the emulator when this process is gone, however that came about: the watcher's standard input ends then.
@@ -218,6 +221,8 @@ fn watch(emulator: &Child) -> io::Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
+        // What a terminal sends to all of its processes is not for this one.
+        .process_group(0)
         .spawn()
 }
 

@@ -1,6 +1,7 @@
 //! Commands as a user starts them, and what they say.
 
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -23,4 +24,12 @@ pub(crate) fn error(arguments: &[&str]) -> String {
     let output = niwaki(arguments);
     assert!(!output.status.success() && output.stdout.is_empty(), "{arguments:?}: {output:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(600), "{what} takes too long");
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
