@@ -618,6 +618,12 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::data::{LoadOptions, load};
+    use crate::net::trained::DataInfo;
+    use crate::search::optimiser::{Algorithm, Optimiser, Settings};
+    use crate::search::settings::{Limits, What};
+    use crate::search::study::Status;
+    use crate::target::cost::Core;
 
     proptest! {
         /// Every genome is a network, and genes without effect are zero.
@@ -635,6 +641,71 @@ mod tests {
             prop_assert!(shared(&graph, &graph) > 0);
             prop_assert_eq!(expressed(genome.clone()), genome);
         }
+    }
+
+    /// The first stage proposes every coarse shape that limits allow once, at one width or what they allow, before
+    /// it goes on with other widths.
+    #[test]
+    fn the_first_stage_compares_shapes() {
+        let options = LoadOptions { val_fraction: 0.2, ..LoadOptions::default() };
+        let data = load("digits", &options).unwrap();
+        let arch = Arch {
+            coarse: 100,
+            sparse_from: 100,
+            densities: vec![0.5],
+            coarse_epochs: 1,
+            sparse_epochs: 1,
+            training: Config::default(),
+        };
+        let settings =
+            Settings { algorithm: Algorithm::Random, objectives: 3, population: 8, seed: 1 };
+        let search = Search {
+            what: What::Arch(arch.clone()),
+            data: DataInfo::new("digits", &options, &data),
+            target: Core::CortexM4,
+            limits: Limits { instructions: Some(60_000), ..Limits::default() },
+            optimiser: settings.clone(),
+            surrogate: false,
+        };
+        let (device, estimates) = (Device::flex(), Mutex::default());
+        let problem = ArchProblem {
+            search: &search,
+            arch: &arch,
+            data: &data,
+            device,
+            stop: &|| false,
+            estimates,
+        };
+        let common = |genome: &Genome| problem.widest(genome.clone(), COARSE_WIDTH);
+        let shapes: HashSet<Genome> = coarse_shapes()
+            .map(|shape| common(&shape))
+            .filter(|shape| problem.feasible(shape))
+            .collect();
+        let widths: HashSet<u16> = shapes.iter().map(|shape| shape[place::WIDTH]).collect();
+        assert!((10..81).contains(&shapes.len()) && widths.len() > 1, "{shapes:?}");
+
+        let mut optimiser = Optimiser::new(problem.space(), settings, problem.first(&[]));
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for id in 1..=shapes.len() as i64 + 5 {
+            let proposal = optimiser.ask(&problem.screen(&candidates)).unwrap();
+            candidates.push(Candidate {
+                id,
+                proposal,
+                status: Status::Leased,
+                worker: String::new(),
+                attempt: 1,
+                evaluation: None,
+                error: None,
+                seconds: None,
+                asked: id,
+                told: None,
+            });
+        }
+        let genomes: Vec<&Genome> = candidates.iter().map(|c| &c.proposal.genome).collect();
+        assert!(genomes.iter().all(|genome| problem.feasible(genome)));
+        let (compared, others) = genomes.split_at(shapes.len());
+        assert_eq!(compared.iter().map(|genome| (*genome).clone()).collect::<HashSet<_>>(), shapes);
+        assert!(others.iter().all(|genome| !shapes.contains(*genome)));
     }
 
     #[test]
