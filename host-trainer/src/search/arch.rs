@@ -62,8 +62,11 @@ const COARSE_WIDTH: u16 = 3;
 /// Strides of the stem. At 4 it divides the input into patches (after Dosovitskiy et al., ICLR 2021), with
 /// kernels that overlap.
 const STEM_STRIDES: [usize; 3] = [1, 2, 4];
-/// Channels of a stage as multiples of those of the one before it; the default comes first.
-const FACTORS: [f64; 4] = [2.0, 1.0, 1.5, 3.0];
+/// Channels of a stage as multiples of those of the one before it, or of the stem; the default comes first.
+const FACTORS: [[f64; 4]; STAGES] =
+    [[1.0, 0.5, 2.0, 3.0], [2.0, 1.0, 1.5, 3.0], [2.0, 1.0, 1.5, 3.0]];
+/// Strides of the first block of a stage; the default comes first.
+const FIRST_STRIDES: [[usize; 2]; STAGES] = [[1, 2], [2, 1], [2, 1]];
 const KERNELS: [usize; 2] = [3, 5];
 
 /// What a block computes.
@@ -91,7 +94,7 @@ mod place {
     pub(super) const STEM_KERNEL: usize = COARSE;
     pub(super) const FACTOR: usize = STEM_KERNEL + 1;
     pub(super) const FIRST_STRIDE: usize = FACTOR + STAGES;
-    pub(super) const BLOCK: usize = FIRST_STRIDE + 1;
+    pub(super) const BLOCK: usize = FIRST_STRIDE + STAGES;
     /// How many weights are kept: 0 is dense.
     pub(super) const DENSITY: usize = BLOCK + 2 * STAGES * BLOCKS;
 }
@@ -131,18 +134,14 @@ fn layout(genome: &[u16]) -> (NetSpec, Vec<(String, String)>) {
     about.push(("stem".to_owned(), format!("conv {kernel}x{kernel} stride {stride}, {width}")));
     let mut below = "stem-relu".to_owned();
     for stage in 0..STAGES {
-        let factor = match stage {
-            0 => FACTORS[usize::from(genome[place::FACTOR])] / 2.0,
-            _ => FACTORS[usize::from(genome[place::FACTOR + stage])],
-        };
+        let factor = FACTORS[stage][usize::from(genome[place::FACTOR + stage])];
         let out = ((width as f64 * factor / 4.0).round() as usize).max(1) * 4;
         for index in 0..blocks(genome, stage) {
             let at = block(stage, index);
             let operator = OPERATORS[usize::from(genome[at])];
             let kernel = KERNELS[usize::from(genome[at + 1])];
-            let stride = match (stage, index) {
-                (0, 0) => usize::from(genome[place::FIRST_STRIDE]) + 1,
-                (_, 0) => 2,
+            let stride = match index {
+                0 => FIRST_STRIDES[stage][usize::from(genome[place::FIRST_STRIDE + stage])],
                 _ => 1,
             };
             let name = |part: &str| format!("s{}b{}-{part}", stage + 1, index + 1);
@@ -239,8 +238,8 @@ fn space(densities: usize) -> Space {
     genes[place::STRIDE] = Gene::Level(STEM_STRIDES.len() as u16);
     genes[place::DEPTH..place::COARSE].fill(Gene::Level(BLOCKS as u16));
     genes[place::STEM_KERNEL] = Gene::Level(KERNELS.len() as u16);
-    genes[place::FACTOR..place::FIRST_STRIDE].fill(Gene::Choice(FACTORS.len() as u16));
-    genes[place::FIRST_STRIDE] = Gene::Level(2);
+    genes[place::FACTOR..place::FIRST_STRIDE].fill(Gene::Choice(FACTORS[0].len() as u16));
+    genes[place::FIRST_STRIDE..place::BLOCK].fill(Gene::Level(FIRST_STRIDES[0].len() as u16));
     for at in (place::BLOCK..place::DENSITY).step_by(2) {
         genes[at] = Gene::Choice(OPERATORS.len() as u16);
         genes[at + 1] = Gene::Level(KERNELS.len() as u16);
