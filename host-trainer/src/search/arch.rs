@@ -422,12 +422,7 @@ impl<'a> ArchProblem<'a> {
             .collect();
         let mut members = front(&coarse);
         members.truncate(members.len().div_ceil(2));
-        let shape = |member: &&Candidate| {
-            let mut genome = member.proposal.genome.clone();
-            genome[place::COARSE..].fill(0);
-            genome
-        };
-        members.iter().map(shape).collect()
+        members.iter().map(|member| member.proposal.genome.clone()).collect()
     }
 
     fn feasible(&self, genome: &[u16]) -> bool {

@@ -127,21 +127,20 @@ impl Decoupled {
 
     /// The masks that are due before the step that comes next, if any.
     pub(super) fn renewal(&self, clock: Clock, density: f64) -> Option<Renewal> {
-        let choice = match self.mask {
-            MaskKind::Random => Choice::Random,
-            MaskKind::Magnitude => Choice::Scores,
+        let when = |due: bool, choice: Choice| due.then_some(Renewal { choice, density });
+        match self.mask {
+            MaskKind::Random => when(clock.step == self.mask_step(clock), Choice::Random),
+            MaskKind::Magnitude => when(clock.step == self.mask_step(clock), Choice::Scores),
             MaskKind::Gmp => {
                 let gmp = Gmp { start: self.dense_until, end: self.mask_until, ..Gmp::default() };
-                return gmp.renewal(clock, density);
+                gmp.renewal(clock, density)
             }
             MaskKind::Moving => {
                 let (step, end) = (clock.step, clock.at(self.mask_until));
                 let due = step == end || step < end && step.is_multiple_of(end.div_ceil(MOVES));
-                let choice = if step == 0 { Choice::Random } else { Choice::Scores };
-                return due.then_some(Renewal { choice, density });
+                when(due, if step == 0 { Choice::Random } else { Choice::Scores })
             }
-        };
-        (clock.step == self.mask_step(clock)).then_some(Renewal { choice, density })
+        }
     }
 
     /// What is trained in the step that comes next.
