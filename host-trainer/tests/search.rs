@@ -192,6 +192,16 @@ fn architectures_are_compared() {
     assert_eq!(trained["cells"][0]["best_control"]["with"], "mlp:width=8");
     let flash = trained["cells"][0]["flash_bytes"].as_f64().unwrap();
     assert!(flash > 0.0 && flash <= 24.0 * 1024.0, "{flash}");
+
+    // More networks are added to what is there; another one of the same name is not taken for the first.
+    let rows = std::fs::read_to_string(path("networks/rows.jsonl")).unwrap();
+    let longer = format!("{list},mlp:width=4");
+    let more: Vec<&str> = arguments.iter().map(|&a| if a == list { &*longer } else { a }).collect();
+    assert_eq!(json(&more)["finished"], 3);
+    assert!(std::fs::read_to_string(path("networks/rows.jsonl")).unwrap().starts_with(&rows));
+    let text = std::fs::read_to_string(&net).unwrap();
+    std::fs::write(&net, text.replacen("bias = false", "bias = true", 1)).unwrap();
+    assert!(error(&more).contains("are of another network `best`"));
 }
 
 #[test]

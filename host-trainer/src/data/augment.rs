@@ -1,4 +1,4 @@
-//! Light augmentation: random shift, crop and mirroring of images, shift and noise of sound.
+//! Light augmentation: random shift, crop, mirroring and quarter turns of images, shift and noise of sound.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,7 +17,9 @@ use super::{DataError, Dataset};
 /// - `shift=N`: moves the image by up to N pixels in each direction; what is uncovered becomes black
 ///   (the mean, where the data are not bytes),
 /// - `crop=N`: pads every side by N pixels, mirrored at the border, and cuts out the original size,
-/// - `flip`: mirrors left and right, every other time.
+/// - `flip`: mirrors left and right, every other time,
+/// - `rot90`: turns the image by no, one, two or three quarters; for what has no upright position, such as
+///   scenes seen from above. Images must be square.
 ///
 /// Of sound, whose features are then computed anew from the changed samples:
 ///
@@ -29,6 +31,7 @@ use super::{DataError, Dataset};
 pub struct Augment {
     translation: Option<Translation>,
     flip: bool,
+    rot90: bool,
     shift_ms: Option<u16>,
     noise_db: Option<u16>,
 }
@@ -57,8 +60,33 @@ pub struct AugmentKey {
 /// For every row or column of the output, the one of the input to take; `None` is blank.
 type Axis = Vec<Option<usize>>;
 
+/// Where every pixel of a changed image comes from.
+pub(super) struct Change {
+    /// Row of the input for every row of the output; for every column, where the image is transposed.
+    pub(super) rows: Axis,
+    /// The same of columns.
+    pub(super) columns: Axis,
+    /// Whether rows and columns change places.
+    pub(super) transposed: bool,
+}
+
+impl Change {
+    /// Takes every pixel from where it is.
+    pub(super) fn none(height: usize, width: usize) -> Self {
+        let all = |len: usize| (0..len).map(Some).collect();
+        Self { rows: all(height), columns: all(width), transposed: false }
+    }
+
+    /// Row and column of the input for those of the output; `None` is blank.
+    pub(super) fn source(&self, row: usize, column: usize) -> Option<(usize, usize)> {
+        let (row, column) = if self.transposed { (column, row) } else { (row, column) };
+        self.rows[row].zip(self.columns[column])
+    }
+}
+
 impl Augment {
-    const NONE: Self = Self { translation: None, flip: false, shift_ms: None, noise_db: None };
+    const NONE: Self =
+        Self { translation: None, flip: false, rot90: false, shift_ms: None, noise_db: None };
 
     /// What suits sound: `shift=100ms,noise=20dB`.
     pub const SOUND: Self = Self { shift_ms: Some(100), noise_db: Some(20), ..Self::NONE };
@@ -71,7 +99,7 @@ impl Augment {
     pub fn check(&self, data: &Dataset) -> Result<(), DataError> {
         let [height, width, _] = data.shape;
         let refuse = |reason: String| Err(DataError::option("--augment", reason));
-        let changes_images = self.translation.is_some() || self.flip;
+        let changes_images = self.translation.is_some() || self.flip || self.rot90;
         if data.sound.is_none() && self.changes_sound() {
             return refuse(
                 "shift=Nms and noise=NdB change sound, but these samples are not sound".to_owned(),
@@ -85,6 +113,9 @@ impl Augment {
         }
         if height.max(width) == 1 && changes_images {
             return refuse("it moves pixels, but these samples are feature vectors".to_owned());
+        }
+        if self.rot90 && height != width {
+            return refuse(format!("rot90 needs square images, but these are {height}x{width}"));
         }
         match self.translation {
             Some(t) if usize::from(t.pixels) >= height.min(width) => refuse(format!(
@@ -107,7 +138,7 @@ impl Augment {
         index: usize,
         height: usize,
         width: usize,
-    ) -> (Axis, Axis) {
+    ) -> Change {
         let mut rng = key.random(index);
         let flip = self.flip && rng.random::<bool>();
         let (down, right, border) = match self.translation {
@@ -118,11 +149,18 @@ impl Augment {
             }
             None => (0, 0, Border::Blank),
         };
-        let mut columns = axis(width, right, border);
+        let (mut rows, mut columns) = (axis(height, down, border), axis(width, right, border));
         if flip {
             columns.reverse();
         }
-        (axis(height, down, border), columns)
+        let quarters = if self.rot90 { rng.random_range(0..4) } else { 0 };
+        if quarters >= 2 {
+            rows.reverse();
+        }
+        if quarters == 1 || quarters == 2 {
+            columns.reverse();
+        }
+        Change { rows, columns, transposed: quarters % 2 == 1 }
     }
 
     /// Changes the samples of one clip.
@@ -216,12 +254,16 @@ impl FromStr for Augment {
                     augment.flip = true;
                     continue;
                 }
+                "rot90" if item == "rot90" => {
+                    augment.rot90 = true;
+                    continue;
+                }
                 "shift" => Border::Blank,
                 "crop" => Border::Mirrored,
                 _ => {
                     return Err(DataError::Syntax(format!(
-                        "expected shift=PIXELS, crop=PIXELS or flip for images, shift=Nms or noise=NdB for \
-                         sound, separated by commas, or none, found {item:?}"
+                        "expected shift=PIXELS, crop=PIXELS, flip or rot90 for images, shift=Nms or noise=NdB \
+                         for sound, separated by commas, or none, found {item:?}"
                     )));
                 }
             };
@@ -254,6 +296,7 @@ impl fmt::Display for Augment {
         let items = [
             translation,
             self.flip.then(|| "flip".to_owned()),
+            self.rot90.then(|| "rot90".to_owned()),
             self.shift_ms.map(|ms| format!("shift={ms}ms")),
             self.noise_db.map(|db| format!("noise={db}dB")),
         ];

@@ -51,6 +51,8 @@ mod tests;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use augment::Change;
+
 pub use augment::{Augment, AugmentKey};
 pub use describe::{ClassCounts, Description, GroupCounts, SoundCounts, SplitCounts, describe};
 pub use error::{DataError, Place};
@@ -239,9 +241,9 @@ impl Dataset {
 
     fn fill(&self, index: usize, augment: Option<(&Augment, AugmentKey)>, sample: &mut [f32]) {
         let [height, width, channels] = self.shape;
-        let (rows, columns) = match augment {
+        let change = match augment {
             Some((augment, key)) => augment.draw(key, index, height, width),
-            None => ((0..height).map(Some).collect(), (0..width).map(Some).collect()),
+            None => Change::none(height, width),
         };
         let start = index * self.sample_len();
         let changed = augment.and_then(|(augment, key)| {
@@ -252,11 +254,11 @@ impl Dataset {
         });
         let mut sample = sample.iter_mut();
         for channel in 0..channels {
-            for &row in &rows {
-                for &column in &columns {
+            for row in 0..height {
+                for column in 0..width {
                     let Some(value) = sample.next() else { return };
-                    *value = match (row, column) {
-                        (Some(row), Some(column)) => {
+                    *value = match change.source(row, column) {
+                        Some((row, column)) => {
                             let element = (row * width + column) * channels + channel;
                             let raw = match &changed {
                                 Some(features) => features[element],
@@ -265,7 +267,7 @@ impl Dataset {
                             self.normalisation.apply(element, raw)
                         }
                         // Uncovered by a shift: black for pixels, else the mean.
-                        _ => match self.features {
+                        None => match self.features {
                             Features::U8(_) => self.normalisation.apply(0, 0.0),
                             Features::F32(_) => 0.0,
                         },

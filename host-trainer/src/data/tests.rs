@@ -94,7 +94,14 @@ fn batches_are_channels_first() {
 }
 
 /// All results that an augmentation may have for an image, each computed pixel by pixel.
-fn possible(image: &[f32], reach: i32, flip: bool, mirrored: bool, blank: f32) -> Vec<Vec<f32>> {
+fn possible(
+    image: &[f32],
+    reach: i32,
+    flip: bool,
+    turn: bool,
+    mirrored: bool,
+    blank: f32,
+) -> Vec<Vec<f32>> {
     const SIDE: i32 = 8;
     let fold = |i: i32| {
         if i < 0 {
@@ -125,6 +132,15 @@ fn possible(image: &[f32], reach: i32, flip: bool, mirrored: bool, blank: f32) -
             );
         }
     }
+    let quarter = |image: &Vec<f32>| -> Vec<f32> {
+        let all = (0..SIDE).flat_map(|row| (0..SIDE).map(move |column| (row, column)));
+        all.map(|(row, column)| image[(column * SIDE + SIDE - 1 - row) as usize]).collect()
+    };
+    let mut turned = results.clone();
+    for _ in 0..if turn { 3 } else { 0 } {
+        turned = turned.iter().map(quarter).collect();
+        results.extend(turned.clone());
+    }
     results
 }
 
@@ -132,15 +148,19 @@ fn possible(image: &[f32], reach: i32, flip: bool, mirrored: bool, blank: f32) -
 fn augmentation_moves_and_mirrors_and_nothing_else() {
     let digits = digits();
     let black = digits.normalisation.apply(0, 0.0);
-    for (text, reach, flip, mirrored) in
-        [("shift=2", 2, false, false), ("crop=3,flip", 3, true, true), ("flip", 0, true, false)]
-    {
+    for (text, reach, flip, turn, mirrored) in [
+        ("shift=2", 2, false, false, false),
+        ("crop=3,flip", 3, true, false, true),
+        ("flip", 0, true, false, false),
+        ("rot90", 0, false, true, false),
+        ("shift=1,flip,rot90", 1, true, true, false),
+    ] {
         let augment: Augment = text.parse().unwrap();
         augment.check(&digits).unwrap();
         assert_eq!(augment.to_string(), text);
         let mut seen = HashSet::new();
         let original = digits.batch(&[3], None);
-        let possible = possible(&original, reach, flip, mirrored, black);
+        let possible = possible(&original, reach, flip, turn, mirrored, black);
         for epoch in 0..500 {
             let key = AugmentKey { seed: 1, epoch };
             let batch = digits.batch(&[3], Some((&augment, key)));
@@ -251,7 +271,7 @@ fn augmentations_that_make_no_sense_are_refused() {
         ("shift=0", "from 1 to"),
         ("shift=-1", "found \"-1\""),
         ("flip=2", "found \"flip=2\""),
-        ("rotate=3", "found \"rotate=3\""),
+        ("rot90=3", "found \"rot90=3\""),
         ("shift=1,crop=2", "moves the image twice"),
         ("shift=2s", "found \"2s\""),
         ("shift=0ms", "from 1 to 1000"),
@@ -266,6 +286,10 @@ fn augmentations_that_make_no_sense_are_refused() {
     assert!(augment.check(&shaped([8, 8, 1])).is_err());
     assert!(augment.check(&shaped([1, 1, 43])).is_err());
     assert!(augment.check(&shaped([9, 9, 3])).is_ok());
+    let turns: Augment = "rot90".parse().unwrap();
+    assert!(turns.check(&shaped([9, 9, 3])).is_ok());
+    let error = turns.check(&shaped([9, 8, 3])).unwrap_err().to_string();
+    assert!(error.contains("square images, but these are 9x8"), "{error}");
     // Images are not sound, and sound is no image.
     let images = shaped([9, 9, 3]);
     assert!(Augment::SOUND.check(&images).is_err());

@@ -7,9 +7,9 @@
 //!    else is fixed;
 //! 2. operators, kernel sizes, widths and strides of the shapes that were good, each network beginning with
 //!    the weights of the most similar one so far;
-//! 3. members of the front are trained sparse by self-decoupled training.
+//! 3. members of the front are trained for longer, dense and sparse (by self-decoupled training).
 //!
-//! The single-stage control searches all of it at once and from scratch before the sparse trainings.
+//! The single-stage control searches all of it at once and from scratch before the final trainings.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -39,13 +39,13 @@ use crate::sparse::{Config, Method, create, train};
 pub struct Arch {
     /// Candidates of the first stage; none where there is a single stage.
     pub coarse: usize,
-    /// Candidates from which on members of the front are trained sparse.
+    /// Candidates from which on members of the front are trained for longer, dense and sparse.
     pub sparse_from: usize,
-    /// Densities of the sparse trainings.
+    /// Densities of these trainings; 1 is dense.
     pub densities: Vec<f64>,
     /// Epochs in the first stage.
     pub coarse_epochs: usize,
-    /// Epochs of the sparse trainings.
+    /// Their epochs.
     pub sparse_epochs: usize,
     /// Settings of the training of a dense candidate.
     pub training: Config,
@@ -268,12 +268,12 @@ impl Arch {
         ensure!(data.classes() > 1, "architectures are searched for classification alone");
         ensure!(
             self.coarse <= self.sparse_from,
-            "{} candidates of the first stage are more than the {} before the sparse trainings",
+            "{} candidates of the first stage are more than the {} before the last trainings",
             self.coarse,
             self.sparse_from
         );
-        let valid = self.densities.iter().all(|density| *density > 0.0 && *density < 1.0);
-        ensure!(valid, "expected densities between 0 and 1, found {:?}", self.densities);
+        let valid = self.densities.iter().all(|density| *density > 0.0 && *density <= 1.0);
+        ensure!(valid, "expected densities above 0 and at most 1, found {:?}", self.densities);
         self.training.check()
     }
 
@@ -310,7 +310,7 @@ pub struct ArchProblem<'a> {
 enum Stage {
     Coarse,
     Fine,
-    Sparse,
+    Last,
 }
 
 impl<'a> ArchProblem<'a> {
@@ -359,7 +359,7 @@ impl<'a> ArchProblem<'a> {
         } else if position < self.arch.sparse_from {
             Stage::Fine
         } else {
-            Stage::Sparse
+            Stage::Last
         }
     }
 
@@ -367,6 +367,7 @@ impl<'a> ArchProblem<'a> {
         network(genome, self.data.shape, self.data.classes())
     }
 
+    /// Density of a candidate of the last stage.
     fn density(&self, genome: &[u16]) -> Option<f64> {
         let at = usize::from(genome[place::DENSITY]);
         at.checked_sub(1).map(|at| self.arch.densities[at])
@@ -380,10 +381,10 @@ impl<'a> ArchProblem<'a> {
     fn work_out(&self, genome: &[u16]) -> Option<Estimate> {
         let (net, _) = self.network(genome).ok()?;
         let masks: Vec<LayerMask> = match self.density(genome) {
-            None => Vec::new(),
+            None | Some(1.0) => Vec::new(),
             Some(density) => {
                 let graph = Graph::new(&net).ok()?;
-                let config = Config { density, ..self.config(Stage::Sparse, Some(density)) };
+                let config = Config { density, ..self.config(Stage::Last, Some(density)) };
                 config.check_density(&graph).ok()?;
                 let (distribution, structure) = (config.distribution, config.structure);
                 let params = graph.params();
@@ -404,7 +405,8 @@ impl<'a> ArchProblem<'a> {
             (_, Some(density)) => {
                 let epochs = self.arch.sparse_epochs;
                 let qat_epochs = Config::qat_epochs_for(epochs);
-                Config { density, epochs, qat_epochs, ..training }.fitted()
+                let method = if density == 1.0 { Method::Dense } else { training.method.clone() };
+                Config { method, density, epochs, qat_epochs, ..training }.fitted()
             }
             (Stage::Coarse, None) => Config { epochs: self.arch.coarse_epochs, ..dense },
             (_, None) => dense,
@@ -492,8 +494,8 @@ impl Screen for ArchScreen<'_, '_> {
                     genome = self.problem.widest(genome, COARSE_WIDTH);
                 }
             }
-            // Sparse forms come from the front; where there are none left, dense networks go on.
-            Stage::Fine | Stage::Sparse => {
+            // Forms of the last stage come from the front; where there are none left, dense networks go on.
+            Stage::Fine | Stage::Last => {
                 genome[place::DENSITY] = 0;
                 let coarse = place::STRIDE..place::COARSE;
                 let distance = |shape: &&Genome| -> u32 {
@@ -518,7 +520,7 @@ impl Problem for ArchProblem<'_> {
         match self.stage_of(candidates) {
             Stage::Coarse => 0,
             Stage::Fine => self.arch.coarse,
-            Stage::Sparse => self.arch.sparse_from,
+            Stage::Last => self.arch.sparse_from,
         }
     }
 
@@ -536,10 +538,10 @@ impl Problem for ArchProblem<'_> {
                 let widths = |shape: Genome| [shape.clone(), self.widest(shape, WIDEST)];
                 self.shapes(before).into_iter().flat_map(widths).take(most).collect()
             }
-            Stage::Sparse => {
+            Stage::Last => {
                 let dense = front(before).into_iter().map(|member| &member.proposal.genome);
                 // The most accurate ones first: they have the most to gain.
-                let sparse = dense.flat_map(|genome| {
+                let forms = dense.flat_map(|genome| {
                     (1..=self.arch.densities.len() as u16).map(move |density| {
                         let mut genome = genome.clone();
                         genome[place::DENSITY] = density;
@@ -547,7 +549,7 @@ impl Problem for ArchProblem<'_> {
                     })
                 });
                 let mut all: Vec<Genome> = Vec::new();
-                for genome in sparse {
+                for genome in forms {
                     if !all.contains(&genome) {
                         all.push(genome);
                     }
@@ -580,7 +582,7 @@ impl Problem for ArchProblem<'_> {
         let (net, mut about) = self.network(genome)?;
         let mut config = self.config(stage, self.density(genome));
         // The control trains every candidate from scratch.
-        let inherits = stage == Stage::Sparse || (stage == Stage::Fine && self.arch.coarse > 0);
+        let inherits = stage == Stage::Last || (stage == Stage::Fine && self.arch.coarse > 0);
         let folder = in_folder(config.epochs, self.stop, on, |folder, observe| {
             if inherits && let Some(donor) = self.donor(study, candidate, &net)? {
                 inherit(&folder.join("start"), &net, &config, &donor, &self.device)?;
@@ -592,7 +594,7 @@ impl Problem for ArchProblem<'_> {
             train(folder, self.data, &self.device, observe)
         })?;
         if let Some(density) = self.density(genome) {
-            about.push(("sparse".to_owned(), format!("{} {density}", config.method)));
+            about.push(("trained".to_owned(), format!("{} {density}", config.method)));
         }
         let mut evaluated = measure(folder.path(), self.search, self.data, about)?;
         if self.density(genome).is_none() {

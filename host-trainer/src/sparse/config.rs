@@ -67,7 +67,7 @@ impl Default for Config {
     fn default() -> Self {
         let optimiser = Rule::default();
         Self {
-            method: Method::Decoupled(Decoupled::default()),
+            method: Method::Decoupled(Decoupled { mask: MaskKind::Gmp, ..Decoupled::default() }),
             density: 0.1,
             distribution: Distribution::default(),
             structure: Structure::default(),
@@ -149,7 +149,7 @@ impl Config {
         anyhow::ensure!(
             self.criterion == Criterion::default() || self.method.chooses_by_score(),
             "the method {} does not choose weights by a score, so that the criterion {} has no meaning; \
-             one-shot, gmp and the kinds of decoupled whose masks are not random do",
+             one-shot, gmp and the kinds of decoupled whose masks do not stay random do",
             self.method.name(),
             self.criterion.name()
         );

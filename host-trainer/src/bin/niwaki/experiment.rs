@@ -99,7 +99,7 @@ struct MethodsArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 --net takes a list here. Networks from files are compared with the best of those that are presets. Finished
-trainings are never repeated; see `niwaki experiment methods --help`.
+trainings are never repeated, and more networks are added to what is there; see `niwaki experiment methods --help`.
 
 Examples:
   niwaki experiment networks --net lenet,mlp --epochs 10 --out docs/results/networks-digits
@@ -263,6 +263,7 @@ fn methods(args: &MethodsArgs, format: Format) -> Result<()> {
         impossible,
         variants,
         baseline: Some("static".to_owned()),
+        shared_net: true,
         settings: Value::Null,
     };
     prepared.run(common, &plan, format, &|bench, trial, observe| {
@@ -306,12 +307,29 @@ fn networks(args: &NetworksArgs, format: Format) -> Result<()> {
         impossible,
         variants,
         baseline: None,
+        shared_net: false,
         settings: serde_json::json!({ "method": args.method }),
     };
+    for row in read_rows::<experiment::Row>(&common.series.out)? {
+        let now = nets.get(&row.trial.variant).map(as_stored).transpose()?;
+        ensure!(
+            now.is_none_or(|net| row.details == net),
+            "the rows in {} are of another network `{}`; give the file another name, or another --out",
+            common.series.out.display(),
+            row.trial.variant
+        );
+    }
     prepared.run(common, &plan, format, &|bench, trial, observe| {
         let bench = Bench { net: nets[&trial.variant].clone(), ..bench.clone() };
-        bench.train(trial, &networks_config(&prepared, args, trial), observe)
+        let row = bench.train(trial, &networks_config(&prepared, args, trial), observe)?;
+        let details = as_stored(&bench.net)?;
+        Ok(row.map(|row| experiment::Row { details, ..row }))
     })
+}
+
+/// A network as it comes back from a row: not every decimal number is what it was.
+fn as_stored(net: &net::NetSpec) -> Result<Value> {
+    Ok(serde_json::from_str(&serde_json::to_string(net)?)?)
 }
 
 /// Adds a trial once, or says once why it is not possible.
@@ -380,6 +398,7 @@ fn criteria(args: &CriteriaArgs, format: Format) -> Result<()> {
         impossible,
         variants: choosers.iter().map(variant).collect(),
         baseline: Some(Chooser::Random.to_string()),
+        shared_net: true,
         settings: serde_json::json!({
             "criteria": search.criteria,
             "structures": search.structures,
@@ -402,6 +421,8 @@ pub(crate) struct Plan {
     pub(crate) impossible: Vec<Impossible>,
     pub(crate) variants: Vec<Variant>,
     pub(crate) baseline: Option<String>,
+    /// Whether all trials are of the network that is a setting; else more can be added to the rows.
+    pub(crate) shared_net: bool,
     /// Settings beyond those of every experiment; null when there are none.
     pub(crate) settings: Value,
 }
@@ -461,10 +482,12 @@ impl Prepared {
         let mut settings = serde_json::json!({
             "data": info.spec,
             "data_options": info.options,
-            "net": common.net,
             "target": common.target,
             "config": config,
         });
+        if plan.shared_net {
+            settings["net"] = common.net.as_str().into();
+        }
         if !plan.settings.is_null() {
             settings["experiment"] = plan.settings.clone();
         }

@@ -24,7 +24,6 @@ use niwaki::search::study::{Place, Status, Study};
 use niwaki::search::view::View;
 use niwaki::search::worker::{Event, Outcome, Problem, work};
 use niwaki::sparse::criteria::Criterion;
-use niwaki::sparse::decoupled::Decoupled;
 use niwaki::sparse::mask::Structure;
 use niwaki::sparse::optimiser::Rule;
 use niwaki::sparse::{self, Config, Method};
@@ -47,7 +46,7 @@ pub(crate) struct SearchArgs {
 enum SearchWhat {
     /// Search how much of each layer is kept, by which criterion, in which structure
     Sparse(SparseArgs),
-    /// Search depth, shape, operators and widths of a network, in two stages, and train the best ones sparse
+    /// Search depth, shape, operators and widths of a network, in two stages, and train the best ones for longer
     Arch(ArchArgs),
 }
 
@@ -56,8 +55,8 @@ enum SearchWhat {
 #[command(after_help = "\
 The first stage finds depth and coarse shape with short trainings; the second one operators, kernel sizes,
 widths and strides of the shapes that were good, where each network begins with the weights of the most similar
-one. The last evaluations train members of the front sparse by self-decoupled training. With --stages 1, the
-control, all of it is searched at once and every network is trained from scratch.
+one. The last evaluations train members of the front for longer, dense and sparse (by self-decoupled training).
+With --stages 1, the control, all of it is searched at once and every network is trained from scratch.
 
 Study, limits, workers and results are those of `niwaki search sparse`.
 
@@ -85,13 +84,13 @@ struct ArchPlan {
     /// Share of the evaluations for the first stage
     #[arg(long, value_name = "SHARE", default_value_t = 0.3)]
     coarse_share: f64,
-    /// Share of the evaluations for sparse trainings of the front's members in the end
+    /// Share of the evaluations for longer trainings of the front's members in the end
     #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
     sparse_share: f64,
-    /// Densities of the sparse trainings
-    #[arg(long, value_delimiter = ',', value_name = "LIST", default_value = "0.25,0.5")]
+    /// Densities of these trainings; 1 is dense
+    #[arg(long, value_delimiter = ',', value_name = "LIST", default_value = "1,0.5,0.25")]
     densities: Vec<f64>,
-    /// Passes over the training data of a sparse training [default: twice those of a dense one]
+    /// Passes over the training data of one of them [default: twice those of a candidate before]
     #[arg(long, value_name = "N")]
     sparse_epochs: Option<usize>,
 }
@@ -274,7 +273,7 @@ struct Basis {
     /// Largest learning rate [default: 0.05 for sgd, 0.002 for adamw]
     #[arg(long, value_name = "RATE")]
     lr: Option<f64>,
-    /// Random changes of training samples, such as shift=2,flip of images [default: none]
+    /// Random changes of training samples, such as crop=4,flip,rot90 of images [default: none]
     #[arg(long, value_name = "LIST")]
     augment: Option<Augment>,
     #[command(flatten)]
@@ -544,7 +543,7 @@ pub(crate) fn experiment(args: &SearchExperimentArgs, format: Format) -> Result<
 }
 
 impl ArchPlan {
-    /// Evaluations of the first stage and of the sparse trainings, of so many.
+    /// Evaluations of the first stage and of the last trainings, of so many.
     fn divide(&self, evaluations: usize) -> Result<[usize; 2]> {
         let share = |name: &str, share: f64| -> Result<usize> {
             ensure!(
@@ -580,8 +579,7 @@ impl ArchPlan {
         (stages, evaluations, seed): (u8, usize, u64),
     ) -> Result<Search> {
         let [coarse, last] = self.divide(evaluations)?;
-        let training =
-            basis.training(data, device, Method::Decoupled(Decoupled::default()), seed)?;
+        let training = basis.training(data, device, Config::default().method, seed)?;
         let what = Arch {
             coarse: if stages == 2 { coarse } else { 0 },
             sparse_from: evaluations.saturating_sub(last),
@@ -654,7 +652,7 @@ pub(crate) fn arch_experiment(args: &ArchExperimentArgs, format: Format) -> Resu
         format!("{two} evaluations in two stages, {one} in a single one, {}.", first.limits),
         format!(
             "{} training samples, {} validation samples; {} epochs in the first stage, {} in the second one, {} of \
-             sparse trainings, {epochs} in all; seeds 1 to {}.",
+             the last trainings, {epochs} in all; seeds 1 to {}.",
             data.0.indices(Split::Train).len(),
             data.0.indices(Split::Val).len(),
             plan.coarse_epochs,

@@ -12,6 +12,7 @@ use niwaki::{
     sparse::{
         self, Config, EpochRow, Event, Method, Outcome,
         criteria::Criterion,
+        decoupled::Decoupled,
         mask::{Distribution, Structure},
         method::{METHODS, MaskKind},
         optimiser::Rule,
@@ -58,10 +59,11 @@ struct Settings {
     /// Share of all weights that is nonzero in the end [default: 0.1]
     #[arg(long, value_name = "SHARE")]
     density: Option<f64>,
-    /// How it gets there, optionally with settings of the method [default: decoupled]
+    /// How it gets there, optionally with settings of the method [default: decoupled-gmp;
+    /// decoupled with --mask-from]
     #[arg(long, value_name = "METHOD[:SETTING=VALUE,...]")]
     method: Option<Method>,
-    /// Method decoupled: how the backbone is chosen [default: random]
+    /// Methods decoupled and decoupled-*: how the backbone is chosen, whatever their name says
     #[arg(long, value_enum)]
     mask: Option<MaskKind>,
     /// Take the masks of a run of the same network, and its density, where the method would draw
@@ -113,8 +115,8 @@ pub(crate) struct Recipe {
     /// Share of the target probability that is spread over all classes [default: 0]
     #[arg(long, value_name = "SHARE")]
     label_smoothing: Option<f64>,
-    /// Random changes of training samples, such as shift=2,flip of images [default: none; of sound:
-    /// shift=100ms,noise=20dB]
+    /// Random changes of training samples: shift=PIXELS or crop=PIXELS, flip, rot90 of images [default: none];
+    /// shift=Nms, noise=NdB of sound [default: shift=100ms,noise=20dB]
     #[arg(long, value_name = "LIST")]
     augment: Option<Augment>,
 }
@@ -137,7 +139,7 @@ Examples:
   niwaki train --data fashion-mnist --net lenet --density 0.1 --epochs 12 --seed 1 --out runs/fm
   niwaki train --data fashion-mnist --net lenet:width=2 --density 0.05 --mask magnitude --out runs/fm2
   niwaki train --density 0.05 --method rigl:drop=0.2 --out runs/rigl
-  niwaki train --method decoupled --mask-from runs/rigl --out runs/from-rigl
+  niwaki train --mask-from runs/rigl --out runs/from-rigl
   niwaki train --method one-shot:at=0 --criterion taylor --structure block4 --start runs/dense --out runs/b
   niwaki train --density 0.05 --method decoupled-gmp:distil=0 --out runs/no-distillation
   niwaki train --data cifar10/ --net nets/residual-dw.toml --augment crop=4,flip --epochs 30 --out runs/c
@@ -207,7 +209,11 @@ fn start(args: &TrainArgs, device: &Device) -> Result<Dataset> {
     let net = net::describe(args.net.as_deref().unwrap_or(usual))?
         .for_data(data.shape, data.classes())?;
     let start = args.start.as_deref().map(folder_of).transpose()?;
-    let base = args.settings.recipe.for_data(&data, device)?;
+    let mut base = args.settings.recipe.for_data(&data, device)?;
+    if args.settings.mask_from.is_some() {
+        // The default method chooses masks itself.
+        base.method = Method::Decoupled(Decoupled::default());
+    }
     let config = args.settings.over(Config { start, ..base })?;
     let file = RunFile {
         version: env!("CARGO_PKG_VERSION").to_owned(),
