@@ -29,7 +29,7 @@ use crate::data::{Dataset, Split};
 use crate::export::{Estimate, estimate};
 use crate::net::spec::{DataFeatures, Features, Kind, Layer, NetSpec, Padding, Pair, Task};
 use crate::net::{Graph, Params};
-use crate::sparse::inherit::{heritage, inherit, shared};
+use crate::sparse::inherit::{heritage, inherit, similarity};
 use crate::sparse::mask::{Budget, LayerMask};
 use crate::sparse::strategy::spread;
 use crate::sparse::{Config, Method, create, train};
@@ -443,19 +443,24 @@ impl<'a> ArchProblem<'a> {
         genome
     }
 
-    /// The evaluated network that a new one shares most with. Which one follows from the past of the
-    /// candidate alone, however often its evaluation is begun.
+    /// The evaluated network that a candidate begins with the weights of: its own dense one for the last
+    /// trainings, else the most similar one. Which one follows from the past of the candidate alone, however
+    /// often its evaluation is begun.
     fn donor(&self, study: &Study, candidate: &Candidate, net: &NetSpec) -> Result<Option<Params>> {
         let graph = Graph::new(net)?;
-        let mut best: Option<(usize, i64)> = None;
+        let mut own = candidate.proposal.genome.clone();
+        own[place::DENSITY] = 0;
+        let again = own != candidate.proposal.genome;
+        let mut best: Option<(f64, i64)> = None;
         for other in study.candidates()? {
-            let dense = other.proposal.genome[place::DENSITY] == 0;
+            let genome = &other.proposal.genome;
+            let dense = genome[place::DENSITY] == 0;
             let known = other.told.is_some_and(|told| told < candidate.asked);
-            if !(dense && known && other.evaluation.is_some()) {
+            if !(dense && known && other.evaluation.is_some()) || (again && *genome != own) {
                 continue;
             }
-            let (theirs, _) = self.network(&other.proposal.genome)?;
-            let common = shared(&graph, &Graph::new(&theirs)?);
+            let (theirs, _) = self.network(genome)?;
+            let common = similarity(&graph, &Graph::new(&theirs)?);
             if best.is_none_or(|(most, _)| common >= most) {
                 best = Some((common, other.id));
             }
@@ -581,8 +586,9 @@ impl Problem for ArchProblem<'_> {
         let stage = self.stage_of(candidate.id as usize - 1);
         let (net, mut about) = self.network(genome)?;
         let mut config = self.config(stage, self.density(genome));
-        // The control trains every candidate from scratch.
-        let inherits = stage == Stage::Last || (stage == Stage::Fine && self.arch.coarse > 0);
+        // The control trains every network from scratch, before the last trainings.
+        let two_stages = self.arch.coarse > 0 && stage != Stage::Coarse;
+        let inherits = self.density(genome).is_some() || two_stages;
         let folder = in_folder(config.epochs, self.stop, on, |folder, observe| {
             if inherits && let Some(donor) = self.donor(study, candidate, &net)? {
                 inherit(&folder.join("start"), &net, &config, &donor, &self.device)?;

@@ -499,7 +499,7 @@ impl Moead {
 }
 
 /// `count` weight vectors of so many objectives, each with sum 1: the smallest simplex lattice (Das and
-/// Dennis, 1998) that has as many, thinned evenly.
+/// Dennis, 1998) that has as many, its corners and of the rest an even selection.
 fn lattice(objectives: usize, count: usize) -> Vec<Vec<f64>> {
     fn points(objectives: usize, steps: usize) -> Vec<Vec<usize>> {
         if objectives <= 1 {
@@ -515,9 +515,17 @@ fn lattice(objectives: usize, count: usize) -> Vec<Vec<f64>> {
     while points(objectives, steps).len() < count && objectives > 1 {
         steps += 1;
     }
-    let all = points(objectives, steps);
-    let chosen = (0..count).map(|index| &all[index * all.len() / count.max(1)]);
-    chosen.map(|point| point.iter().map(|&part| part as f64 / steps as f64).collect()).collect()
+    let is_corner = |point: &Vec<usize>| point.contains(&steps);
+    let (mut chosen, inner): (Vec<_>, Vec<_>) =
+        points(objectives, steps).into_iter().partition(is_corner);
+    chosen.truncate(count);
+    let left = count - chosen.len();
+    chosen.extend((0..left).map(|index| inner[index * inner.len() / left].clone()));
+    chosen.sort();
+    chosen
+        .into_iter()
+        .map(|point| point.iter().map(|&part| part as f64 / steps as f64).collect())
+        .collect()
 }
 
 #[cfg(test)]

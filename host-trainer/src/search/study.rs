@@ -382,10 +382,11 @@ impl Study {
     pub fn part(&self, name: &str, worker: &str, seconds: f64) -> Result<Part, StudyError> {
         let _context = self.runtime.enter();
         let study = self.name().to_owned();
-        let now = now();
         self.wait(async {
             let mut transaction = self.pool.begin().await?;
             revise(&mut transaction, &study).await?;
+            // Not before the lock is held, which may have been waited for.
+            let now = now();
             let query = sqlx::query(
                 "SELECT worker, lease_until, ready, bytes FROM part WHERE study = $1 AND name = $2",
             );
@@ -493,7 +494,6 @@ impl Study {
         // A transaction that an error drops is rolled back by the runtime.
         let _context = self.runtime.enter();
         let name = self.name().to_owned();
-        let now = now();
         // Everything between the first statement, which locks, and the commit happens at once.
         let (mut transaction, revision, rows) = self.wait(async {
             let mut transaction = self.pool.begin().await?;
@@ -501,6 +501,8 @@ impl Study {
             let rows = rows(&mut transaction, &name).await?;
             Ok((transaction, revision, rows))
         })?;
+        // Not before the lock is held, which may have been waited for.
+        let now = now();
         let candidates = self.read(&rows)?;
         let leases = rows.iter().map(|row| row.try_get::<f64, _>("lease_until").unwrap_or(0.0));
         let lost = candidates.iter().zip(leases).find(|(candidate, until)| {
@@ -558,7 +560,8 @@ impl Study {
             .bind(Status::Leased.name())
             .bind(worker.to_owned())
             .bind(candidate.attempt)
-            .bind(now + seconds);
+            // The proposal may have taken a while.
+            .bind(self::now() + seconds);
         self.wait(async {
             insert.execute(&mut *transaction).await?;
             transaction.commit().await

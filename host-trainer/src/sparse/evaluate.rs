@@ -131,12 +131,18 @@ pub(super) fn accuracy(state: &State, quantise: Option<&Ranges>, data: &Dataset)
 /// as they are. Running averages lag behind moving weights, and channels with few weights, which
 /// vary little, do not forgive that (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021).
 pub(super) fn measure_norms(state: &mut State, data: &Dataset, seed: u64) {
-    let mut indices = data.indices(Split::Train);
-    // Splits may be sorted by class; a batch must not be.
-    indices.shuffle(&mut rng(seed, Purpose::Norms, 0));
-    indices.truncate(NORM_SAMPLES);
+    let indices = some_training_samples(data, NORM_SAMPLES, seed);
     let params = state.backbone_values();
     state.backbone = norms_of(state, &params, data, &indices);
+}
+
+/// At most so many samples of the training split, at random: it may be sorted by class, and neither a batch nor the
+/// first samples may be of a few classes.
+fn some_training_samples(data: &Dataset, most: usize, seed: u64) -> Vec<usize> {
+    let mut indices = data.indices(Split::Train);
+    indices.shuffle(&mut rng(seed, Purpose::Norms, 0));
+    indices.truncate(most);
+    indices
 }
 
 /// Statistics of all batch norms of a network with these values over samples.
@@ -172,9 +178,8 @@ pub(super) fn norms_of(
 }
 
 /// Finds the ranges of all activations of the float backbone on some training samples.
-pub(super) fn calibrate(state: &mut State, data: &Dataset) {
-    let mut indices = data.indices(Split::Train);
-    indices.truncate(CALIBRATION);
+pub(super) fn calibrate(state: &mut State, data: &Dataset, seed: u64) {
+    let indices = some_training_samples(data, CALIBRATION, seed);
     let params = state.backbone_values();
     let pass = Pass { observe: true, ..Pass::new(Norms::Running(&state.backbone)) };
     let batches: Vec<Vec<(usize, [f32; 2])>> = indices

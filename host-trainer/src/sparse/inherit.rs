@@ -6,6 +6,7 @@ use anyhow::Context;
 use burn::tensor::Device;
 
 use super::{Config, state::State};
+use crate::net::shape::ParamSpec;
 use crate::net::{Graph, NetSpec, Params, module::Network, trained::CHECKPOINT_FILE};
 
 /// Values of a network's own tensors, statistics of batch norms included: what others may inherit.
@@ -26,16 +27,21 @@ pub fn heritage(run: &Path, net: &NetSpec) -> anyhow::Result<Params> {
     Ok(kept)
 }
 
-/// Weights that a network of these parameters would inherit from a donor.
-pub fn shared(graph: &Graph, donor: &Graph) -> usize {
-    let theirs = donor.params();
-    let common = |param: &crate::net::shape::ParamSpec| -> usize {
+/// How much of two networks is common to both: weights that one would inherit from the other, divided by all
+/// that either has. 1 is the same network; one that merely contains the other has less.
+pub fn similarity(graph: &Graph, donor: &Graph) -> f64 {
+    let (ours, theirs) = (graph.params(), donor.params());
+    let size = |params: &[ParamSpec]| -> usize {
+        params.iter().map(|param| param.shape.iter().product::<usize>()).sum()
+    };
+    let common = |param: &ParamSpec| -> usize {
         let other = theirs.iter().find(|other| other.name == param.name);
         other.filter(|other| other.shape.len() == param.shape.len()).map_or(0, |other| {
             param.shape.iter().zip(&other.shape).map(|(a, b)| *a.min(b)).product()
         })
     };
-    graph.params().iter().map(common).sum()
+    let both: usize = ours.iter().map(common).sum();
+    both as f64 / (size(&ours) + size(&theirs) - both).max(1) as f64
 }
 
 /// Writes the checkpoint that a training in `folder` begins with: random values, but those of the donor
@@ -102,6 +108,20 @@ fn overlay(to: &mut [f32], to_shape: &[usize], from: &[f32], from_shape: &[usize
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_same_network_is_the_most_similar_one() {
+        let graph = |width: usize| {
+            let net = crate::net::preset(&format!("lenet:width={width}")).unwrap();
+            Graph::new(&net.for_data([28, 28, 1], 10).unwrap()).unwrap()
+        };
+        let (small, middle, large) = (graph(1), graph(2), graph(4));
+        assert_eq!(similarity(&middle, &middle), 1.0);
+        // All three share as much as the smaller one of a pair has.
+        assert!(similarity(&small, &middle) < 1.0);
+        assert!(similarity(&small, &large) < similarity(&small, &middle));
+        assert_eq!(similarity(&small, &large), similarity(&large, &small));
+    }
 
     #[test]
     fn kernels_lie_centre_on_centre() {

@@ -153,7 +153,7 @@ pub fn multiparty(
         }
     }
     let mut state = session.global;
-    calibrate(&mut state, data);
+    calibrate(&mut state, data, config.seed);
     state.progress.epochs = settings.rounds * config.epochs;
     state.progress.seconds = started.elapsed().as_secs_f64();
     let summary = summary(&state, data);

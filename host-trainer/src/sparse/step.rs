@@ -454,20 +454,6 @@ pub(super) fn follow_stats(state: &mut State, [backbone, whole]: [Vec<Stats>; 2]
     follow(&mut state.whole, whole);
 }
 
-/// Statistics over several batches, from those of each.
-pub(super) fn mean_stats(batches: Vec<Vec<Stats>>) -> Option<Vec<Stats>> {
-    let share = 1.0 / batches.len() as f32;
-    let sum = batches.into_iter().reduce(|a, b| {
-        let pairs = a.into_iter().zip(b);
-        pairs.map(|(a, b)| Stats { mean: a.mean + b.mean, var: a.var + b.var }).collect()
-    })?;
-    let of = |Stats { mean, var: square }: Stats| {
-        let (mean, square) = (mean * share, square * share);
-        Stats { var: (square - mean.clone() * mean.clone()).clamp_min(0.0), mean }
-    };
-    Some(sum.into_iter().map(of).collect())
-}
-
 /// Moves running statistics a tenth of the way towards those of a batch.
 fn follow(running: &mut [Stats], batch: Vec<Stats>) {
     const RATE: f32 = 0.1;

@@ -168,7 +168,7 @@ pub fn train(
         row.seconds = state.progress.seconds;
         if state.progress.epochs == config.epochs && config.qat_epochs == 0 {
             measure_norms(state, data, config.seed);
-            calibrate(state, data);
+            calibrate(state, data, config.seed);
         }
         // In this order, a crash in between leaves a line too many, which resuming removes.
         append_metrics(run, &row)?;
@@ -227,7 +227,7 @@ impl<'a> Session<'a> {
             if quantised && step == (config.epochs - config.qat_epochs) * self.steps_per_epoch {
                 measure_norms(&mut self.state, self.data, config.seed);
                 self.state.fold_norms(config.optimiser);
-                calibrate(&mut self.state, self.data);
+                calibrate(&mut self.state, self.data, config.seed);
             }
             let state = &mut self.state;
             let warmup = (config.warmup * self.steps_per_epoch as f64) as usize;

@@ -18,11 +18,11 @@ use crate::{
     },
     sparse::{
         EpochRow, Event, Flow,
-        evaluate::merit_of,
+        evaluate::{merit_of, norms_of},
         mask::{Mask, Structure},
         optimiser::cosine,
         state::{Purpose, State, rng},
-        step::{Guide, Lesson, Model, Teacher, follow_stats, learn_values, mean_stats},
+        step::{Guide, Lesson, Model, Teacher, follow_stats, learn_values},
     },
 };
 
@@ -36,8 +36,8 @@ const RATE: f64 = 0.3;
 const BATCH: usize = 32;
 /// Steps of the strategies to one of the network, which is trained already. The others' share is for the finalists.
 const NETWORK_EVERY: usize = 2;
-/// Batches that the statistics of batch norms are taken from before an evaluation.
-const NORM_BATCHES: usize = 8;
+/// Most samples that the statistics of batch norms are taken from before an evaluation.
+const NORM_SAMPLES: usize = 512;
 /// Share of the training split that is held out where there is no validation split.
 const HELD_OUT: f64 = 0.2;
 
@@ -128,12 +128,14 @@ pub(super) fn search(
 }
 
 /// Samples that network weights learn from, and those that strategy weights learn from.
+///
+/// They are in random order: splits may be sorted by class, and the first samples must not be of a few classes.
 fn splits(data: &Dataset, seed: u64) -> (Vec<usize>, Vec<usize>) {
     let (mut train, val) = (data.indices(Split::Train), data.indices(Split::Val));
+    train.shuffle(&mut rng(seed, Purpose::Search, usize::MAX - 1));
     if !val.is_empty() {
         return (train, val);
     }
-    train.shuffle(&mut rng(seed, Purpose::Search, usize::MAX - 1));
     let held_out = train.split_off(train.len() - (train.len() as f64 * HELD_OUT) as usize);
     (train, held_out)
 }
@@ -488,16 +490,8 @@ impl Session<'_> {
             .sum();
         // The running statistics are those of mixtures; the network that would be chosen has others
         // (as "adaptive batch norm" in Li et al., "EagleEye", ECCV 2020).
-        let config = &self.settings.training;
-        let epoch = self.state.progress.epochs;
-        let batches = self.train.chunks_exact(config.batch.min(self.train.len()));
-        let stats = batches.take(NORM_BATCHES).map(|indices| {
-            let lesson =
-                learn_values(self.state, self.data, config, &all, Guide::Nothing, indices, epoch);
-            let [stats, _] = lesson.stats;
-            stats
-        });
-        let stats = mean_stats(stats.collect()).unwrap_or_default();
+        let samples = &self.train[..self.train.len().min(NORM_SAMPLES)];
+        let stats = norms_of(self.state, &all, self.data, samples);
         let mixed = std::mem::replace(&mut self.state.backbone, stats);
         let merit = merit_of(self.state, &all, None, self.data, &self.held_out);
         self.state.backbone = mixed;
@@ -627,6 +621,22 @@ mod tests {
     use rand_pcg::Pcg64;
 
     use super::*;
+
+    #[test]
+    fn samples_are_in_no_order_of_classes() {
+        use crate::data::{LoadOptions, load};
+        for val_fraction in [0.0, 0.2] {
+            let options = LoadOptions { val_fraction, ..LoadOptions::default() };
+            let data = load("digits", &options).unwrap();
+            let (mut train, held_out) = splits(&data, 1);
+            assert!(!train.is_sorted() && !held_out.is_empty());
+            train.extend(&held_out);
+            train.sort_unstable();
+            let mut all = [data.indices(Split::Train), data.indices(Split::Val)].concat();
+            all.sort_unstable();
+            assert_eq!(train, all);
+        }
+    }
 
     /// Of four masks of a vector, one leaves what the loss asks for; annealed sampling finds it, and with
     /// a cost on it the next best.
