@@ -62,6 +62,20 @@ fn ids(shown: &Value) -> Vec<i64> {
     ids
 }
 
+/// Kills a search as soon as its study has more candidates than each of these.
+fn kill_repeatedly(arguments: &[&str], study: &str, at: &[usize]) {
+    for at_least in at {
+        let mut child = start(arguments);
+        wait_for("a candidate", || {
+            Path::new(study).join("study.db").exists()
+                && niwaki(&["study", "show", study]).status.success()
+                && candidates(&json(&["study", "show", study])).len() > *at_least
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
 /// A killed search goes on to the same result, candidate for candidate, and its models are on disk.
 #[test]
 fn killed_searches_go_on() {
@@ -75,17 +89,7 @@ fn killed_searches_go_on() {
     assert!(undisturbed["hypervolume"].is_number());
     assert!(undisturbed["tau"].is_number());
 
-    let shown = || json(&["study", "show", &parts]);
-    for at_least in [0, 3, 7] {
-        let mut child = start(&search(&parts, &limit));
-        wait_for("a candidate", || {
-            Path::new(&parts).join("study.db").exists()
-                && niwaki(&["study", "show", &parts]).status.success()
-                && candidates(&shown()).len() > at_least
-        });
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
+    kill_repeatedly(&search(&parts, &limit), &parts, &[0, 3, 7]);
     let continued = json(&search(&parts, &limit));
     assert_eq!(essence(&continued), essence(&undisturbed));
     assert_eq!(continued["hypervolume"], undisturbed["hypervolume"]);
@@ -115,6 +119,27 @@ fn killed_searches_go_on() {
     assert_eq!(count(&more, "done"), 14);
     let other = error(&search(&parts, &["--evaluations", "14", "--flash", "7K", "--epochs", "3"]));
     assert!(other.contains("`limits.flash` is 2000 there and 7168 here"), "{other}");
+}
+
+/// The same of a search for architectures, whose networks inherit weights: in every stage.
+#[test]
+fn killed_architecture_searches_go_on() {
+    fn search<'a>(study: &'a str, evaluations: &'a str) -> Vec<&'a str> {
+        let fixed = "search arch --train-limit 300 --population 4 --epochs 1 --coarse-epochs 1 --flash 24K \
+                     --validate-on host --study";
+        fixed.split_whitespace().chain([study, "--evaluations", evaluations]).collect()
+    }
+    let temporary = tempfile::tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
+    let (whole, parts) = (path("whole"), path("parts"));
+    let undisturbed = json(&search(&whole, "10"));
+    assert_eq!(count(&undisturbed, "done"), 10, "{undisturbed}");
+    kill_repeatedly(&search(&parts, "10"), &parts, &[1, 4, 8]);
+    assert_eq!(essence(&json(&search(&parts, "10"))), essence(&undisturbed));
+    // More evaluations belong to the last stage.
+    let more = json(&search(&parts, "12"));
+    assert_eq!(essence(&more)[..10], essence(&undisturbed)[..]);
+    assert_eq!(count(&more, "done"), 12);
 }
 
 /// A disk that is full ends a search with advice, and loses nothing: with room it goes on to the same result.

@@ -117,9 +117,7 @@ pub struct Dropped {
     pub last_gamma: f64,
     /// Samples that were compared: the test split.
     pub samples: usize,
-    /// Predictions that dropping would have changed at that factor.
-    pub changed_before: usize,
-    /// Predictions that it changed when it was done; always 0, else training fails.
+    /// Predictions that they changed at that factor.
     pub changed: usize,
 }
 

@@ -24,7 +24,7 @@ pub fn search_html(view: &View) -> Result<String> {
     let front = front(view)?;
     let volumes: Vec<(f64, f64)> =
         view.curve().into_iter().enumerate().map(|(at, v)| (at as f64 + 1.0, v)).collect();
-    let predictions = view.predictions();
+    let (predictions, taus) = (view.predictions(), view.tau_curve());
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -70,6 +70,13 @@ pub fn search_html(view: &View) -> Result<String> {
                         &[Points { name: "candidates", at: &predictions }],
                         "predicted error", "error", false,
                     )?)) }
+                    @if !taus.is_empty() {
+                        figure { (PreEscaped(lines(
+                            &[Line { name: "tau".to_owned(), points: taus.clone() }],
+                            Axis { name: "predictions so far", log: false },
+                            Axis { name: "Kendall's tau", log: false },
+                        )?)) }
+                    }
                 }
                 h2 { "Choices for each layer" }
                 p { "What each member of the front does with each layer: criterion, structure and share of weights, or the parts of its architecture." }
@@ -187,6 +194,8 @@ fn choices(view: &View) -> Result<Markup> {
             layers.push(layer);
         }
     }
+    // What is said of a layer ends with its share of weights; of an architecture with something else.
+    let shares = matches!(view.search.what, What::Sparse(_));
     Ok(html! {
         div.scroll { table.wide {
             tr { th { "model" } @for layer in &layers { th { (layer) } } }
@@ -195,8 +204,8 @@ fn choices(view: &View) -> Result<Markup> {
                     td { (id) }
                     @for layer in &layers {
                         @let choice = details.layers.iter().find(|(name, _)| name == layer);
-                        @let share = choice.and_then(|(_, text)| text.rsplit(' ').next()?.parse::<f64>().ok());
-                        @let shade = share.map_or(0.0, |share| 0.45 * share);
+                        @let last = choice.and_then(|(_, text)| text.rsplit(' ').next()?.parse::<f64>().ok());
+                        @let shade = last.filter(|_| shares).map_or(0.0, |share| 0.45 * share);
                         td style=(format!("background:rgba(74,124,89,{shade:.2})")) {
                             @if let Some((_, text)) = choice { (text) }
                         }

@@ -11,7 +11,7 @@
 //!
 //! The single-stage control searches all of it at once and from scratch before the final trainings.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
@@ -293,6 +293,19 @@ impl Arch {
         }
         search.limits.check_reach("network", &smallest)
     }
+
+    /// Coarse shapes that there are within the limits of a search: more candidates the first stage cannot have.
+    pub fn most_coarse(&self, search: &Search, data: &Dataset) -> usize {
+        ArchProblem::new(search, self, data, &Device::flex(), &|| false).coarse().len()
+    }
+
+    /// Epochs of all trainings of so many candidates.
+    pub fn epochs(&self, candidates: usize) -> usize {
+        let last = candidates.saturating_sub(self.sparse_from);
+        self.coarse * self.coarse_epochs
+            + (candidates - last - self.coarse) * self.training.epochs
+            + last * self.sparse_epochs
+    }
 }
 
 /// A search for architectures, ready to evaluate them.
@@ -314,6 +327,16 @@ enum Stage {
 }
 
 impl<'a> ArchProblem<'a> {
+    fn new(
+        search: &'a Search,
+        arch: &'a Arch,
+        data: &'a Dataset,
+        device: &Device,
+        stop: &'a (dyn Fn() -> bool + Sync),
+    ) -> Self {
+        Self { search, arch, data, device: device.clone(), stop, estimates: Mutex::default() }
+    }
+
     /// Prepares a search; `None` when `stop` says so.
     ///
     /// # Errors
@@ -331,8 +354,7 @@ impl<'a> ArchProblem<'a> {
             "`{}` has no validation split to judge candidates on; see --val-fraction",
             data.name
         );
-        let problem =
-            Self { search, arch, data, device: device.clone(), stop, estimates: Mutex::default() };
+        let problem = Self::new(search, arch, data, device, stop);
         // There is no dense network to compare with: the bound is guessing, at the cost of the limits or of
         // the widest network that has nothing but separable convolutions.
         let reference = share(study, "reference", 0, stop, || {
@@ -413,16 +435,16 @@ impl<'a> ArchProblem<'a> {
         }
     }
 
+    /// What the first stage may try: every coarse shape at the width at which they are compared, or at what limits
+    /// allow.
+    fn coarse(&self) -> HashSet<Genome> {
+        let shapes = coarse_shapes().map(|shape| self.widest(shape, COARSE_WIDTH));
+        shapes.filter(|shape| self.feasible(shape)).collect()
+    }
+
     /// The coarse shapes that the first stage found to be good: those of the more accurate half of its front.
     fn shapes(&self, before: &[Candidate]) -> Vec<Genome> {
-        // Those at the width that all have in common.
-        let comparable = |genome: &Genome| *genome == self.widest(genome.clone(), COARSE_WIDTH);
-        let coarse: Vec<Candidate> = before
-            .iter()
-            .filter(|c| c.id <= self.arch.coarse as i64 && comparable(&c.proposal.genome))
-            .cloned()
-            .collect();
-        let mut members = front(&coarse);
+        let mut members = front(&before[..self.arch.coarse.min(before.len())]);
         members.truncate(members.len().div_ceil(2));
         members.iter().map(|member| member.proposal.genome.clone()).collect()
     }
@@ -481,9 +503,6 @@ struct ArchScreen<'p, 'a> {
     problem: &'p ArchProblem<'a>,
     stage: Stage,
     shapes: Vec<Genome>,
-    /// Whether the first stage has tried every coarse shape at the width that it compares them at, and goes on
-    /// with other widths.
-    exhausted: bool,
 }
 
 impl Screen for ArchScreen<'_, '_> {
@@ -495,9 +514,7 @@ impl Screen for ArchScreen<'_, '_> {
         match self.stage {
             Stage::Coarse => {
                 genome[place::COARSE..].fill(0);
-                if !self.exhausted {
-                    genome = self.problem.widest(genome, COARSE_WIDTH);
-                }
+                genome = self.problem.widest(genome, COARSE_WIDTH);
             }
             // Forms of the last stage come from the front; where there are none left, dense networks go on.
             Stage::Fine | Stage::Last => {
@@ -566,14 +583,8 @@ impl Problem for ArchProblem<'_> {
 
     fn screen(&self, candidates: &[Candidate]) -> impl Screen {
         let stage = self.stage_of(candidates.len());
-        let before = &candidates[..self.arch.coarse.min(candidates.len())];
-        let shapes = if stage == Stage::Coarse { Vec::new() } else { self.shapes(before) };
-        let exhausted = stage == Stage::Coarse
-            && coarse_shapes().map(|shape| self.widest(shape, COARSE_WIDTH)).all(|shape| {
-                candidates.iter().any(|candidate| candidate.proposal.genome == shape)
-                    || !self.feasible(&shape)
-            });
-        ArchScreen { problem: self, stage, shapes, exhausted }
+        let shapes = if stage == Stage::Coarse { Vec::new() } else { self.shapes(candidates) };
+        ArchScreen { problem: self, stage, shapes }
     }
 
     fn evaluate(
@@ -614,11 +625,6 @@ impl Problem for ArchProblem<'_> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use rand::SeedableRng;
-    use rand_pcg::Pcg64;
-    use std::collections::HashSet;
-
     use super::*;
     use crate::data::{LoadOptions, load};
     use crate::net::trained::DataInfo;
@@ -626,6 +632,9 @@ mod tests {
     use crate::search::settings::{Limits, What};
     use crate::search::study::Status;
     use crate::target::cost::Core;
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand_pcg::Pcg64;
 
     proptest! {
         /// Every genome is a network, and genes without effect are zero.
@@ -640,13 +649,13 @@ mod tests {
             let text = toml::to_string(&describe(&genome).unwrap()).unwrap();
             let again: NetSpec = toml::from_str(&text).unwrap();
             prop_assert_eq!(again.for_data([8, 8, 1], 10).unwrap(), net);
-            prop_assert!(shared(&graph, &graph) > 0);
+            prop_assert_eq!(similarity(&graph, &graph), 1.0);
             prop_assert_eq!(expressed(genome.clone()), genome);
         }
     }
 
-    /// The first stage proposes every coarse shape that limits allow once, at one width or what they allow, before
-    /// it goes on with other widths.
+    /// The first stage proposes every coarse shape that limits allow once, at one width or what they allow, and
+    /// nothing else.
     #[test]
     fn the_first_stage_compares_shapes() {
         let options = LoadOptions { val_fraction: 0.2, ..LoadOptions::default() };
@@ -669,26 +678,15 @@ mod tests {
             optimiser: settings.clone(),
             surrogate: false,
         };
-        let (device, estimates) = (Device::flex(), Mutex::default());
-        let problem = ArchProblem {
-            search: &search,
-            arch: &arch,
-            data: &data,
-            device,
-            stop: &|| false,
-            estimates,
-        };
-        let common = |genome: &Genome| problem.widest(genome.clone(), COARSE_WIDTH);
-        let shapes: HashSet<Genome> = coarse_shapes()
-            .map(|shape| common(&shape))
-            .filter(|shape| problem.feasible(shape))
-            .collect();
+        let problem = ArchProblem::new(&search, &arch, &data, &Device::flex(), &|| false);
+        let shapes = problem.coarse();
+        assert_eq!(shapes.len(), arch.most_coarse(&search, &data));
         let widths: HashSet<u16> = shapes.iter().map(|shape| shape[place::WIDTH]).collect();
         assert!((10..81).contains(&shapes.len()) && widths.len() > 1, "{shapes:?}");
 
         let mut optimiser = Optimiser::new(problem.space(), settings, problem.first(&[]));
         let mut candidates: Vec<Candidate> = Vec::new();
-        for id in 1..=shapes.len() as i64 + 5 {
+        for id in 1..=shapes.len() as i64 {
             let proposal = optimiser.ask(&problem.screen(&candidates)).unwrap();
             candidates.push(Candidate {
                 id,
@@ -703,11 +701,10 @@ mod tests {
                 told: None,
             });
         }
-        let genomes: Vec<&Genome> = candidates.iter().map(|c| &c.proposal.genome).collect();
-        assert!(genomes.iter().all(|genome| problem.feasible(genome)));
-        let (compared, others) = genomes.split_at(shapes.len());
-        assert_eq!(compared.iter().map(|genome| (*genome).clone()).collect::<HashSet<_>>(), shapes);
-        assert!(others.iter().all(|genome| !shapes.contains(*genome)));
+        let proposed: HashSet<Genome> =
+            candidates.iter().map(|c| c.proposal.genome.clone()).collect();
+        assert_eq!(proposed, shapes);
+        assert_eq!(optimiser.ask(&problem.screen(&candidates)), None);
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub fn export_net(view: &View, candidate: &Candidate, path: &Path) -> Result<()>
     write_atomically(path, text.as_bytes())
 }
 
-/// Compares every model of the front that was not compared yet with its target, on the first `samples` of the
+/// Compares every model of the front that was not yet compared with its target, or on fewer samples, on the first `samples` of the
 /// test split (of the validation split where there is none). `done` is told after each.
 ///
 /// # Errors
@@ -75,7 +75,9 @@ pub fn validate_front(
     let mut compared = if test.is_empty() { data.indices(Split::Val) } else { test.clone() };
     compared.truncate(samples);
     for &id in &view.front {
-        if view.validated.get(&id).is_some_and(|known| known.target == target.name()) {
+        let enough =
+            |known: &Validated| known.target == target.name() && known.samples >= compared.len();
+        if view.validated.get(&id).is_some_and(enough) {
             continue;
         }
         let blob = model_of(study, id)?;

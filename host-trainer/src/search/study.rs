@@ -67,8 +67,8 @@ impl std::fmt::Display for Place {
 
 /// What to do about a database that fails.
 fn advice(cause: &sqlx::Error) -> &'static str {
-    /// SQLite's result codes of a full disk, and of one that takes no more of a file.
-    const FULL: [&str; 2] = ["13", "778"];
+    /// SQLite's result codes of a full disk, and of one that takes no more of a file; PostgreSQL's of a full one.
+    const FULL: [&str; 3] = ["13", "778", "53100"];
     let code = cause.as_database_error().and_then(|error| error.code());
     match code.is_some_and(|code| FULL.contains(&&*code)) {
         true => "; make room on the disk and start the same command again, it goes on where it was",
@@ -123,6 +123,15 @@ pub enum StudyError {
         place: Place,
         /// What differs.
         difference: String,
+    },
+    /// A worker's own disk is full.
+    #[error(
+        "there is no room for a candidate's files: {cause}; make room, or set TMPDIR to a folder on a larger \
+         disk, and start the same command again, it goes on where it was"
+    )]
+    DiskFull {
+        /// Why.
+        cause: String,
     },
     /// The database failed.
     #[error("the study {place} failed: {cause}{}", advice(cause))]

@@ -133,6 +133,14 @@ impl View {
         kendall_tau(&self.predictions())
     }
 
+    /// The same of the first ones, from the tenth on: how it went on.
+    pub fn tau_curve(&self) -> Vec<(f64, f64)> {
+        const FIRST: usize = 10;
+        let pairs = self.predictions();
+        let so_far = |count: usize| Some((count as f64, kendall_tau(&pairs[..count])?));
+        (FIRST..=pairs.len()).filter_map(so_far).collect()
+    }
+
     /// The member of the front that is nearest to the best of each objective, all of them scaled to the
     /// range that they have on the front.
     pub fn knee(&self) -> Option<&Candidate> {

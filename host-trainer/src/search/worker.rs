@@ -133,6 +133,10 @@ pub fn work<P: Problem>(
                     artefacts.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
                 study.finish(&candidate, Ok(&evaluation), &files, seconds)?
             }
+            // The candidate is not to blame, and all others would fail alike.
+            Err(error) if disk_is_full(&error) => {
+                return Err(StudyError::DiskFull { cause: format!("{error:#}") });
+            }
             Err(error) => study.finish(&candidate, Err(&format!("{error:#}")), &[], seconds)?,
         };
         match stored {
@@ -141,6 +145,13 @@ pub fn work<P: Problem>(
         }
     }
     Ok(Outcome::Stopped)
+}
+
+fn disk_is_full(error: &anyhow::Error) -> bool {
+    use std::io::{Error, ErrorKind};
+    let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
+    let causes = error.chain().filter_map(|cause| cause.downcast_ref::<Error>());
+    causes.into_iter().any(|cause| full.contains(&cause.kind()))
 }
 
 /// The candidates before a phase, as they were known when its first proposal was made.
@@ -218,4 +229,67 @@ pub fn front(candidates: &[Candidate]) -> Vec<&Candidate> {
     let mut front: Vec<_> = super::pareto::front(&points).into_iter().map(|at| done[at]).collect();
     front.sort_by(|(_, a), (_, b)| a.objectives[0].total_cmp(&b.objectives[0]));
     front.into_iter().map(|(candidate, _)| candidate).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+    use std::sync::Mutex;
+
+    use super::super::genome::Gene;
+    use super::super::optimiser::Algorithm;
+    use super::super::optimiser::tests::Anything;
+    use super::super::study::Place;
+    use super::*;
+
+    /// One gene; the evaluations fail as they are told, the next one first.
+    struct Failing(Mutex<Vec<ErrorKind>>);
+
+    impl Problem for Failing {
+        fn space(&self) -> Space {
+            Space::new(vec![Gene::Level(9)]).unwrap()
+        }
+
+        fn first(&self, _: &[Candidate]) -> Vec<Genome> {
+            Vec::new()
+        }
+
+        fn screen(&self, _: &[Candidate]) -> impl Screen {
+            Anything
+        }
+
+        fn evaluate(
+            &self,
+            _: &Study,
+            candidate: &Candidate,
+            _: &mut dyn FnMut(f64),
+        ) -> anyhow::Result<Evaluated> {
+            if let Some(kind) = self.0.lock().unwrap().pop() {
+                return Err(anyhow::Error::new(Error::from(kind)).context("saving weights"));
+            }
+            let objectives = vec![f64::from(candidate.proposal.genome[0]); 2];
+            let evaluation = Evaluation { objectives, details: serde_json::Value::Null };
+            Ok(Evaluated { evaluation, artefacts: Vec::new() })
+        }
+    }
+
+    /// Where a candidate is to blame, it failed; where the disk is full, nothing is lost.
+    #[test]
+    fn a_full_disk_is_no_fault_of_a_candidate() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::Folder(folder.path().to_owned());
+        let study = Study::start(&place, &serde_json::Value::Null).unwrap();
+        study.raise_budget(3).unwrap();
+        let problem = Failing(Mutex::new(vec![ErrorKind::StorageFull, ErrorKind::InvalidData]));
+        let settings =
+            Settings { algorithm: Algorithm::Random, objectives: 2, population: 4, seed: 1 };
+        // Workers of one process do not take each other's leases; the next ones are others.
+        let run = || work(&study, &problem, &settings, 1, &|| false, &mut |_| {});
+        let error = run().unwrap_err().to_string();
+        assert!(error.contains("saving weights") && error.contains("TMPDIR"), "{error}");
+        let status = |study: &Study| -> Vec<Status> {
+            study.candidates().unwrap().iter().map(|candidate| candidate.status).collect()
+        };
+        assert_eq!(status(&study), [Status::Failed, Status::Leased]);
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! Every criterion gives each weight a score that is not negative. A unit of several weights (a block,
 //! a channel, see [`Structure`](super::mask::Structure)) has the mean of their scores, so that criteria
-//! and structures combine freely; for whole channels that mean orders channels as the criterion's source
-//! does.
+//! and structures combine freely. For whole channels that mean orders channels as the sources of the norms, of
+//! batch norm's scale and of the geometric median do; the source of Taylor's expansion scores activations.
 
 use burn::tensor::Tensor;
 use rand::RngExt;

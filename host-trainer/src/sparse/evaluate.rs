@@ -40,17 +40,6 @@ pub(super) fn input(
 pub(super) fn logits(
     state: &State,
     params: &[Tensor<1>],
-    quantise: Option<&Ranges>,
-    data: &Dataset,
-    indices: &[usize],
-) -> Vec<f32> {
-    logits_with(state, params, &state.backbone, quantise, data, indices)
-}
-
-/// The same with these statistics of batch norms.
-pub(super) fn logits_with(
-    state: &State,
-    params: &[Tensor<1>],
     stats: &[Stats],
     quantise: Option<&Ranges>,
     data: &Dataset,
@@ -100,7 +89,7 @@ pub(super) fn merit_of(
     data: &Dataset,
     indices: &[usize],
 ) -> f64 {
-    let logits = logits(state, params, quantise, data, indices);
+    let logits = logits(state, params, &state.backbone, quantise, data, indices);
     let sum = match state.net.graph.task {
         Task::Classify => correct(&logits, &data.labels, indices) as f64,
         Task::Reconstruct => {

@@ -65,8 +65,7 @@ pub fn inherit(
         .map(|(name, tensor)| (name.to_owned(), tensor.shape.clone(), tensor.data.clone()))
         .collect();
     for (name, shape, mut data) in names {
-        let source = name.strip_prefix("whole/").unwrap_or(&name);
-        if let Some(given) = donor.find(source).filter(|given| given.shape.len() == shape.len()) {
+        if let Some(given) = donor.find(&name).filter(|given| given.shape.len() == shape.len()) {
             overlay(&mut data, &shape, &given.data, &given.shape);
             params.insert(&name, &shape, data);
         }

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Config, Flow,
     dynamic::Update,
-    evaluate::{calibrate, correct, logits_with, merit_of},
+    evaluate::{calibrate, correct, logits, merit_of},
     mask::Budget,
     state::{Purpose, State, rng},
     step::{Contrast, Guide, Model, follow_stats, learn_values},
@@ -288,7 +288,7 @@ impl<'a> Session<'a> {
         if samples.is_empty() {
             return 0;
         }
-        let logits = logits_with(&self.global, values, stats, None, self.data, samples);
+        let logits = logits(&self.global, values, stats, None, self.data, samples);
         correct(&logits, &self.data.labels, samples)
     }
 

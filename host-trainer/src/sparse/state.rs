@@ -54,8 +54,6 @@ pub(super) struct State {
     pub(super) slots: Vec<Vec<Tensor<1>>>,
     /// Running statistics of the backbone, by batch norm.
     pub(super) backbone: Vec<Stats>,
-    /// Running statistics of the whole network.
-    pub(super) whole: Vec<Stats>,
     /// Ranges of activations.
     pub(super) ranges: Ranges,
     pub(super) progress: Progress,
@@ -136,8 +134,7 @@ impl State {
             masks: vec![None; values.len()],
             values,
             slots,
-            backbone: stats.clone(),
-            whole: stats,
+            backbone: stats,
             ranges: vec![None; net.slots()],
             progress: Progress::default(),
             net,
@@ -360,8 +357,7 @@ impl State {
             .collect()
     }
 
-    /// Everything as named tensors: the network's own names, and more under `whole/` and
-    /// `optimiser/`.
+    /// Everything as named tensors: the network's own names, and more under `optimiser/`.
     pub(super) fn to_params(&self) -> Params {
         let mut params = Params::default();
         for (index, spec) in self.net.params.iter().enumerate() {
@@ -373,13 +369,11 @@ impl State {
                 params.insert(slot_name(&spec.name, number), &spec.shape, values(slot));
             }
         }
-        for (prefix, stats) in [("", &self.backbone), ("whole/", &self.whole)] {
-            for (&layer, stats) in self.net.norms().iter().zip(stats) {
-                let node = &self.net.graph.layers[layer];
-                for (suffix, tensor) in [("mean", &stats.mean), ("var", &stats.var)] {
-                    let name = format!("{prefix}{}.{suffix}", node.name);
-                    params.insert(name, &[node.output[2]], values(tensor));
-                }
+        for (&layer, stats) in self.net.norms().iter().zip(&self.backbone) {
+            let node = &self.net.graph.layers[layer];
+            for (suffix, tensor) in [("mean", &stats.mean), ("var", &stats.var)] {
+                let name = format!("{}.{suffix}", node.name);
+                params.insert(name, &[node.output[2]], values(tensor));
             }
         }
         for (slot, range) in self.ranges.iter().enumerate() {
@@ -440,15 +434,13 @@ impl State {
                 *slot = get(&slot_name(&spec.name, number))?;
             }
         }
-        for (prefix, stats) in [("", &mut self.backbone), ("whole/", &mut self.whole)] {
-            for (&layer, stats) in self.net.norms().iter().zip(stats) {
-                let node = &self.net.graph.layers[layer];
-                let get = |suffix: &str| {
-                    let name = format!("{prefix}{}.{suffix}", node.name);
-                    Ok::<_, anyhow::Error>(tensor(params.get(&name, &[node.output[2]])?, device))
-                };
-                *stats = Stats { mean: get("mean")?, var: get("var")? };
-            }
+        for (&layer, stats) in self.net.norms().iter().zip(&mut self.backbone) {
+            let node = &self.net.graph.layers[layer];
+            let get = |suffix: &str| {
+                let name = format!("{}.{suffix}", node.name);
+                Ok::<_, anyhow::Error>(tensor(params.get(&name, &[node.output[2]])?, device))
+            };
+            *stats = Stats { mean: get("mean")?, var: get("var")? };
         }
         for slot in 0..self.net.slots() {
             let name = format!("{}.range", self.net.slot_name(slot));

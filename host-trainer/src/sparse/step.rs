@@ -27,8 +27,8 @@ pub(super) struct Lesson {
     pub(super) backbone: Vec<Tensor<1>>,
     /// Gradient of every masked parameter of the whole network's path.
     pub(super) whole: Vec<Option<Tensor<1>>>,
-    /// Batch statistics of the two paths.
-    pub(super) stats: [Vec<Stats>; 2],
+    /// Batch statistics of the backbone path.
+    pub(super) stats: Vec<Stats>,
     /// Observed ranges.
     pub(super) ranges: Vec<(usize, [f32; 2])>,
     /// Mean loss.
@@ -124,11 +124,7 @@ pub(super) fn learn_values(
 
 impl Lesson {
     fn add(self, other: Self) -> Self {
-        let stats = |a: Vec<Stats>, b: Vec<Stats>| {
-            let pairs = a.into_iter().zip(b);
-            pairs.map(|(a, b)| Stats { mean: a.mean + b.mean, var: a.var + b.var }).collect()
-        };
-        let ([b1, w1], [b2, w2]) = (self.stats, other.stats);
+        let stats = self.stats.into_iter().zip(other.stats);
         Self {
             backbone: self.backbone.into_iter().zip(other.backbone).map(|(a, b)| a + b).collect(),
             whole: self
@@ -137,7 +133,9 @@ impl Lesson {
                 .zip(other.whole)
                 .map(|(a, b)| a.zip(b).map(|(a, b)| a + b))
                 .collect(),
-            stats: [stats(b1, b2), stats(w1, w2)],
+            stats: stats
+                .map(|(a, b)| Stats { mean: a.mean + b.mean, var: a.var + b.var })
+                .collect(),
             ranges: self
                 .ranges
                 .into_iter()
@@ -236,19 +234,17 @@ impl Part<'_> {
             }
         };
         let mut loss = self.loss(output.logits.clone(), &target);
-        let mut stats = [output.stats, Vec::new()];
         if let Some(teacher) = teacher {
-            loss = loss + self.loss(teacher.logits.clone(), &target);
+            loss = loss + self.loss(teacher.clone(), &target);
             if let Method::Decoupled(settings) = &self.config.method {
                 if settings.distil > 0.0 {
-                    let (goal, student) = (teacher.logits.inner(), output.logits.clone());
+                    let (goal, student) = (teacher.inner(), output.logits.clone());
                     loss = loss + self.distil(goal, student, settings.temperature, settings.distil);
                 }
                 if settings.loss == PathLoss::Mean {
                     loss = loss * 0.5;
                 }
             }
-            stats[1] = teacher.stats;
         }
 
         if let Some((teacher, logits)) = taught {
@@ -266,18 +262,15 @@ impl Part<'_> {
         let mut gradient = |leaf: &Tensor<1>| {
             leaf.grad_remove(&mut gradients).unwrap_or_else(|| leaf.clone().inner().zeros_like())
         };
-        let share = |stats: Vec<Stats>| {
-            // Shares of the mean and of the mean square add up over the parts.
-            let share = |Stats { mean, var }: Stats| Stats {
-                var: (var + mean.clone() * mean.clone()) * self.share,
-                mean: mean * self.share,
-            };
-            stats.into_iter().map(share).collect()
+        // Shares of the mean and of the mean square add up over the parts.
+        let share = |Stats { mean, var }: Stats| Stats {
+            var: (var + mean.clone() * mean.clone()) * self.share,
+            mean: mean * self.share,
         };
         Lesson {
             backbone: leaves.iter().map(&mut gradient).collect(),
             whole: whole_leaves.iter().map(|leaf| leaf.as_ref().map(&mut gradient)).collect(),
-            stats: stats.map(share),
+            stats: output.stats.into_iter().map(share).collect(),
             ranges: output
                 .observed
                 .into_iter()
@@ -288,29 +281,29 @@ impl Part<'_> {
         }
     }
 
-    /// What backbone and whole network compute.
+    /// What the backbone computes, and the logits of the whole network.
     fn both(
         &self,
         backbone: &[Tensor<1>],
         whole: &[Tensor<1>],
         batch: Tensor<4>,
         pass: &Pass<'_>,
-    ) -> (Output, Output) {
+    ) -> (Output, Tensor<2>) {
         let net = &self.state.net;
         let shared = matches!(
             &self.config.method,
             Method::Decoupled(settings) if settings.norms == PathNorms::Shared
         );
         if !shared {
-            return (net.forward(backbone, batch.clone(), pass), net.forward(whole, batch, pass));
+            let output = net.forward(backbone, batch.clone(), pass);
+            return (output, net.forward(whole, batch, pass).logits);
         }
         let twice = Tensor::cat(vec![batch.clone(), batch], 0);
         let Output { logits, stats, observed, .. } =
             net.forward_paths(&[backbone, whole], twice, pass);
         let mut parts = logits.chunk(2, 0).into_iter();
         let mut part = || parts.next().expect("a path has half of the samples");
-        let student = Output { logits: part(), stats: stats.clone(), observed, features: None };
-        (student, Output { logits: part(), stats, observed: Vec::new(), features: None })
+        (Output { logits: part(), stats, observed, features: None }, part())
     }
 
     /// Class probabilities to reach, or for reconstruction the input.
@@ -448,16 +441,10 @@ pub(super) fn apply(
     }
 }
 
-/// Moves the running statistics of both paths towards those of a batch.
-pub(super) fn follow_stats(state: &mut State, [backbone, whole]: [Vec<Stats>; 2]) {
-    follow(&mut state.backbone, backbone);
-    follow(&mut state.whole, whole);
-}
-
-/// Moves running statistics a tenth of the way towards those of a batch.
-fn follow(running: &mut [Stats], batch: Vec<Stats>) {
+/// Moves the running statistics a tenth of the way towards those of a batch.
+pub(super) fn follow_stats(state: &mut State, batch: Vec<Stats>) {
     const RATE: f32 = 0.1;
-    for (running, Stats { mean, var: square }) in running.iter_mut().zip(batch) {
+    for (running, Stats { mean, var: square }) in state.backbone.iter_mut().zip(batch) {
         let var = (square - mean.clone() * mean.clone()).clamp_min(0.0);
         running.mean = running.mean.clone() * (1.0 - RATE) + mean * RATE;
         running.var = running.var.clone() * (1.0 - RATE) + var * RATE;

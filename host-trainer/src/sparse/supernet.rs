@@ -22,7 +22,7 @@ use rand_pcg::Pcg64;
 use super::{
     Config, Event, Flow, Method, Outcome, create,
     criteria::{Criterion, scores},
-    evaluate::{argmax, logits_with, merit, norms_of},
+    evaluate::{argmax, logits, merit, norms_of},
     mask::{LayerMask, Layout},
     optimiser::cosine,
     state::{Purpose, State, rng},
@@ -301,7 +301,7 @@ impl Supernet {
         let state = &self.state;
         let values = masked(state, &state.mask_tensors(masks));
         let stats = norms_of(state, &values, data, &self.norms);
-        let logits = logits_with(state, &values, &stats, None, data, &self.samples);
+        let logits = logits(state, &values, &stats, None, data, &self.samples);
         let width = logits.len() / self.samples.len();
         let rows = logits.chunks_exact(width).zip(&self.samples);
         let count = self.samples.len() as f64;

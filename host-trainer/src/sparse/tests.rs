@@ -128,9 +128,12 @@ fn methods_learn() {
         // A constant fan-in is a whole number.
         let rounding = if matches!(method, Method::Srigl(_)) { 0.02 } else { 1e-4 };
         assert!((summary.density - density).abs() < rounding, "{name}: {}", summary.density);
-        let dropped = summary.dropped.map(|dropped| (dropped.changed, dropped.samples));
-        let expected = matches!(method, Method::Decoupled(_)).then_some((0, 359));
-        assert_eq!(dropped, expected);
+        assert_eq!(summary.dropped.is_some(), matches!(method, Method::Decoupled(_)));
+        if let Some(dropped) = summary.dropped {
+            // They count for next to nothing before they are given up.
+            assert!(dropped.last_gamma > 0.0 && dropped.last_gamma < 0.01, "{name}: {dropped:?}");
+            assert!(dropped.changed * 100 <= dropped.samples, "{name}: {dropped:?}");
+        }
 
         let trained = Trained::load(&run).unwrap();
         let nonzeros: usize =

@@ -313,26 +313,13 @@ impl<'a> Session<'a> {
             self.state.renew_masks(renewal, self.config, self.data, step)?;
         }
         match (before, phase) {
-            (None | Some(Phase::Dense), Phase::Both { .. }) => {
-                self.state.whole = self.state.backbone.clone();
-            }
             (Some(Phase::Both { .. }), Phase::Masked) => {
                 let dropped = self.check_drop(step);
                 observe(Event::Note(format!(
-                    "dropped the redundant units: {} of {} predictions changed ({} at their last \
-                     factor, {:.1e}; largest redundant weight {:.1e})",
-                    dropped.changed,
-                    dropped.samples,
-                    dropped.changed_before,
-                    dropped.last_gamma,
-                    dropped.largest
+                    "dropped the redundant units: they changed {} of {} predictions at their last factor of \
+                     {:.1e} (largest redundant weight {:.1e})",
+                    dropped.changed, dropped.samples, dropped.last_gamma, dropped.largest
                 )));
-                ensure!(
-                    dropped.changed == 0,
-                    "dropping the redundant units changed {} of {} predictions",
-                    dropped.changed,
-                    dropped.samples
-                );
                 self.state.progress.dropped = Some(dropped);
                 self.state.drop_redundant();
             }
@@ -346,8 +333,9 @@ impl<'a> Session<'a> {
         Ok(phase)
     }
 
-    /// Compares the float network with and without its redundant units on the test split (or on
-    /// what there is instead), just before they are dropped.
+    /// Compares the predictions of the network with its redundant units, at the last factor that was not 0, with
+    /// those of the backbone, on the test split (or on what there is instead). The very last step has a factor of
+    /// 0, so that dropping them after it changes nothing.
     fn check_drop(&self, step: usize) -> Dropped {
         let state = &self.state;
         let indices = [Split::Test, Split::Val, Split::Train]
@@ -356,27 +344,18 @@ impl<'a> Session<'a> {
             .find(|indices| !indices.is_empty())
             .unwrap_or_default();
         let predictions = |values: &[Tensor<1>]| -> Vec<usize> {
-            let logits = logits(state, values, None, self.data, &indices);
+            let logits = logits(state, values, &state.backbone, None, self.data, &indices);
             logits.chunks_exact(logits.len() / indices.len()).map(argmax).collect()
         };
-        let gamma_of = |step: usize| match self.config.method.phase(self.clock(step)) {
+        let last_gamma = match self.config.method.phase(self.clock(step.saturating_sub(2))) {
             Phase::Both { gamma, .. } => gamma,
             _ => 0.0,
         };
         let backbone = predictions(&state.backbone_values());
-        let changed = |gamma: f64| {
-            let whole = predictions(&state.whole_values(gamma));
-            whole.iter().zip(&backbone).filter(|(whole, backbone)| whole != backbone).count()
-        };
-        let last_gamma = gamma_of(step.saturating_sub(2));
-        Dropped {
-            step,
-            largest: state.largest_redundant(),
-            last_gamma,
-            samples: indices.len(),
-            changed_before: changed(last_gamma),
-            changed: changed(gamma_of(step - 1)),
-        }
+        let whole = predictions(&state.whole_values(last_gamma));
+        let changed = whole.iter().zip(&backbone).filter(|(whole, own)| whole != own).count();
+        let largest = state.largest_redundant();
+        Dropped { step, largest, last_gamma, samples: indices.len(), changed }
     }
 
     fn density(&self) -> f64 {

@@ -240,12 +240,14 @@ fn methods(args: &MethodsArgs, format: Format) -> Result<()> {
                 let density = if *method == Method::Dense { 1.0 } else { density };
                 let trial = Trial { variant: method.to_string(), density, seed };
                 let config = config(method, density, seed);
-                config.check()?;
-                let possible = config.check_density(&prepared.graph);
+                let possible = config.check().and_then(|()| config.check_density(&prepared.graph));
                 configs.insert(trial.name(), config);
                 plan_trial(trial, possible, &mut trials, &mut impossible);
             }
         }
+    }
+    if let (true, Some(first)) = (trials.is_empty(), impossible.first()) {
+        bail!("no training is possible; {}: {}", first.variant, first.reason);
     }
     let variants: Vec<Variant> = methods
         .iter()

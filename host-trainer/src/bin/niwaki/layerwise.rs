@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use clap::Args;
 use niwaki::{
     data::{Dataset, LoadOptions, load},
-    net::{self, DataInfo, RunFile, Summary, trained::RUN_FILE},
+    net::{DataInfo, RunFile, Summary, trained::RUN_FILE},
     sparse::{
         self, Config, Method, Outcome,
         criteria::Criterion,
@@ -41,7 +41,7 @@ pub(crate) struct LayerwiseArgs {
     /// Data set: digits, fashion-mnist, mnist, or a path [default: digits]
     #[arg(long)]
     data: Option<String>,
-    /// Network: a preset, optionally with its width, or a .toml file [default: lenet]
+    /// Network: a preset, optionally with its width, or a .toml file [default: lenet; of sound: ds-cnn]
     #[arg(long, value_name = "PRESET[:width=W]|FILE.toml")]
     net: Option<String>,
     /// Folder of the run
@@ -212,8 +212,7 @@ fn start(args: &LayerwiseArgs, device: &Device) -> Result<Dataset> {
     }
     let spec = args.data.as_deref().unwrap_or("digits");
     let data = load(spec, &args.load)?;
-    let net = net::describe(args.net.as_deref().unwrap_or("lenet"))?
-        .for_data(data.shape, data.classes())?;
+    let net = crate::train::network(args.net.as_deref(), &data)?;
     let settings = args.settings.layerwise(args.recipe.for_data(&data, device)?)?;
     let file = LayerwiseFile {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -103,7 +103,7 @@ fn main() -> ExitCode {
         Command::Layerwise(args) => layerwise::run(args, cli.format),
         Command::Search(args) => search::run(args, cli.format),
         Command::Study(args) => study::run(args, cli.format),
-        Command::Worker(args) => search::run_worker(args),
+        Command::Worker(args) => search::run_worker(args, cli.format),
         Command::Experiment(args) => experiment::run(args, cli.format),
         Command::Export(args) => export::run(args, cli.format),
         Command::Import(args) => import::run(args, cli.format),

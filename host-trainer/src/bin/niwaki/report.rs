@@ -52,8 +52,11 @@ pub(crate) fn run(args: &ReportArgs, format: Format) -> Result<()> {
         );
     };
     let path = args.model.clone().unwrap_or_else(|| args.run.join("model.niwaki"));
-    let blob = export::read_model(&path)
-        .with_context(|| format!("export the model first: niwaki export {}", args.run.display()))?;
+    if args.model.is_none() && !path.exists() {
+        export::export_run(&args.run, &path, Core::CortexM4, None, None)?;
+        eprintln!("wrote {}", path.display());
+    }
+    let blob = export::read_model(&path)?;
     let model =
         Model::new(blob.as_bytes()).with_context(|| format!("{} is refused", path.display()))?;
 

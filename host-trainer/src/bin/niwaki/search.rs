@@ -15,12 +15,12 @@ use niwaki::experiment::{
     ArchRow, SearchRow, Spread, Store, Way, read_rows, summarise_searches, summarise_stages,
     write_arch_page, write_search_page,
 };
-use niwaki::net::{self, DataInfo, NetSpec};
+use niwaki::net::{DataInfo, spec::Task};
 use niwaki::search::arch::{Arch, ArchProblem};
 use niwaki::search::optimiser::{Algorithm, Settings};
 use niwaki::search::settings::{Limits, OBJECTIVES, Search, What};
 use niwaki::search::sparse::{DENSITIES, Preparation, Sparse, SparseProblem};
-use niwaki::search::study::{Place, Status, Study};
+use niwaki::search::study::{Place, Status, Study, StudyError};
 use niwaki::search::view::View;
 use niwaki::search::worker::{Event, Outcome, Problem, work};
 use niwaki::sparse::criteria::Criterion;
@@ -58,7 +58,8 @@ widths and strides of the shapes that were good, where each network begins with 
 one. The last evaluations train members of the front for longer, dense and sparse (by self-decoupled training).
 With --stages 1, the control, all of it is searched at once and every network is trained from scratch.
 
-Study, limits, workers and results are those of `niwaki search sparse`.
+Study, limits, workers and results are those of `niwaki search sparse`. A study keeps the stages that it began with:
+more --evaluations belong to the last one.
 
 Examples:
   niwaki search arch --data scenes/ --resize 64x64 --target cortex-m4 --flash 128K --ram 128K --evaluations 300 \\
@@ -75,18 +76,23 @@ struct ArchArgs {
     common: Common,
 }
 
+/// Shares of the evaluations for the first and the last stage, where none are given.
+const COARSE_SHARE: f64 = 0.3;
+const SPARSE_SHARE: f64 = 0.2;
+
 /// How the evaluations of a search for architectures are divided.
 #[derive(Debug, Args)]
 struct ArchPlan {
     /// Passes over the training data in the first stage
     #[arg(long, value_name = "N", default_value_t = 2)]
     coarse_epochs: usize,
-    /// Share of the evaluations for the first stage
-    #[arg(long, value_name = "SHARE", default_value_t = 0.3)]
-    coarse_share: f64,
+    /// Share of the evaluations for the first stage [default: 0.3]
+    #[arg(long, value_name = "SHARE")]
+    coarse_share: Option<f64>,
     /// Share of the evaluations for longer trainings of the front's members in the end
-    #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
-    sparse_share: f64,
+    /// [default: 0.2]
+    #[arg(long, value_name = "SHARE")]
+    sparse_share: Option<f64>,
     /// Densities of these trainings; 1 is dense
     #[arg(long, value_delimiter = ',', value_name = "LIST", default_value = "1,0.5,0.25")]
     densities: Vec<f64>,
@@ -138,6 +144,9 @@ Examples:
 struct SparseArgs {
     #[command(flatten)]
     choices: Choices,
+    /// Predict nothing: candidates are proposed by breeding alone
+    #[arg(long)]
+    no_surrogate: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -208,6 +217,9 @@ struct Choices {
     /// How a candidate is fine-tuned: static, or decoupled (twice the time), optionally with settings
     #[arg(long, value_name = "METHOD[:SETTING=VALUE,...]", default_value = "static")]
     tune: Method,
+    /// Last epochs of a candidate that simulate int8 arithmetic [default: a fifth, at most 2]
+    #[arg(long, value_name = "N")]
+    qat_epochs: Option<usize>,
 }
 
 /// What all searches have in common.
@@ -225,9 +237,6 @@ struct Common {
     /// How candidates are found
     #[arg(long, value_enum, default_value_t = Algorithm::Moead)]
     method: Algorithm,
-    /// Predict nothing: candidates are proposed by breeding alone
-    #[arg(long)]
-    no_surrogate: bool,
     #[command(flatten)]
     runner: Runner,
     #[command(flatten)]
@@ -261,16 +270,13 @@ struct Basis {
     /// Passes over the training data for a candidate
     #[arg(long, value_name = "N", default_value_t = 5)]
     epochs: usize,
-    /// Last of them that simulate int8 arithmetic [default: a fifth, at most 2]
-    #[arg(long, value_name = "N")]
-    qat_epochs: Option<usize>,
     /// Samples per step [default: 128, less for small data sets]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
     /// Update rule
     #[arg(long, value_enum, default_value_t = Rule::Sgd)]
     optimizer: Rule,
-    /// Largest learning rate [default: 0.05 for sgd, 0.002 for adamw]
+    /// Largest learning rate [default: 0.05 for sgd, 0.1 where architectures are searched; 0.002 for adamw]
     #[arg(long, value_name = "RATE")]
     lr: Option<f64>,
     /// Random changes of training samples, such as crop=4,flip,rot90 of images [default: none]
@@ -371,7 +377,7 @@ impl Basis {
         let config = Config {
             method,
             epochs: self.epochs,
-            qat_epochs: self.qat_epochs.unwrap_or(Config::qat_epochs_for(self.epochs)),
+            qat_epochs: Config::qat_epochs_for(self.epochs),
             batch: self.batch.unwrap_or(base.batch),
             optimiser: self.optimizer,
             learning_rate: self.lr.unwrap_or(rate),
@@ -416,21 +422,20 @@ pub(crate) fn run(args: &SearchArgs, format: Format) -> Result<()> {
     }
 }
 
-fn describe(net: Option<&str>, data: &Dataset) -> Result<NetSpec> {
-    let usual = if data.sound.is_some() { "ds-cnn" } else { "lenet" };
-    Ok(net::describe(net.unwrap_or(usual))?.for_data(data.shape, data.classes())?)
-}
-
 impl Choices {
     fn sparse(&self, basis: &Basis, data: &Dataset, device: &Device, seed: u64) -> Result<Sparse> {
+        let training = basis.training(data, device, self.tune.clone(), seed)?;
         let sparse = Sparse {
-            net: describe(self.net.as_deref(), data)?,
+            net: train::network(self.net.as_deref(), data)?,
             criteria: self.criteria.clone(),
             structures: self.structures.clone(),
             densities: self.densities.clone(),
             base_epochs: self.base_epochs,
             supernet_epochs: self.supernet_epochs,
-            training: basis.training(data, device, self.tune.clone(), seed)?,
+            training: match self.qat_epochs {
+                Some(qat_epochs) => Config { qat_epochs, ..training }.fitted(),
+                None => training,
+            },
         };
         sparse.check()?;
         Ok(sparse)
@@ -442,15 +447,10 @@ fn sparse(args: &SparseArgs, format: Format) -> Result<()> {
     let device = sparse::device(&common.runner.device)?;
     let (data, info) = basis.data()?;
     let what = args.choices.sparse(basis, &data, &device, common.seed)?;
-    let search = common.search(What::Sparse(what.clone()), info);
+    let (what_for, surrogate) = (What::Sparse(what.clone()), !args.no_surrogate);
+    let search = basis.search(what_for, info, common.method, surrogate, common.seed);
     what.check_reach(&search)?;
     begin(common, &search, &data, &device, format)
-}
-
-impl Common {
-    fn search(&self, what: What, data: DataInfo) -> Search {
-        self.basis.search(what, data, self.method, !self.no_surrogate, self.seed)
-    }
 }
 
 /// Runs `niwaki experiment search`.
@@ -552,21 +552,32 @@ impl ArchPlan {
             );
             Ok((evaluations as f64 * share).round() as usize)
         };
-        Ok([share("coarse-share", self.coarse_share)?, share("sparse-share", self.sparse_share)?])
+        Ok([
+            share("coarse-share", self.coarse_share.unwrap_or(COARSE_SHARE))?,
+            share("sparse-share", self.sparse_share.unwrap_or(SPARSE_SHARE))?,
+        ])
+    }
+
+    /// Where a study is there already, its stages stay where they began, unless shares are given: more
+    /// evaluations belong to the last one.
+    fn keep_stages(&self, search: &mut Search, place: &Place) -> Result<()> {
+        if self.coarse_share.is_some() || self.sparse_share.is_some() {
+            return Ok(());
+        }
+        let study = match Study::open(place) {
+            Err(StudyError::Missing { .. }) => return Ok(()),
+            study => study?,
+        };
+        if let (What::Arch(now), What::Arch(before)) =
+            (&mut search.what, View::load(&study)?.search.what)
+        {
+            (now.coarse, now.sparse_from) = (before.coarse, before.sparse_from);
+        }
+        Ok(())
     }
 
     fn sparse_epochs(&self, basis: &Basis) -> usize {
         self.sparse_epochs.unwrap_or(2 * basis.epochs)
-    }
-
-    /// Epochs of all trainings of a search.
-    fn epochs(&self, basis: &Basis, stages: u8, evaluations: usize) -> Result<usize> {
-        let [mut coarse, last] = self.divide(evaluations)?;
-        if stages == 1 {
-            coarse = 0;
-        }
-        let rest = evaluations.saturating_sub(coarse + last);
-        Ok(coarse * self.coarse_epochs + rest * basis.epochs + last * self.sparse_epochs(basis))
     }
 
     /// A search that is checked to reach its limits.
@@ -580,7 +591,7 @@ impl ArchPlan {
     ) -> Result<Search> {
         let [coarse, last] = self.divide(evaluations)?;
         let training = basis.training(data, device, Config::default().method, seed)?;
-        let what = Arch {
+        let mut what = Arch {
             coarse: if stages == 2 { coarse } else { 0 },
             sparse_from: evaluations.saturating_sub(last),
             densities: self.densities.clone(),
@@ -593,8 +604,14 @@ impl ArchPlan {
         };
         what.check(data)?;
         // There is nothing that predictions could come from.
-        let search = basis.search(What::Arch(what.clone()), info.clone(), algorithm, false, seed);
+        let mut search =
+            basis.search(What::Arch(what.clone()), info.clone(), algorithm, false, seed);
         what.check_reach(&search, data)?;
+        let most = what.most_coarse(&search, data);
+        if what.coarse > most {
+            what.coarse = most;
+            search.what = What::Arch(what);
+        }
         Ok(search)
     }
 }
@@ -604,7 +621,8 @@ fn arch(args: &ArchArgs, format: Format) -> Result<()> {
     let device = sparse::device(&common.runner.device)?;
     let data = basis.data()?;
     let what = (args.stages, basis.evaluations as usize, common.seed);
-    let search = args.plan.search(basis, &data, &device, common.method, what)?;
+    let mut search = args.plan.search(basis, &data, &device, common.method, what)?;
+    args.plan.keep_stages(&mut search, &common.study)?;
     begin(common, &search, &data.0, &device, format)
 }
 
@@ -614,16 +632,19 @@ pub(crate) fn arch_experiment(args: &ArchExperimentArgs, format: Format) -> Resu
     let device = sparse::device(&args.series.device)?;
     let data = basis.data()?;
     let two = basis.evaluations as usize;
-    let epochs = plan.epochs(basis, 2, two)?;
-    let mut one = 1;
-    while plan.epochs(basis, 1, one + 1)? <= epochs {
-        one += 1;
-    }
-    let search = |stages: u8, seed: u64| {
-        let evaluations = if stages == 1 { one } else { two };
+    let search = |stages: u8, evaluations: usize, seed: u64| {
         plan.search(basis, &data, &device, Algorithm::Moead, (stages, evaluations, seed))
     };
-    let first = search(2, 1)?;
+    let epochs_of = |search: &Search, evaluations: usize| match &search.what {
+        What::Arch(arch) => arch.epochs(evaluations),
+        What::Sparse(_) => unreachable!("made above"),
+    };
+    let first = search(2, two, 1)?;
+    let epochs = epochs_of(&first, two);
+    let mut one = 1;
+    while epochs_of(&search(1, one + 1, 1)?, one + 1) <= epochs {
+        one += 1;
+    }
     let mut settings = serde_json::to_value(&first)?;
     settings["evaluations"] = basis.evaluations.into();
     let runs = args.series.runs();
@@ -636,10 +657,11 @@ pub(crate) fn arch_experiment(args: &ArchExperimentArgs, format: Format) -> Resu
                 continue;
             }
             eprintln!("stages: {stages}, seed {seed}");
-            let settings = search(stages, seed)?;
+            let evaluations = if stages == 1 { one } else { two };
+            let settings = search(stages, evaluations, seed)?;
             let place = Place::Folder(runs.join(format!("{stages}-{seed}")));
             let study = Study::start(&place, &serde_json::to_value(&settings)?)?;
-            study.raise_budget(if stages == 1 { one } else { two })?;
+            study.raise_budget(evaluations)?;
             let runner = args.series.runner();
             let again = "the same command continues";
             evaluate(&study, &settings, &data.0, &device, &runner, &stop, again)?;
@@ -709,7 +731,7 @@ fn begin(
 }
 
 /// Runs `niwaki worker`.
-pub(crate) fn run_worker(args: &WorkerArgs) -> Result<()> {
+pub(crate) fn run_worker(args: &WorkerArgs, format: Format) -> Result<()> {
     let device = sparse::device(&args.runner.device)?;
     let study = Study::open(&args.study)?;
     let search = View::load(&study)?.search;
@@ -718,11 +740,16 @@ pub(crate) fn run_worker(args: &WorkerArgs) -> Result<()> {
     let again = "another worker evaluates what was begun";
     evaluate(&study, &search, &data, &device, &args.runner, &stop, again)?;
     let view = View::load(&study)?;
+    let (done, failed) = (view.count(Status::Done), view.count(Status::Failed));
+    if format == Format::Json {
+        let study = study.place().to_string();
+        return output::print_json(
+            &serde_json::json!({ "study": study, "evaluated": done, "failed": failed }),
+        );
+    }
     output::print(&format!(
-        "the study {} is complete: {} evaluated, {} failed",
-        study.place(),
-        view.count(Status::Done),
-        view.count(Status::Failed)
+        "the study {} is complete: {done} evaluated, {failed} failed",
+        study.place()
     ))
 }
 
@@ -805,11 +832,7 @@ fn solve(
     Ok(outcome)
 }
 
-fn prepare_progress(
-    event: Preparation<'_>,
-    task: net::spec::Task,
-    shown: &RefCell<Option<train::Progress>>,
-) {
+fn prepare_progress(event: Preparation<'_>, task: Task, shown: &RefCell<Option<train::Progress>>) {
     let begin = |what: &str, epochs: usize| {
         eprintln!("{what}: {epochs} epochs");
         *shown.borrow_mut() = train::Progress::new(task, epochs, 1.0).ok();
@@ -861,7 +884,7 @@ struct Progress {
     begun: Instant,
     /// Candidates that were evaluated before.
     before: usize,
-    task: net::spec::Task,
+    task: Task,
     said_wait: Mutex<bool>,
 }
 
@@ -918,8 +941,8 @@ impl Progress {
             (Some(evaluation), _) => {
                 let [error, instructions, flash] = [0, 1, 2].map(|at| evaluation.objectives[at]);
                 let merit = match self.task {
-                    net::spec::Task::Classify => 1.0 - error,
-                    net::spec::Task::Reconstruct => error,
+                    Task::Classify => 1.0 - error,
+                    Task::Reconstruct => error,
                 };
                 let figure = figure(self.task, merit);
                 format!("{figure}, {instructions:.0} instructions, {flash:.0} bytes")

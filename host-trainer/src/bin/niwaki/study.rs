@@ -11,7 +11,7 @@ use niwaki::report;
 use niwaki::search::front;
 use niwaki::search::settings::Search;
 use niwaki::search::study::{Candidate, Place, Status, Study};
-use niwaki::search::view::View;
+use niwaki::search::view::{Validated, View};
 use niwaki::target::Target;
 use niwaki::target::cost::Core;
 
@@ -201,6 +201,9 @@ fn picked<'v>(view: &'v View, pick: &Pick) -> Result<&'v Candidate> {
     found.with_context(|| format!("the study {} has no evaluated candidate yet", view.place))
 }
 
+/// Share by which measured instructions may differ from predicted ones before a warning is due.
+const MOST_OFF: f64 = 0.1;
+
 /// Writes models and report of a front, after comparing them with the target.
 pub(crate) fn finish(
     study: &Study,
@@ -246,6 +249,28 @@ pub(crate) fn finish(
     show(&view, false, format)?;
     if format == Format::Table {
         output::print(&format!("models: {}\nreport: {}", models.display(), page.display()))?;
+    }
+    // What was predicted is of the core that the search was for.
+    let own = options.validate_on.is_none();
+    let off = |(id, validated): (&i64, &Validated)| {
+        let details = view.details(view.candidate(*id)?).ok()??;
+        Some((validated.instructions? as f64 / details.needs.instructions - 1.0).abs())
+    };
+    if let Some(worst) =
+        view.validated.iter().filter(|_| own).filter_map(off).max_by(f64::total_cmp)
+    {
+        let text = format!(
+            "measured instructions are within {:.1} % of those predicted, for {} models",
+            100.0 * worst,
+            view.validated.len()
+        );
+        if worst > MOST_OFF {
+            eprintln!(
+                "warning: {text}; `niwaki calibrate` fits the cost model to this version's kernels"
+            );
+        } else if format == Format::Table {
+            output::print(&text)?;
+        }
     }
     let wrong: Vec<String> = view
         .validated

@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use niwaki::{
     data::{Augment, Dataset, LoadOptions, load},
-    net::{self, DataInfo, PRESETS, RunFile, Summary, spec::Task},
+    net::{self, DataInfo, NetSpec, PRESETS, RunFile, Summary, spec::Task},
     sparse::{
         self, Config, EpochRow, Event, Method, Outcome,
         criteria::Criterion,
@@ -205,9 +205,7 @@ fn start(args: &TrainArgs, device: &Device) -> Result<Dataset> {
     }
     let spec = args.data.as_deref().unwrap_or("digits");
     let data = load(spec, &args.load)?;
-    let usual = if data.sound.is_some() { "ds-cnn" } else { "lenet" };
-    let net = net::describe(args.net.as_deref().unwrap_or(usual))?
-        .for_data(data.shape, data.classes())?;
+    let net = network(args.net.as_deref(), &data)?;
     let start = args.start.as_deref().map(folder_of).transpose()?;
     let mut base = args.settings.recipe.for_data(&data, device)?;
     if args.settings.mask_from.is_some() {
@@ -350,6 +348,12 @@ impl Recipe {
     }
 }
 
+/// The network that was asked for or that suits the data.
+pub(crate) fn network(net: Option<&str>, data: &Dataset) -> Result<NetSpec> {
+    let usual = if data.sound.is_some() { "ds-cnn" } else { "lenet" };
+    Ok(net::describe(net.unwrap_or(usual))?.for_data(data.shape, data.classes())?)
+}
+
 /// Settings that suit data and device.
 pub(crate) fn defaults(data: &Dataset, device: &Device) -> Config {
     let train = data.splits.iter().filter(|&&split| split == niwaki::data::Split::Train).count();
@@ -480,7 +484,10 @@ pub(crate) fn print(
     if let Some(dropped) = summary.dropped {
         row(
             "redundant units",
-            format!("dropped; {} of {} predictions changed", dropped.changed, dropped.samples),
+            format!(
+                "dropped; they changed {} of {} predictions at their last factor",
+                dropped.changed, dropped.samples
+            ),
         );
     }
     row("samples/s", format!("{:.0}", summary.images_per_s));
