@@ -442,10 +442,10 @@ impl<'a> ArchProblem<'a> {
         shapes.filter(|shape| self.feasible(shape)).collect()
     }
 
-    /// The coarse shapes that the first stage found to be good: those of the more accurate half of its front.
+    /// The coarse shapes that the first stage found to be good: those of its front, the most accurate ones first.
+    /// Short trainings are no judge of which of them is the best.
     fn shapes(&self, before: &[Candidate]) -> Vec<Genome> {
-        let mut members = front(&before[..self.arch.coarse.min(before.len())]);
-        members.truncate(members.len().div_ceil(2));
+        let members = front(&before[..self.arch.coarse.min(before.len())]);
         members.iter().map(|member| member.proposal.genome.clone()).collect()
     }
 
