@@ -134,6 +134,9 @@ fn killed_architecture_searches_go_on() {
     let (whole, parts) = (path("whole"), path("parts"));
     let undisturbed = json(&search(&whole, "10"));
     assert_eq!(count(&undisturbed, "done"), 10, "{undisturbed}");
+    let started = json(&[&search(&parts, "10")[..], &["--start-only"]].concat());
+    assert_eq!(started["evaluations"], 10);
+    assert!(candidates(&json(&["study", "show", &parts])).is_empty());
     kill_repeatedly(&search(&parts, "10"), &parts, &[1, 4, 8]);
     assert_eq!(essence(&json(&search(&parts, "10"))), essence(&undisturbed));
     // More evaluations belong to the last stage.

@@ -234,6 +234,9 @@ struct Common {
     /// Where the study is: a folder, or postgres://USER@HOST/DATABASE#NAME
     #[arg(long, value_name = "FOLDER|URL", default_value = "runs/search")]
     study: Place,
+    /// Only start the study, or raise its budget, and leave all work to `niwaki worker`
+    #[arg(long)]
+    start_only: bool,
     /// How candidates are found
     #[arg(long, value_enum, default_value_t = Algorithm::Moead)]
     method: Algorithm,
@@ -723,6 +726,17 @@ fn begin(
     let target = common.finish.target(search.target)?;
     let study = Study::start(&common.study, &serde_json::to_value(search)?)?;
     study.raise_budget(common.basis.evaluations as usize)?;
+    if common.start_only {
+        let (place, evaluations) = (study.place().to_string(), study.budget()?);
+        return match format {
+            Format::Json => output::print_json(
+                &serde_json::json!({ "study": place, "evaluations": evaluations }),
+            ),
+            Format::Table => output::print(&format!(
+                "the study {place} is to have {evaluations} evaluations; start workers with `niwaki worker`"
+            )),
+        };
+    }
     let stop = output::stop_on_ctrl_c()?;
     let again = "the same command continues";
     evaluate(&study, search, data, device, &common.runner, &stop, again)?;
