@@ -33,7 +33,7 @@ pub use criteria::Teachers;
 pub use federated::{Contest, DENSE, Point, Standing, standings, write_federated_page};
 pub use multiparty::{PartiesSummary, summarise_parties, write_parties_page};
 pub use page::{Page, write_page};
-pub use rows::{ROWS_FILE, Row, Store, read_rows};
+pub use rows::{ROWS_FILE, Row, Store, as_stored, read_rows};
 pub use runner::{Event, Outcome, Work, run};
 pub use search::{SearchRow, Way, WaySummary, summarise_searches, write_search_page};
 pub use summary::{Cell, Comparison, Spread, Summary, Variant, summarise};

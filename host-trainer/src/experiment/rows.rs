@@ -47,6 +47,14 @@ pub struct Row {
     pub details: Value,
 }
 
+/// A value as it comes back from a file: not every decimal number is what it was.
+///
+/// # Errors
+/// When JSON has no form for it.
+pub fn as_stored(value: &impl Serialize) -> serde_json::Result<Value> {
+    serde_json::from_str(&serde_json::to_string(value)?)
+}
+
 /// The rows of an experiment, open for more.
 pub struct Store<R = Row> {
     path: PathBuf,
@@ -80,8 +88,7 @@ impl<R: Serialize + DeserializeOwned> Store<R> {
         if settings_path.exists() {
             let text = std::fs::read_to_string(&settings_path)
                 .with_context(|| format!("reading {}", settings_path.display()))?;
-            // Read as the stored ones are: not every decimal number comes back as it was.
-            let given: Value = serde_json::from_str(&settings.to_string())?;
+            let given = as_stored(settings)?;
             let stored: Value = serde_json::from_str(&text)
                 .with_context(|| format!("in {}", settings_path.display()))?;
             ensure!(

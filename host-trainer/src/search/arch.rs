@@ -9,7 +9,7 @@
 //!    the weights of the most similar one so far;
 //! 3. members of the front are trained for longer, dense and sparse (by self-decoupled training).
 //!
-//! The single-stage control searches all of it at once and from scratch before the final trainings.
+//! The single-stage control searches all of it at once and from scratch before the last trainings.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;

@@ -57,8 +57,8 @@ pub fn export_net(view: &View, candidate: &Candidate, path: &Path) -> Result<()>
     write_atomically(path, text.as_bytes())
 }
 
-/// Compares every model of the front that was not yet compared with its target, or on fewer samples, on the first `samples` of the
-/// test split (of the validation split where there is none). `done` is told after each.
+/// Compares every model of the front that was not yet compared with its target, or on fewer samples, on the
+/// first `samples` of the test split (of the validation split where there is none). `done` is told after each.
 ///
 /// # Errors
 /// When the target cannot be used or the study fails.

@@ -150,8 +150,8 @@ pub fn work<P: Problem>(
 fn disk_is_full(error: &anyhow::Error) -> bool {
     use std::io::{Error, ErrorKind};
     let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
-    let causes = error.chain().filter_map(|cause| cause.downcast_ref::<Error>());
-    causes.into_iter().any(|cause| full.contains(&cause.kind()))
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<Error>());
+    causes.any(|cause| full.contains(&cause.kind()))
 }
 
 /// The candidates before a phase, as they were known when its first proposal was made.
@@ -283,13 +283,11 @@ mod tests {
         let problem = Failing(Mutex::new(vec![ErrorKind::StorageFull, ErrorKind::InvalidData]));
         let settings =
             Settings { algorithm: Algorithm::Random, objectives: 2, population: 4, seed: 1 };
-        // Workers of one process do not take each other's leases; the next ones are others.
-        let run = || work(&study, &problem, &settings, 1, &|| false, &mut |_| {});
-        let error = run().unwrap_err().to_string();
+        let ended = work(&study, &problem, &settings, 1, &|| false, &mut |_| {});
+        let error = ended.unwrap_err().to_string();
         assert!(error.contains("saving weights") && error.contains("TMPDIR"), "{error}");
-        let status = |study: &Study| -> Vec<Status> {
-            study.candidates().unwrap().iter().map(|candidate| candidate.status).collect()
-        };
-        assert_eq!(status(&study), [Status::Failed, Status::Leased]);
+        let status: Vec<Status> =
+            study.candidates().unwrap().iter().map(|candidate| candidate.status).collect();
+        assert_eq!(status, [Status::Failed, Status::Leased]);
     }
 }

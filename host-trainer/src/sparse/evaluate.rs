@@ -1,7 +1,7 @@
 //! Evaluation without autodiff, and calibration of activation ranges.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use rand::seq::SliceRandom;
+use rand::{Rng, seq::SliceRandom};
 use rayon::prelude::*;
 
 use super::state::{Purpose, State, rng};
@@ -120,16 +120,22 @@ pub(super) fn accuracy(state: &State, quantise: Option<&Ranges>, data: &Dataset)
 /// as they are. Running averages lag behind moving weights, and channels with few weights, which
 /// vary little, do not forgive that (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021).
 pub(super) fn measure_norms(state: &mut State, data: &Dataset, seed: u64) {
-    let indices = some_training_samples(data, NORM_SAMPLES, seed);
+    let random = &mut rng(seed, Purpose::Norms, 0);
+    let indices = some_samples(data, Split::Train, NORM_SAMPLES, random);
     let params = state.backbone_values();
     state.backbone = norms_of(state, &params, data, &indices);
 }
 
-/// At most so many samples of the training split, at random: it may be sorted by class, and neither a batch nor the
-/// first samples may be of a few classes.
-fn some_training_samples(data: &Dataset, most: usize, seed: u64) -> Vec<usize> {
-    let mut indices = data.indices(Split::Train);
-    indices.shuffle(&mut rng(seed, Purpose::Norms, 0));
+/// At most so many samples of a split, at random: it may be sorted by class, and neither a batch nor the first
+/// samples may be of a few classes.
+pub(super) fn some_samples(
+    data: &Dataset,
+    split: Split,
+    most: usize,
+    random: &mut impl Rng,
+) -> Vec<usize> {
+    let mut indices = data.indices(split);
+    indices.shuffle(random);
     indices.truncate(most);
     indices
 }
@@ -168,7 +174,8 @@ pub(super) fn norms_of(
 
 /// Finds the ranges of all activations of the float backbone on some training samples.
 pub(super) fn calibrate(state: &mut State, data: &Dataset, seed: u64) {
-    let indices = some_training_samples(data, CALIBRATION, seed);
+    let random = &mut rng(seed, Purpose::Norms, 0);
+    let indices = some_samples(data, Split::Train, CALIBRATION, random);
     let params = state.backbone_values();
     let pass = Pass { observe: true, ..Pass::new(Norms::Running(&state.backbone)) };
     let batches: Vec<Vec<(usize, [f32; 2])>> = indices

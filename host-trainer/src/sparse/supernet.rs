@@ -22,7 +22,7 @@ use rand_pcg::Pcg64;
 use super::{
     Config, Event, Flow, Method, Outcome, create,
     criteria::{Criterion, scores},
-    evaluate::{argmax, logits, merit, norms_of},
+    evaluate::{argmax, logits, merit, norms_of, some_samples},
     mask::{LayerMask, Layout},
     optimiser::cosine,
     state::{Purpose, State, rng},
@@ -285,13 +285,8 @@ impl Supernet {
         let mut state = gated(&base.net, &base.folder, &base.config, &base.device)?;
         state.restore(folder)?;
         let mut random = rng(base.config.seed, Purpose::Norms, 0);
-        let mut pick = |split: Split, count: usize| {
-            let mut indices = data.indices(split);
-            indices.shuffle(&mut random);
-            indices.truncate(count);
-            indices
-        };
-        let (norms, samples) = (pick(Split::Train, NORM_SAMPLES), pick(Split::Val, SAMPLES));
+        let norms = some_samples(data, Split::Train, NORM_SAMPLES, &mut random);
+        let samples = some_samples(data, Split::Val, SAMPLES, &mut random);
         ensure!(!samples.is_empty(), "the data have no validation split");
         Ok(Self { norms, samples, state })
     }

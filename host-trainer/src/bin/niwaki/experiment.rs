@@ -17,7 +17,7 @@ use niwaki::{
     data::{Dataset, LoadOptions, Split, load},
     experiment::{
         self, Bench, Event, Impossible, Outcome, Page, Store, Summary, Teachers, Trial, Variant,
-        read_rows, summarise, write_page,
+        as_stored, read_rows, summarise, write_page,
     },
     net::{self, DataInfo, Graph, spec::Task},
     sparse::{
@@ -327,11 +327,6 @@ fn networks(args: &NetworksArgs, format: Format) -> Result<()> {
         let details = as_stored(&bench.net)?;
         Ok(row.map(|row| experiment::Row { details, ..row }))
     })
-}
-
-/// A network as it comes back from a row: not every decimal number is what it was.
-fn as_stored(net: &net::NetSpec) -> Result<Value> {
-    Ok(serde_json::from_str(&serde_json::to_string(net)?)?)
 }
 
 /// Adds a trial once, or says once why it is not possible.

@@ -571,9 +571,9 @@ impl ArchPlan {
             Err(StudyError::Missing { .. }) => return Ok(()),
             study => study?,
         };
-        if let (What::Arch(now), What::Arch(before)) =
-            (&mut search.what, View::load(&study)?.search.what)
-        {
+        let stored: Search = serde_json::from_value(study.settings()?)
+            .with_context(|| format!("in the settings of the study {}", study.place()))?;
+        if let (What::Arch(now), What::Arch(before)) = (&mut search.what, stored.what) {
             (now.coarse, now.sparse_from) = (before.coarse, before.sparse_from);
         }
         Ok(())
@@ -583,18 +583,17 @@ impl ArchPlan {
         self.sparse_epochs.unwrap_or(2 * basis.epochs)
     }
 
-    /// A search that is checked to reach its limits.
-    fn search(
+    /// How so many evaluations are divided, whatever the limits allow.
+    fn stages(
         &self,
         basis: &Basis,
-        (data, info): &(Dataset, DataInfo),
+        data: &Dataset,
         device: &Device,
-        algorithm: Algorithm,
         (stages, evaluations, seed): (u8, usize, u64),
-    ) -> Result<Search> {
+    ) -> Result<Arch> {
         let [coarse, last] = self.divide(evaluations)?;
         let training = basis.training(data, device, Config::default().method, seed)?;
-        let mut what = Arch {
+        let arch = Arch {
             coarse: if stages == 2 { coarse } else { 0 },
             sparse_from: evaluations.saturating_sub(last),
             densities: self.densities.clone(),
@@ -605,15 +604,27 @@ impl ArchPlan {
                 ..training
             },
         };
-        what.check(data)?;
+        arch.check(data)?;
+        Ok(arch)
+    }
+
+    /// A search that is checked to reach its limits.
+    fn search(
+        &self,
+        basis: &Basis,
+        (data, info): &(Dataset, DataInfo),
+        device: &Device,
+        algorithm: Algorithm,
+        division: (u8, usize, u64),
+    ) -> Result<Search> {
+        let mut arch = self.stages(basis, data, device, division)?;
+        let (what, seed) = (What::Arch(arch.clone()), arch.training.seed);
         // There is nothing that predictions could come from.
-        let mut search =
-            basis.search(What::Arch(what.clone()), info.clone(), algorithm, false, seed);
-        what.check_reach(&search, data)?;
-        let most = what.most_coarse(&search, data);
-        if what.coarse > most {
-            what.coarse = most;
-            search.what = What::Arch(what);
+        let mut search = basis.search(what, info.clone(), algorithm, false, seed);
+        arch.check_reach(&search, data)?;
+        if arch.coarse > 0 {
+            arch.coarse = arch.coarse.min(arch.most_coarse(&search, data));
+            search.what = What::Arch(arch);
         }
         Ok(search)
     }
@@ -638,14 +649,15 @@ pub(crate) fn arch_experiment(args: &ArchExperimentArgs, format: Format) -> Resu
     let search = |stages: u8, evaluations: usize, seed: u64| {
         plan.search(basis, &data, &device, Algorithm::Moead, (stages, evaluations, seed))
     };
-    let epochs_of = |search: &Search, evaluations: usize| match &search.what {
-        What::Arch(arch) => arch.epochs(evaluations),
-        What::Sparse(_) => unreachable!("made above"),
-    };
     let first = search(2, two, 1)?;
-    let epochs = epochs_of(&first, two);
+    let What::Arch(arch) = &first.what else { unreachable!("made above") };
+    let epochs = arch.epochs(two);
+    let of_one = |evaluations: usize| -> Result<usize> {
+        let arch = plan.stages(basis, &data.0, &device, (1, evaluations, 1))?;
+        Ok(arch.epochs(evaluations))
+    };
     let mut one = 1;
-    while epochs_of(&search(1, one + 1, 1)?, one + 1) <= epochs {
+    while of_one(one + 1)? <= epochs {
         one += 1;
     }
     let mut settings = serde_json::to_value(&first)?;

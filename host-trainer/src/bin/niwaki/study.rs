@@ -250,14 +250,13 @@ pub(crate) fn finish(
     if format == Format::Table {
         output::print(&format!("models: {}\nreport: {}", models.display(), page.display()))?;
     }
-    // What was predicted is of the core that the search was for.
-    let own = options.validate_on.is_none();
     let off = |(id, validated): (&i64, &Validated)| {
         let details = view.details(view.candidate(*id)?).ok()??;
         Some((validated.instructions? as f64 / details.needs.instructions - 1.0).abs())
     };
-    if let Some(worst) =
-        view.validated.iter().filter(|_| own).filter_map(off).max_by(f64::total_cmp)
+    // What was predicted is of the core that the search was for.
+    if options.validate_on.is_none()
+        && let Some(worst) = view.validated.iter().filter_map(off).max_by(f64::total_cmp)
     {
         let text = format!(
             "measured instructions are within {:.1} % of those predicted, for {} models",
