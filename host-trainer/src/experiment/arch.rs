@@ -1,4 +1,4 @@
-//! Two stages of architecture search compared with one, at equal time.
+//! Two stages of architecture search compared with one, at equal epochs and at equal time.
 
 use std::path::Path;
 
@@ -11,11 +11,62 @@ use crate::report::{Axis, Line, lines};
 use crate::search::study::Status;
 use crate::search::view::View;
 
+/// How the evaluations of a search are divided, and how many there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Staging {
+    /// Two stages.
+    Two,
+    /// One, with evaluations for as many epochs.
+    One,
+    /// One, with evaluations for as long a time.
+    OneLonger,
+}
+
+impl Staging {
+    /// Every one, in an order in which what they depend on comes first.
+    pub const ALL: [Self; 3] = [Self::Two, Self::One, Self::OneLonger];
+
+    /// The number of stages.
+    pub fn stages(self) -> u8 {
+        match self {
+            Self::Two => 2,
+            Self::One | Self::OneLonger => 1,
+        }
+    }
+
+    /// Name of a study's folder, before the seed.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Two => "2",
+            Self::One => "1",
+            Self::OneLonger => "1-longer",
+        }
+    }
+
+    /// What it is, in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Two => "two stages",
+            Self::One => "single stage",
+            Self::OneLonger => "single stage, longer",
+        }
+    }
+}
+
+/// Evaluations with which a search in one stage takes about as long as `two`, by what `one` took. They are a tenth
+/// more: the control must not be the one that had less time.
+pub fn evaluations_for_time(two: &ArchRow, one: &ArchRow) -> usize {
+    const MARGIN: f64 = 1.1;
+    let ratio = (MARGIN * two.seconds() / one.seconds()).max(1.0);
+    (ratio * one.evaluations as f64).ceil() as usize
+}
+
 /// A finished search for architectures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ArchRow {
-    /// Number of its stages.
-    pub stages: u8,
+    /// Its stages.
+    pub staging: Staging,
     /// Seed.
     pub seed: u64,
     /// Evaluated candidates.
@@ -50,7 +101,7 @@ impl ArchRow {
     ///
     /// # Errors
     /// When a candidate's details are damaged.
-    pub fn new(stages: u8, seed: u64, view: &View, commit: Option<String>) -> Result<Self> {
+    pub fn new(staging: Staging, seed: u64, view: &View, commit: Option<String>) -> Result<Self> {
         let mut elapsed = 0.0;
         let seconds = view.done().into_iter().map(|(candidate, _)| {
             elapsed += candidate.seconds.unwrap_or(0.0);
@@ -70,7 +121,7 @@ impl ArchRow {
             }),
         };
         Ok(Self {
-            stages,
+            staging,
             seed,
             evaluations: view.count(Status::Done),
             failed: view.count(Status::Failed),
@@ -85,24 +136,23 @@ impl ArchRow {
         self.curve.last().map_or(0.0, |(seconds, _)| *seconds)
     }
 
-    /// Hypervolume of what was evaluated within so many seconds.
-    pub fn hypervolume_at(&self, seconds: f64) -> f64 {
-        let within = self.curve.iter().rev().find(|(at, _)| *at <= seconds);
-        within.map_or(0.0, |(_, volume)| *volume)
+    /// Hypervolume of all that was evaluated.
+    pub fn hypervolume(&self) -> f64 {
+        self.curve.last().map_or(0.0, |(_, volume)| *volume)
     }
 }
 
-/// One number of stages over all its seeds.
+/// One way over all its seeds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StagesSummary {
-    /// Number of stages.
-    pub stages: u8,
+    /// Its stages.
+    pub staging: Staging,
     /// Evaluated candidates.
     pub evaluations: Spread,
     /// Hypervolume in the end.
     pub hypervolume: Spread,
-    /// Hypervolume after the seconds that the quicker one of the two searches with the same seed took.
-    pub hypervolume_at_equal_time: Option<Spread>,
+    /// By how much two stages with the same seed reach more.
+    pub two_stages_ahead: Option<Spread>,
     /// Accuracy of the best candidate on the validation split.
     pub accuracy: Option<Spread>,
     /// Seconds of all evaluations.
@@ -111,23 +161,24 @@ pub struct StagesSummary {
 
 /// Compares the searches by their rows.
 pub fn summarise_stages(rows: &[ArchRow]) -> Vec<StagesSummary> {
-    let summary = |stages: u8| {
-        let of = || rows.iter().filter(|row| row.stages == stages);
-        let equal = of().filter_map(|row| {
-            let other = rows.iter().find(|o| (o.stages != stages) && o.seed == row.seed)?;
-            Some(row.hypervolume_at(row.seconds().min(other.seconds())))
+    let summary = |staging: Staging| {
+        let of = |staging: Staging| rows.iter().filter(move |row| row.staging == staging);
+        let ahead = of(Staging::Two).filter_map(|two| {
+            let own = of(staging).find(|own| own.seed == two.seed)?;
+            (staging != Staging::Two).then(|| two.hypervolume() - own.hypervolume())
         });
         let spread = |values: Vec<f64>| Spread::of(&values);
+        let accuracies = of(staging).filter_map(|row| Some(row.best.as_ref()?.accuracy));
         Some(StagesSummary {
-            stages,
-            evaluations: spread(of().map(|row| row.evaluations as f64).collect())?,
-            hypervolume: spread(of().map(|row| row.hypervolume_at(f64::INFINITY)).collect())?,
-            hypervolume_at_equal_time: spread(equal.collect()),
-            accuracy: spread(of().filter_map(|r| Some(r.best.as_ref()?.accuracy)).collect()),
-            seconds: spread(of().map(ArchRow::seconds).collect())?,
+            staging,
+            evaluations: spread(of(staging).map(|row| row.evaluations as f64).collect())?,
+            hypervolume: spread(of(staging).map(ArchRow::hypervolume).collect())?,
+            two_stages_ahead: spread(ahead.collect()),
+            accuracy: spread(accuracies.collect()),
+            seconds: spread(of(staging).map(ArchRow::seconds).collect())?,
         })
     };
-    [2, 1].into_iter().filter_map(summary).collect()
+    Staging::ALL.into_iter().filter_map(summary).collect()
 }
 
 const PLOT_FILE: &str = "hypervolume.svg";
@@ -146,7 +197,7 @@ pub fn write_arch_page(
     let curves: Vec<Line> = rows
         .iter()
         .map(|row| Line {
-            name: format!("{}, seed {}", stages_of(row.stages), row.seed),
+            name: format!("{}, seed {}", row.staging.name(), row.seed),
             points: row.curve.clone(),
         })
         .collect();
@@ -159,8 +210,9 @@ pub fn write_arch_page(
     text += &format!(
         "\n\n![hypervolume over seconds]({PLOT_FILE})\n\n\
          Mean ± standard deviation over seeds. Accuracies are those of int8 models on the validation split, which \
-         the searches see. Equal time is that of the quicker search with the same seed.\n\n\
-         | | searches | evaluations | seconds | hypervolume | at equal time | best accuracy, % |\n\
+         the searches see. The single stage has as many epochs, the longer one about as many seconds, rather more. Ahead \
+         are two stages, by hypervolume, paired by seed.\n\n\
+         | | searches | evaluations | seconds | hypervolume | two stages ahead | best accuracy, % |\n\
          |---|---:|---:|---:|---:|---:|---:|\n"
     );
     let figure = |spread: Option<Spread>, factor: f64, digits: usize| {
@@ -169,12 +221,12 @@ pub fn write_arch_page(
     for summary in summarise_stages(rows) {
         text += &format!(
             "| {} | {} | {} | {} | {} | {} | {} |\n",
-            stages_of(summary.stages),
+            summary.staging.name(),
             summary.hypervolume.n,
             figure(Some(summary.evaluations), 1.0, 0),
             figure(Some(summary.seconds), 1.0, 0),
             figure(Some(summary.hypervolume), 1.0, 4),
-            figure(summary.hypervolume_at_equal_time, 1.0, 4),
+            figure(summary.two_stages_ahead, 1.0, 4),
             figure(summary.accuracy, 100.0, 2),
         );
     }
@@ -185,7 +237,7 @@ pub fn write_arch_page(
         let Some(best) = &row.best else { continue };
         text += &format!(
             "| {} | {} | {} | {:.2} | {:.0} | {} | {} |\n",
-            stages_of(row.stages),
+            row.staging.name(),
             row.seed,
             best.id,
             100.0 * best.accuracy,
@@ -197,18 +249,14 @@ pub fn write_arch_page(
     write_atomically(&folder.join("README.md"), text.as_bytes())
 }
 
-fn stages_of(stages: u8) -> &'static str {
-    if stages == 1 { "single stage" } else { "two stages" }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn stages_are_compared_at_equal_time() {
-        let row = |stages, curve: &[(f64, f64)]| ArchRow {
-            stages,
+    fn stages_are_compared_at_equal_epochs_and_time() {
+        let row = |staging, curve: &[(f64, f64)]| ArchRow {
+            staging,
             seed: 1,
             evaluations: curve.len(),
             failed: 0,
@@ -222,18 +270,22 @@ mod tests {
             }),
             commit: None,
         };
-        let rows =
-            [row(2, &[(5.0, 0.2), (9.0, 0.5)]), row(1, &[(6.0, 0.1), (9.5, 0.4), (20.0, 0.6)])];
-        let [two, one] = &summarise_stages(&rows)[..] else { panic!() };
-        assert_eq!((two.hypervolume.mean, one.hypervolume.mean), (0.5, 0.6));
-        let equal = |summary: &StagesSummary| summary.hypervolume_at_equal_time.unwrap().mean;
-        assert_eq!((equal(two), equal(one)), (0.5, 0.1));
-        assert!(summarise_stages(&rows[..1])[0].hypervolume_at_equal_time.is_none());
+        let two = row(Staging::Two, &[(5.0, 0.2), (19.0, 0.75)]);
+        let one = row(Staging::One, &[(6.0, 0.1), (9.5, 0.25)]);
+        // 1.1 * 19 / 9.5 = 2.2 times as many; never fewer than at equal epochs.
+        assert_eq!((evaluations_for_time(&two, &one), evaluations_for_time(&one, &two)), (5, 2));
+        let longer = row(Staging::OneLonger, &[(6.0, 0.1), (9.5, 0.4), (20.0, 0.5)]);
+        let rows = [two, one, longer];
+        let summary = summarise_stages(&rows);
+        let ahead: Vec<Option<f64>> =
+            summary.iter().map(|way| way.two_stages_ahead.map(|spread| spread.mean)).collect();
+        assert_eq!(ahead, [None, Some(0.5), Some(0.25)]);
 
         let folder = tempfile::tempdir().unwrap();
         write_arch_page(folder.path(), "T", "niwaki x", &["About.".to_owned()], &rows).unwrap();
         let page = std::fs::read_to_string(folder.path().join("README.md")).unwrap();
-        assert!(page.contains("| single stage | 1 | 3 | 20 | 0.6000 | 0.1000 | 75.00 |"), "{page}");
+        let line = "| single stage, longer | 1 | 3 | 20 | 0.5000 | 0.2500 | 75.00 |";
+        assert!(page.contains(line), "{page}");
         assert!(page.contains("| two stages | 1 | 3 | 75.00 | 1000000 | 1000 | 2000 |"), "{page}");
     }
 }

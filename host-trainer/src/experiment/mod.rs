@@ -27,7 +27,9 @@ mod runner;
 mod search;
 mod summary;
 
-pub use arch::{ArchRow, Best, StagesSummary, summarise_stages, write_arch_page};
+pub use arch::{
+    ArchRow, Best, StagesSummary, Staging, evaluations_for_time, summarise_stages, write_arch_page,
+};
 pub use bench::{Bench, Measured};
 pub use criteria::Teachers;
 pub use federated::{Contest, DENSE, Point, Standing, standings, write_federated_page};

@@ -159,6 +159,21 @@ pub enum StudyError {
     },
 }
 
+impl StudyError {
+    /// Whether the database does not answer and may do so again, such as one that is started anew.
+    pub fn is_outage(&self) -> bool {
+        /// PostgreSQL's codes of a server that is stopped, has crashed, or does not take connections yet.
+        const DOWN: [&str; 3] = ["57P01", "57P02", "57P03"];
+        match self {
+            Self::Database { cause: sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut, .. } => true,
+            Self::Database { cause: sqlx::Error::Database(error), .. } => {
+                error.code().is_some_and(|code| DOWN.contains(&&*code))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// What has become of a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -82,6 +82,8 @@ const LEASE: f64 = 60.0;
 const RENEWAL: Duration = Duration::from_secs(15);
 /// How often a worker without work looks for some.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a worker waits for a database that does not answer, such as one that is started anew.
+const OUTAGE: Duration = Duration::from_secs(120);
 
 /// Evaluates candidates until the study has as many as it is to have, or `stop` says so. `number` tells the
 /// workers of one process apart.
@@ -99,14 +101,15 @@ pub fn work<P: Problem>(
     let name = worker_name(number);
     let space = problem.space();
     while !stop() {
-        let lease = study.lease(&name, LEASE, study.budget()?, |candidates| {
+        let propose = |candidates: &[Candidate]| {
             let phase = problem.phase(candidates.len());
             let first = problem.first(&before(candidates, phase));
             let optimiser = Optimiser::new(space.clone(), settings.clone(), first);
             let mut optimiser = optimiser.bounded(problem.bound());
             replay(&mut optimiser, &candidates[phase..]);
             optimiser.ask(&problem.screen(candidates))
-        })?;
+        };
+        let lease = persist(stop, || study.lease(&name, LEASE, study.budget()?, propose))?;
         let candidate = match lease {
             Lease::Complete => return Ok(Outcome::Complete),
             Lease::Wait => {
@@ -127,24 +130,43 @@ pub fn work<P: Problem>(
             break;
         }
         let seconds = begun.elapsed().as_secs_f64();
-        let stored = match result {
-            Ok(Evaluated { evaluation, artefacts }) => {
-                let files: Vec<(&str, &[u8])> =
-                    artefacts.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
-                study.finish(&candidate, Ok(&evaluation), &files, seconds)?
-            }
+        let (worth, artefacts) = match result {
+            Ok(Evaluated { evaluation, artefacts }) => (Ok(evaluation), artefacts),
             // The candidate is not to blame, and all others would fail alike.
             Err(error) if disk_is_full(&error) => {
                 return Err(StudyError::DiskFull { cause: format!("{error:#}") });
             }
-            Err(error) => study.finish(&candidate, Err(&format!("{error:#}")), &[], seconds)?,
+            Err(error) if error.downcast_ref().is_some_and(StudyError::is_outage) => {
+                return Err(error.downcast().expect("the error that it was seen to be"));
+            }
+            Err(error) => (Err(format!("{error:#}")), Vec::new()),
         };
+        let files: Vec<(&str, &[u8])> =
+            artefacts.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+        let worth = worth.as_ref().map_err(String::as_str);
+        let stored = persist(stop, || study.finish(&candidate, worth, &files, seconds))?;
         match stored {
             true => on(Event::End(candidate.id)),
             false => on(Event::Lost(&candidate)),
         }
     }
     Ok(Outcome::Stopped)
+}
+
+/// Tries again while the database does not answer: what was evaluated must not be lost by a restart of it.
+fn persist<T>(
+    stop: &(dyn Fn() -> bool + Sync),
+    mut action: impl FnMut() -> Result<T, StudyError>,
+) -> Result<T, StudyError> {
+    let begun = Instant::now();
+    loop {
+        match action() {
+            Err(error) if error.is_outage() && begun.elapsed() < OUTAGE && !stop() => {
+                std::thread::sleep(LOOK);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn disk_is_full(error: &anyhow::Error) -> bool {
@@ -181,7 +203,7 @@ pub fn share(
         if stop() {
             return Ok(None);
         }
-        match study.part(name, &worker, LEASE)? {
+        match persist(stop, || study.part(name, &worker, LEASE))? {
             Part::Ready(bytes) => return Ok(Some(bytes)),
             Part::Wait => std::thread::sleep(LOOK),
             Part::Make => break,
@@ -189,9 +211,9 @@ pub fn share(
     }
     let renew = |own: &Study| own.renew_part(name, &worker, LEASE);
     let Some(bytes) = while_renewing(study, &renew, make)? else { return Ok(None) };
-    study.provide(name, &bytes)?;
+    persist(stop, || study.provide(name, &bytes))?;
     // Another worker may have been quicker, and all must share the same one.
-    Ok(study.ready_part(name)?)
+    Ok(persist(stop, || study.ready_part(name))?)
 }
 
 /// Renews a lease for as long as `work` takes, over a connection of its own.

@@ -34,7 +34,7 @@ use crate::{
     layerwise::Options,
     output::{self, Format},
     search::{ArchExperimentArgs, SearchExperimentArgs},
-    train::{Recipe, figure, methods_help},
+    train::{Pruning, Recipe, figure, methods_help},
 };
 
 /// Arguments of `niwaki experiment`.
@@ -52,7 +52,7 @@ enum Experiment {
     Criteria(CriteriaArgs),
     /// Compare ways of finding sparse candidates at the same number of true evaluations
     Search(SearchExperimentArgs),
-    /// Compare architecture search in two stages with that in a single one, at equal time
+    /// Compare architecture search in two stages with that in a single one, at equal epochs and time
     Arch(ArchExperimentArgs),
     /// Compare networks that are trained in the same way
     Networks(NetworksArgs),
@@ -92,6 +92,8 @@ struct MethodsArgs {
     #[arg(long, value_name = "all|METHOD,...", default_value = "all", hide_default_value = true)]
     methods: String,
     #[command(flatten)]
+    pruning: Pruning,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -110,6 +112,8 @@ struct NetworksArgs {
     /// How every network is trained, for each density: a method with its settings if any
     #[arg(long, value_name = "METHOD[:SETTING=VALUE,...]", default_value = "dense")]
     method: Method,
+    #[command(flatten)]
+    pruning: Pruning,
     #[command(flatten)]
     common: Common,
 }
@@ -226,7 +230,7 @@ fn parse_methods(text: &str) -> Result<Vec<Method>> {
 fn methods(args: &MethodsArgs, format: Format) -> Result<()> {
     let common = &args.common;
     let methods = parse_methods(&args.methods)?;
-    let prepared = Prepared::new(common)?;
+    let prepared = Prepared::new(common)?.pruned(&args.pruning);
     let config = |method: &Method, density: f64, seed: u64| -> Config {
         let base = prepared.config.clone();
         Config { method: method.clone(), density, seed, ..base }.fitted()
@@ -276,7 +280,7 @@ fn methods(args: &MethodsArgs, format: Format) -> Result<()> {
 fn networks(args: &NetworksArgs, format: Format) -> Result<()> {
     let common = &args.common;
     let texts: Vec<&str> = common.net.split(',').collect();
-    let prepared = Prepared::with_net(common, texts[0])?;
+    let prepared = Prepared::with_net(common, texts[0])?.pruned(&args.pruning);
     let mut nets: HashMap<String, net::NetSpec> = HashMap::new();
     let mut trials = Vec::new();
     let mut impossible = Vec::new();
@@ -446,6 +450,10 @@ pub(crate) type Work<'a> = dyn Fn(
 impl Prepared {
     pub(crate) fn new(common: &Common) -> Result<Self> {
         Self::with_net(common, &common.net)
+    }
+
+    fn pruned(self, pruning: &Pruning) -> Self {
+        Self { config: pruning.over(self.config), ..self }
     }
 
     fn with_net(common: &Common, net: &str) -> Result<Self> {

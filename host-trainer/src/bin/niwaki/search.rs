@@ -12,8 +12,8 @@ use clap::{Args, Subcommand};
 use indicatif::{HumanDuration, ProgressBar};
 use niwaki::data::{Augment, Dataset, LoadOptions, Split, load};
 use niwaki::experiment::{
-    ArchRow, SearchRow, Spread, Store, Way, read_rows, summarise_searches, summarise_stages,
-    write_arch_page, write_search_page,
+    ArchRow, SearchRow, Spread, Staging, Store, Way, evaluations_for_time, read_rows,
+    summarise_searches, summarise_stages, write_arch_page, write_search_page,
 };
 use niwaki::net::{DataInfo, spec::Task};
 use niwaki::search::arch::{Arch, ArchProblem};
@@ -104,10 +104,11 @@ struct ArchPlan {
 /// Arguments of `niwaki experiment arch`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Every seed makes two studies in --runs, 2-SEED and 1-SEED: one in two stages, and the control, where everything
-varies at once and every network is trained from scratch. The control has as many evaluations as make the same
-number of epochs. Finished searches are one line each of rows.jsonl in --out and never repeated; an interrupted
-one goes on. README.md has the comparison at equal time and hypervolume.svg the plot.
+Every seed makes three studies in --runs, 2-SEED, 1-SEED and 1-longer-SEED: one in two stages, and the control
+twice, where everything varies at once and every network is trained from scratch. It has as many evaluations as
+make the same number of epochs, and then so many that it takes at least as long. Finished searches are one line
+each of rows.jsonl in --out and never repeated; an interrupted one goes on. README.md has the comparison,
+hypervolume.svg the plot.
 
 Examples:
   niwaki experiment arch --evaluations 20 --epochs 3 --seeds 1 --out docs/results/arch-digits
@@ -667,20 +668,26 @@ pub(crate) fn arch_experiment(args: &ArchExperimentArgs, format: Format) -> Resu
         let mut store = Store::<ArchRow>::open(&args.series.out, &settings)?;
         let commit = crate::experiment::commit(&args.series.out);
         let stop = output::stop_on_ctrl_c()?;
-        for (seed, stages) in (1..=args.series.seeds).flat_map(|seed| [(seed, 2), (seed, 1)]) {
-            if store.rows().iter().any(|row| (row.stages, row.seed) == (stages, seed)) {
+        let all = (1..=args.series.seeds).flat_map(|seed| Staging::ALL.map(|way| (seed, way)));
+        for (seed, staging) in all {
+            let done = |way| store.rows().iter().find(|row| (row.staging, row.seed) == (way, seed));
+            if done(staging).is_some() {
                 continue;
             }
-            eprintln!("stages: {stages}, seed {seed}");
-            let evaluations = if stages == 1 { one } else { two };
-            let settings = search(stages, evaluations, seed)?;
-            let place = Place::Folder(runs.join(format!("{stages}-{seed}")));
+            let evaluations = match (staging, done(Staging::Two), done(Staging::One)) {
+                (Staging::Two, ..) => two,
+                (Staging::OneLonger, Some(two), Some(one)) => evaluations_for_time(two, one),
+                (Staging::One | Staging::OneLonger, ..) => one,
+            };
+            eprintln!("{}, seed {seed}: {evaluations} evaluations", staging.name());
+            let settings = search(staging.stages(), evaluations, seed)?;
+            let place = Place::Folder(runs.join(format!("{}-{seed}", staging.folder())));
             let study = Study::start(&place, &serde_json::to_value(&settings)?)?;
             study.raise_budget(evaluations)?;
             let runner = args.series.runner();
             let again = "the same command continues";
             evaluate(&study, &settings, &data.0, &device, &runner, &stop, again)?;
-            store.push(ArchRow::new(stages, seed, &View::load(&study)?, commit.clone())?)?;
+            store.push(ArchRow::new(staging, seed, &View::load(&study)?, commit.clone())?)?;
         }
     }
     let mut rows: Vec<ArchRow> = read_rows(&args.series.out)?;
@@ -709,16 +716,16 @@ pub(crate) fn arch_experiment(args: &ArchExperimentArgs, format: Format) -> Resu
         }));
     }
     let mut table =
-        output::table(["stages", "searches", "hypervolume", "at equal time", "accuracy, %"]);
+        output::table(["stages", "searches", "hypervolume", "two ahead", "accuracy, %"]);
     let mean = |spread: Option<Spread>, factor: f64, digits: usize| {
         spread.map_or(String::new(), |spread| format!("{:.digits$}", factor * spread.mean))
     };
     for stages in &summary {
         table.add_row([
-            stages.stages.to_string(),
+            stages.staging.name().to_owned(),
             stages.hypervolume.n.to_string(),
             mean(Some(stages.hypervolume), 1.0, 4),
-            mean(stages.hypervolume_at_equal_time, 1.0, 4),
+            mean(stages.two_stages_ahead, 1.0, 4),
             mean(stages.accuracy, 100.0, 2),
         ]);
     }

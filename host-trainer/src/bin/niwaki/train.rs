@@ -75,13 +75,15 @@ struct Settings {
     #[arg(long = "seed", id = "training-seed", value_name = "SEED")]
     seed: Option<u64>,
     #[command(flatten)]
+    pruning: Pruning,
+    #[command(flatten)]
     recipe: Recipe,
 }
 
-/// How a network is trained, whatever the method is.
+/// Which weights are kept, where it is the same for all layers.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Training options")]
-pub(crate) struct Recipe {
+pub(crate) struct Pruning {
     /// How the density is divided among the layers [default: erk]
     #[arg(long, value_enum)]
     distribution: Option<Distribution>,
@@ -91,6 +93,24 @@ pub(crate) struct Recipe {
     /// What weights are scored by, for methods that keep the best ones [default: l1]
     #[arg(long, value_enum)]
     criterion: Option<Criterion>,
+}
+
+impl Pruning {
+    /// These settings where given, else those of `base`.
+    pub(crate) fn over(&self, base: Config) -> Config {
+        Config {
+            distribution: self.distribution.unwrap_or(base.distribution),
+            structure: self.structure.unwrap_or(base.structure),
+            criterion: self.criterion.unwrap_or(base.criterion),
+            ..base
+        }
+    }
+}
+
+/// How a network is trained, whatever the method is.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Training options")]
+pub(crate) struct Recipe {
     /// Passes over the training data [default: 12]
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
@@ -293,7 +313,8 @@ impl Settings {
             None => base.mask_from.clone(),
         };
         let seed = self.seed.unwrap_or(base.seed);
-        Ok(Config { method, density, mask_from, seed, ..self.recipe.over(base) }.fitted())
+        let base = self.recipe.over(self.pruning.over(base));
+        Ok(Config { method, density, mask_from, seed, ..base }.fitted())
     }
 }
 
@@ -321,9 +342,6 @@ impl Recipe {
             (None, _) => base.qat_epochs,
         };
         Config {
-            distribution: self.distribution.unwrap_or(base.distribution),
-            structure: self.structure.unwrap_or(base.structure),
-            criterion: self.criterion.unwrap_or(base.criterion),
             start: base.start,
             epochs,
             qat_epochs,

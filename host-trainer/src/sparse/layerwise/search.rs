@@ -187,7 +187,8 @@ impl Session<'_> {
             if position % NETWORK_EVERY == 0 {
                 let sample = self.sample(temperature, &mut random);
                 let chosen: Vec<Vec<f32>> = sample.iter().map(|share| largest(share)).collect();
-                let lesson = self.train_weights(&masks, &chosen, indices, rate, step)?;
+                let before = epoch * steps.div_ceil(NETWORK_EVERY) + position / NETWORK_EVERY;
+                let lesson = self.train_weights(&masks, &chosen, indices, rate, before)?;
                 (loss, merit) = (lesson.loss, lesson.merit / indices.len() as f64);
                 loss_sum += loss;
                 merit_sum += merit;
@@ -344,7 +345,7 @@ impl Session<'_> {
         let mut order = self.train.clone();
         order.shuffle(&mut random);
         let samples: Vec<usize> = order.into_iter().cycle().take(steps * batch).collect();
-        let before = search_epochs * self.steps();
+        let before = search_epochs * self.steps().div_ceil(NETWORK_EVERY);
         let started = Instant::now();
         for (step, indices) in samples.chunks_exact(batch).enumerate() {
             let rate = rate_of_batch * cosine(step, steps / 10, steps);
@@ -394,6 +395,7 @@ impl Session<'_> {
         (all, mixtures)
     }
 
+    /// One step of the network's weights, after `step` others.
     fn train_weights(
         &mut self,
         masks: &[Tensor<2>],
