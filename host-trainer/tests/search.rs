@@ -255,12 +255,17 @@ fn what_cannot_be_is_said_at_once() {
     assert!(error(&search(&study, &["--flash", "64X"])).contains("such as 64K"));
 }
 
-/// A PostgreSQL server in a folder, reached over a Unix socket.
+/// A PostgreSQL server in a folder, reached over a Unix socket, and over TCP where it can encrypt.
 struct Server {
     programs: PathBuf,
     folder: tempfile::TempDir,
+    port: u16,
     process: Option<Child>,
 }
+
+/// Certificate and key that Debian makes for tests; the user `postgres` may read them.
+const CERTIFICATE: [&str; 2] =
+    ["/etc/ssl/certs/ssl-cert-snakeoil.pem", "/etc/ssl/private/ssl-cert-snakeoil.key"];
 
 impl Server {
     /// Starts one; `None` where PostgreSQL is not installed.
@@ -268,7 +273,10 @@ impl Server {
         let programs = std::fs::read_dir("/usr/lib/postgresql").ok()?;
         let programs: PathBuf = programs.flatten().map(|v| v.path().join("bin")).max()?;
         let folder = tempfile::Builder::new().prefix("niwaki-pg-").tempdir_in("/tmp").unwrap();
-        let mut server = Self { programs, folder, process: None };
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let mut server = Self { programs, folder, port, process: None };
         if is_root() {
             let folder = server.folder.path();
             let owner = Command::new("chown").arg("postgres").arg(folder).status().unwrap();
@@ -302,17 +310,24 @@ impl Server {
     }
 
     fn run(&mut self) {
-        let process = self
-            .program("postgres")
-            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-k"])
-            .arg(self.folder.path())
-            .arg("-D")
-            .arg(self.data())
-            .stderr(Stdio::null())
-            .spawn();
-        self.process = Some(process.unwrap());
-        let socket = self.folder.path().join(".s.PGSQL.5432");
+        let mut command = self.program("postgres");
+        command.args(["-c", "fsync=off", "-p", &self.port.to_string(), "-k"]);
+        command.arg(self.folder.path()).arg("-D").arg(self.data());
+        let [certificate, key] = CERTIFICATE;
+        match self.encrypts() {
+            true => command
+                .args(["-c", "listen_addresses=127.0.0.1", "-c", "ssl=on"])
+                .args(["-c", &format!("ssl_cert_file={certificate}")])
+                .args(["-c", &format!("ssl_key_file={key}")]),
+            false => command.args(["-c", "listen_addresses="]),
+        };
+        self.process = Some(command.stderr(Stdio::null()).spawn().unwrap());
+        let socket = self.folder.path().join(format!(".s.PGSQL.{}", self.port));
         wait_for("PostgreSQL", || socket.exists());
+    }
+
+    fn encrypts(&self) -> bool {
+        is_root() && CERTIFICATE.iter().all(|path| Path::new(path).exists())
     }
 
     /// Ends it at once, connections or not.
@@ -328,8 +343,12 @@ impl Server {
     }
 
     fn study(&self, name: &str) -> String {
-        let folder = self.folder.path().display();
-        format!("postgres://postgres@localhost/postgres?host={folder}#{name}")
+        let (folder, port) = (self.folder.path().display(), self.port);
+        format!("postgres://postgres@localhost:{port}/postgres?host={folder}#{name}")
+    }
+
+    fn encrypted_study(&self, name: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=require#{name}", self.port)
     }
 }
 
@@ -392,6 +411,13 @@ fn workers_share_a_database_and_die() {
 
     let end = shown();
     assert_eq!(count(&end, "done"), evaluations, "{end}");
+    match server.encrypts() {
+        true => {
+            let same = json(&["study", "show", &server.encrypted_study("shared")]);
+            assert_eq!(candidates(&same), candidates(&end));
+        }
+        false => eprintln!("skipped: an encrypted connection, for lack of Debian's certificate"),
+    }
     let numbers: Vec<i64> = candidates(&end).iter().map(|c| c["id"].as_i64().unwrap()).collect();
     assert_eq!(numbers, (1..=evaluations as i64).collect::<Vec<_>>());
     let mut genomes: Vec<String> =

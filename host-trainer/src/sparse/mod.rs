@@ -34,11 +34,15 @@ use burn::tensor::Device;
 
 /// Finds the device to train on: `auto`, `flex` (CPU), and `cuda[:N]`, `vulkan[:N]`, `wgpu[:N]` in builds
 /// with the feature of that name. Without a number `vulkan` and `wgpu` take the best adapter there is,
-/// software included; with one the discrete GPU of that number.
+/// software included; with one the discrete GPU of that number. With the feature `remote`,
+/// `remote:ws://HOST:PORT` is the device that `niwaki serve` serves there.
 ///
 /// # Errors
 /// When the name is unknown, this build has no support for it, or the machine has no such device.
 pub fn device(name: &str) -> anyhow::Result<Device> {
+    if let Some(address) = name.strip_prefix("remote:") {
+        return remote(address);
+    }
     let (kind, index) = match name.split_once(':') {
         Some((kind, index)) => {
             let index: usize = index.parse().map_err(|_| {
@@ -60,9 +64,38 @@ pub fn device(name: &str) -> anyhow::Result<Device> {
             index.unwrap_or(0)
         ),
         _ => anyhow::bail!(
-            "no device is called `{name}`; expected auto, flex, cuda:N, vulkan or wgpu"
+            "no device is called `{name}`; expected auto, flex, cuda:N, vulkan, wgpu or remote:ws://HOST:PORT"
         ),
     }
+}
+
+/// The environment variable with what clients of a served device must know.
+pub const TOKEN_VARIABLE: &str = "NIWAKI_TOKEN";
+
+#[cfg(feature = "remote")]
+fn remote(address: &str) -> anyhow::Result<Device> {
+    use burn::remote::RemoteHost;
+    anyhow::ensure!(
+        address.starts_with("ws://"),
+        "expected ws://HOST:PORT after `remote:`, found `{address}`"
+    );
+    let mut host = RemoteHost::websocket(address);
+    if let Ok(token) = std::env::var(TOKEN_VARIABLE) {
+        host = host.with_credential(token);
+    }
+    Device::remote_options(&host).init().map_err(|error| {
+        anyhow::anyhow!(
+            "cannot use the device at {address}: {error}; `niwaki serve` serves one, with the same \
+             {TOKEN_VARIABLE}, if any"
+        )
+    })
+}
+
+#[cfg(not(feature = "remote"))]
+fn remote(address: &str) -> anyhow::Result<Device> {
+    anyhow::bail!(
+        "this build cannot use the device at {address}; build it with `--features remote`, or train on `flex`"
+    )
 }
 
 /// Devices that burn reaches through wgpu.
