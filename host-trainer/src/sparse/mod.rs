@@ -85,8 +85,8 @@ fn remote(address: &str) -> anyhow::Result<Device> {
     }
     Device::remote_options(&host).init().map_err(|error| {
         anyhow::anyhow!(
-            "cannot use the device at {address}: {error}; `niwaki serve` serves one, with the same \
-             {TOKEN_VARIABLE}, if any"
+            "cannot use the device at {address}: {error} (`niwaki serve` serves one; {TOKEN_VARIABLE} must be the \
+             same on both sides)"
         )
     })
 }
