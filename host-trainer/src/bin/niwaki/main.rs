@@ -23,7 +23,6 @@ mod output;
 mod quantity;
 mod report;
 mod search;
-#[cfg(feature = "remote")]
 mod serve;
 mod study;
 mod targets;
@@ -62,7 +61,6 @@ enum Command {
     /// Evaluate candidates of a search that was started elsewhere
     Worker(search::WorkerArgs),
     /// Let other computers train on a device of this one
-    #[cfg(feature = "remote")]
     Serve(serve::ServeArgs),
     /// Train many networks and compare them
     Experiment(experiment::ExperimentArgs),
@@ -109,7 +107,6 @@ fn main() -> ExitCode {
         Command::Search(args) => search::run(args, cli.format),
         Command::Study(args) => study::run(args, cli.format),
         Command::Worker(args) => search::run_worker(args, cli.format),
-        #[cfg(feature = "remote")]
         Command::Serve(args) => serve::run(args),
         Command::Experiment(args) => experiment::run(args, cli.format),
         Command::Export(args) => export::run(args, cli.format),

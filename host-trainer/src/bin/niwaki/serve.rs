@@ -1,18 +1,16 @@
 //! `niwaki serve`: lets other computers train on a device of this one.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
-use anyhow::{Context, Result};
-use burn::server::{RemoteServer, TokenAuthorizer, WebSocketTransport};
+use anyhow::Result;
 use clap::Args;
-use niwaki::sparse::{self, TOKEN_VARIABLE};
 
 /// Arguments of `niwaki serve`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Clients send operations on tensors and wait for few results, so that a network with a short delay matters more than
-a fast one. Messages are not encrypted. Where the environment variable NIWAKI_TOKEN is set, only clients with the
-same one are served.
+In builds with the feature `remote`. Clients send operations on tensors and wait for few results: a network with a
+short delay matters more than a fast one. Messages are not encrypted. Where the environment variable NIWAKI_TOKEN
+is set, only clients with the same one are served.
 
 Examples:
   niwaki serve --device cuda:0 --listen 0.0.0.0:3000
@@ -27,16 +25,30 @@ pub(crate) struct ServeArgs {
 }
 
 /// Runs `niwaki serve`, until it is told to end.
+#[cfg(feature = "remote")]
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
+    use anyhow::Context;
+    use burn::server::{RemoteServer, TokenAuthorizer, WebSocketTransport};
+    use niwaki::sparse::{self, TOKEN_VARIABLE};
+
     let mut server = RemoteServer::new([sparse::device(&args.device)?]);
     if let Ok(token) = std::env::var(TOKEN_VARIABLE) {
-        let authorizer = TokenAuthorizer::new(token);
-        server = server.with_authorizer(
-            authorizer.with_context(|| format!("the variable {TOKEN_VARIABLE} is empty"))?,
-        );
+        let authorizer = TokenAuthorizer::new(token)
+            .with_context(|| format!("the variable {TOKEN_VARIABLE} is empty"))?;
+        server = server.with_authorizer(authorizer);
     }
-    let listener = TcpListener::bind(args.listen)
+    let listener = std::net::TcpListener::bind(args.listen)
         .with_context(|| format!("listening on {}; see --listen", args.listen))?;
     eprintln!("serving {} at ws://{}", args.device, listener.local_addr()?);
     server.serve(WebSocketTransport::from_listener(listener)).context("serving the device")
+}
+
+/// Says what is missing.
+#[cfg(not(feature = "remote"))]
+pub(crate) fn run(args: &ServeArgs) -> Result<()> {
+    anyhow::bail!(
+        "this build cannot serve {} at {}; build it with `--features remote`",
+        args.device,
+        args.listen
+    )
 }
