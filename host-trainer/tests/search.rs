@@ -299,10 +299,10 @@ impl Server {
 
     fn program(&self, name: &str) -> Command {
         let path = self.programs.join(name);
-        // The server refuses to run as root.
-        let mut command =
-            Command::new(if is_root() { "runuser".as_ref() } else { path.as_os_str() });
+        let mut command = Command::new(&path);
         if is_root() {
+            // The server refuses to run as root.
+            command = Command::new("runuser");
             command.args(["-u", "postgres", "--"]).arg(path);
         }
         command.current_dir("/tmp");

@@ -165,7 +165,7 @@ pub fn summarise_stages(rows: &[ArchRow]) -> Vec<StagesSummary> {
         let of = |staging: Staging| rows.iter().filter(move |row| row.staging == staging);
         let ahead = of(Staging::Two).filter_map(|two| {
             let own = of(staging).find(|own| own.seed == two.seed)?;
-            (staging != Staging::Two).then(|| two.hypervolume() - own.hypervolume())
+            Some(two.hypervolume() - own.hypervolume())
         });
         let spread = |values: Vec<f64>| Spread::of(&values);
         let accuracies = of(staging).filter_map(|row| Some(row.best.as_ref()?.accuracy));
@@ -173,7 +173,7 @@ pub fn summarise_stages(rows: &[ArchRow]) -> Vec<StagesSummary> {
             staging,
             evaluations: spread(of(staging).map(|row| row.evaluations as f64).collect())?,
             hypervolume: spread(of(staging).map(ArchRow::hypervolume).collect())?,
-            two_stages_ahead: spread(ahead.collect()),
+            two_stages_ahead: spread(ahead.collect()).filter(|_| staging != Staging::Two),
             accuracy: spread(accuracies.collect()),
             seconds: spread(of(staging).map(ArchRow::seconds).collect())?,
         })
