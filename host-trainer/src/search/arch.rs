@@ -10,24 +10,32 @@
 //! 3. members of the front are trained for longer, dense and sparse (by self-decoupled training).
 //!
 //! The single-stage control searches all of it at once and from scratch before the last trainings.
+//!
+//! Before the last trainings, the error of a network is predicted from its shape and costs by a regression on those
+//! that were evaluated: what is proposed is what is predicted to add the most hypervolume.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::genome::{Gene, Genome, Space};
+use super::arch_space::{
+    BLOCKS, STEM_STRIDES, WIDEST, coarse_shapes, expressed, features, network, place, space,
+};
+use super::genome::{Genome, Space};
 use super::measure::{in_folder, measure};
 use super::optimiser::Screen;
 use super::settings::{Needs, Reference, Search};
 use super::sparse::{remembered, run_file};
 use super::study::{Candidate, Study};
+use super::surrogate::Ridge;
 use super::worker::{Evaluated, Problem, front, share};
 use crate::data::{Dataset, Split};
 use crate::export::{Estimate, estimate};
-use crate::net::spec::{DataFeatures, Features, Kind, Layer, NetSpec, Padding, Pair, Task};
+use crate::net::spec::NetSpec;
 use crate::net::{Graph, Params};
 use crate::sparse::inherit::{heritage, inherit, similarity};
 use crate::sparse::mask::{Budget, LayerMask};
@@ -51,213 +59,8 @@ pub struct Arch {
     pub training: Config,
 }
 
-/// Stages of blocks, and most blocks of one.
-const STAGES: usize = 3;
-const BLOCKS: usize = 3;
-/// Channels of the stem.
-const WIDTHS: [usize; 6] = [4, 8, 12, 16, 24, 32];
-const WIDEST: u16 = WIDTHS.len() as u16 - 1;
-/// Place among them of the width that coarse shapes are compared at, where limits allow it.
+/// Place among the widths of the stem of that at which coarse shapes are compared, where limits allow it.
 const COARSE_WIDTH: u16 = 3;
-/// Strides of the stem. At 4 it divides the input into patches (after Dosovitskiy et al., ICLR 2021), with
-/// kernels that overlap.
-const STEM_STRIDES: [usize; 3] = [1, 2, 4];
-/// Channels of a stage as multiples of those of the one before it, or of the stem; the default comes first.
-const FACTORS: [[f64; 4]; STAGES] =
-    [[1.0, 0.5, 2.0, 3.0], [2.0, 1.0, 1.5, 3.0], [2.0, 1.0, 1.5, 3.0]];
-/// Strides of the first block of a stage; the default comes first.
-const FIRST_STRIDES: [[usize; 2]; STAGES] = [[1, 2], [2, 1], [2, 1]];
-const KERNELS: [usize; 2] = [3, 5];
-
-/// What a block computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Operator {
-    /// Depthwise and pointwise convolution.
-    Separable,
-    /// The same with the input added, where shapes allow it.
-    Residual,
-    /// A convolution.
-    Conv,
-}
-
-const OPERATORS: [Operator; 3] = [Operator::Separable, Operator::Residual, Operator::Conv];
-
-/// Places of the genes.
-mod place {
-    use super::{BLOCKS, STAGES};
-
-    pub(super) const WIDTH: usize = 0;
-    pub(super) const STRIDE: usize = 1;
-    pub(super) const DEPTH: usize = 2;
-    /// Genes from the stride of the stem to before this one are the coarse shape.
-    pub(super) const COARSE: usize = DEPTH + STAGES;
-    pub(super) const STEM_KERNEL: usize = COARSE;
-    pub(super) const FACTOR: usize = STEM_KERNEL + 1;
-    pub(super) const FIRST_STRIDE: usize = FACTOR + STAGES;
-    pub(super) const BLOCK: usize = FIRST_STRIDE + STAGES;
-    /// How many weights are kept: 0 is dense.
-    pub(super) const DENSITY: usize = BLOCK + 2 * STAGES * BLOCKS;
-}
-
-fn blocks(genome: &[u16], stage: usize) -> usize {
-    usize::from(genome[place::DEPTH + stage]) + 1
-}
-
-fn block(stage: usize, block: usize) -> usize {
-    place::BLOCK + 2 * (stage * BLOCKS + block)
-}
-
-/// The network of a genome, and what was chosen for each of its parts.
-fn layout(genome: &[u16]) -> (NetSpec, Vec<(String, String)>) {
-    let mut layers: Vec<Layer> = Vec::new();
-    let mut about = Vec::new();
-    let mut add = |name: String, kind: Kind, inputs: &[&str]| {
-        let inputs = inputs.iter().map(|&input| input.to_owned()).collect();
-        layers.push(Layer { name, inputs, kind });
-    };
-    let conv = |out: usize, kernel: usize, stride: usize| Kind::Conv {
-        out,
-        kernel: Pair::square(kernel),
-        stride: Pair::square(stride),
-        padding: Padding::SAME,
-        groups: 1,
-        bias: false,
-    };
-    let norm = || Kind::BatchNorm { epsilon: crate::net::spec::EPSILON };
-    let mut width = WIDTHS[usize::from(genome[place::WIDTH])];
-    let stride = STEM_STRIDES[usize::from(genome[place::STRIDE])];
-    // A kernel that is narrower than the stride would leave pixels out.
-    let kernel = KERNELS[usize::from(genome[place::STEM_KERNEL])] + if stride == 4 { 2 } else { 0 };
-    add("stem".to_owned(), conv(width, kernel, stride), &[]);
-    add("stem-bn".to_owned(), norm(), &[]);
-    add("stem-relu".to_owned(), Kind::Relu {}, &[]);
-    about.push(("stem".to_owned(), format!("conv {kernel}x{kernel} stride {stride}, {width}")));
-    let mut below = "stem-relu".to_owned();
-    for stage in 0..STAGES {
-        let factor = FACTORS[stage][usize::from(genome[place::FACTOR + stage])];
-        let out = ((width as f64 * factor / 4.0).round() as usize).max(1) * 4;
-        for index in 0..blocks(genome, stage) {
-            let at = block(stage, index);
-            let operator = OPERATORS[usize::from(genome[at])];
-            let kernel = KERNELS[usize::from(genome[at + 1])];
-            let stride = match index {
-                0 => FIRST_STRIDES[stage][usize::from(genome[place::FIRST_STRIDE + stage])],
-                _ => 1,
-            };
-            let name = |part: &str| format!("s{}b{}-{part}", stage + 1, index + 1);
-            let mut unit = |kind: Kind, part: &str, from: &[&str], relu: bool| {
-                add(name(part), kind, from);
-                add(name(&format!("{part}-bn")), norm(), &[]);
-                if relu {
-                    add(name(&format!("{part}-relu")), Kind::Relu {}, &[]);
-                }
-            };
-            let depthwise = Kind::Depthwise {
-                kernel: Pair::square(kernel),
-                stride: Pair::square(stride),
-                padding: Padding::SAME,
-                multiplier: 1,
-                bias: false,
-            };
-            let pointwise = Kind::Pointwise { out, stride: Pair::square(1), bias: false };
-            let (last, what) = match operator {
-                Operator::Conv => {
-                    unit(conv(out, kernel, stride), "conv", &[&below], true);
-                    ("conv-relu", "conv")
-                }
-                Operator::Separable => {
-                    unit(depthwise, "dw", &[&below], true);
-                    unit(pointwise, "pw", &[], true);
-                    ("pw-relu", "separable")
-                }
-                Operator::Residual => {
-                    unit(depthwise, "dw", &[&below], true);
-                    unit(pointwise, "pw", &[], false);
-                    add(name("add"), Kind::Add {}, &[&name("pw-bn"), &below]);
-                    add(name("relu"), Kind::Relu {}, &[]);
-                    ("relu", "residual")
-                }
-            };
-            about.push((
-                format!("stage {} block {}", stage + 1, index + 1),
-                format!("{what} {kernel}x{kernel} stride {stride}, {out}"),
-            ));
-            below = name(last);
-            width = out;
-        }
-    }
-    add("pool".to_owned(), Kind::GlobalAvgPool {}, &[]);
-    let classes_of = Features::FromData(DataFeatures::Classes);
-    add("fc".to_owned(), Kind::Linear { out: classes_of, bias: true }, &[]);
-    add("softmax".to_owned(), Kind::Softmax {}, &[]);
-    let spec = NetSpec { name: "arch".to_owned(), input: None, task: Task::Classify, layers };
-    (spec, about)
-}
-
-/// The same for data of this shape with so many classes.
-fn network(
-    genome: &[u16],
-    input: [usize; 3],
-    classes: usize,
-) -> Result<(NetSpec, Vec<(String, String)>)> {
-    let (spec, about) = layout(genome);
-    Ok((spec.for_data(input, classes)?, about))
-}
-
-/// The description of a candidate's network, for any data.
-///
-/// # Errors
-/// When the genome is not one of a search for architectures.
-pub fn describe(genome: &[u16]) -> Result<NetSpec> {
-    let any = space(usize::from(u16::MAX) - 1);
-    ensure!(any.contains(genome), "expected the genome of an architecture, found {genome:?}");
-    Ok(layout(genome).0)
-}
-
-/// Genes without effect are zero: those of blocks that are not there, and additions that shapes forbid.
-fn expressed(mut genome: Genome) -> Genome {
-    for stage in 0..STAGES {
-        let depth = blocks(&genome, stage);
-        for index in 0..BLOCKS {
-            let at = block(stage, index);
-            if index >= depth {
-                genome[at..at + 2].fill(0);
-            }
-            // The first block of a stage changes the shape, or may do so.
-            if index == 0 && OPERATORS[usize::from(genome[at])] == Operator::Residual {
-                genome[at] = 0;
-            }
-        }
-    }
-    genome
-}
-
-fn space(densities: usize) -> Space {
-    let mut genes = vec![Gene::Level(0); place::DENSITY + 1];
-    genes[place::WIDTH] = Gene::Level(WIDTHS.len() as u16);
-    genes[place::STRIDE] = Gene::Level(STEM_STRIDES.len() as u16);
-    genes[place::DEPTH..place::COARSE].fill(Gene::Level(BLOCKS as u16));
-    genes[place::STEM_KERNEL] = Gene::Level(KERNELS.len() as u16);
-    genes[place::FACTOR..place::FIRST_STRIDE].fill(Gene::Choice(FACTORS[0].len() as u16));
-    genes[place::FIRST_STRIDE..place::BLOCK].fill(Gene::Level(FIRST_STRIDES[0].len() as u16));
-    for at in (place::BLOCK..place::DENSITY).step_by(2) {
-        genes[at] = Gene::Choice(OPERATORS.len() as u16);
-        genes[at + 1] = Gene::Level(KERNELS.len() as u16);
-    }
-    genes[place::DENSITY] = Gene::Choice(densities as u16 + 1);
-    Space::new(genes).expect("every gene has a value")
-}
-
-/// Every coarse shape, all else being zero.
-fn coarse_shapes() -> impl Iterator<Item = Genome> {
-    let strides = (0..STEM_STRIDES.len()).map(|stride| vec![0, stride as u16]);
-    let depths =
-        |shape: Vec<u16>| (0..BLOCKS as u16).map(move |depth| [&shape[..], &[depth]].concat());
-    strides.flat_map(depths).flat_map(depths).flat_map(depths).map(|mut genome| {
-        genome.resize(place::DENSITY + 1, 0);
-        genome
-    })
-}
 
 impl Arch {
     /// Checks what types cannot.
@@ -316,6 +119,8 @@ pub struct ArchProblem<'a> {
     device: Device,
     stop: &'a (dyn Fn() -> bool + Sync),
     estimates: Mutex<HashMap<Genome, Option<Estimate>>>,
+    /// Objectives beyond which a candidate counts for nothing.
+    bound: Option<Vec<f64>>,
 }
 
 /// Part of a search that a candidate belongs to.
@@ -334,7 +139,8 @@ impl<'a> ArchProblem<'a> {
         device: &Device,
         stop: &'a (dyn Fn() -> bool + Sync),
     ) -> Self {
-        Self { search, arch, data, device: device.clone(), stop, estimates: Mutex::default() }
+        let (device, estimates) = (device.clone(), Mutex::default());
+        Self { search, arch, data, device, stop, estimates, bound: None }
     }
 
     /// Prepares a search; `None` when `stop` says so.
@@ -354,7 +160,7 @@ impl<'a> ArchProblem<'a> {
             "`{}` has no validation split to judge candidates on; see --val-fraction",
             data.name
         );
-        let problem = Self::new(search, arch, data, device, stop);
+        let mut problem = Self::new(search, arch, data, device, stop);
         // There is no dense network to compare with: the bound is guessing, at the cost of the limits or of
         // the widest network that has nothing but separable convolutions.
         let reference = share(study, "reference", 0, stop, || {
@@ -372,7 +178,11 @@ impl<'a> ArchProblem<'a> {
             ];
             Ok(Some(serde_json::to_vec(&Reference { dense: bound.clone(), bound })?))
         })?;
-        Ok(reference.map(|_| problem))
+        let Some(reference) = reference else { return Ok(None) };
+        let reference: Reference =
+            serde_json::from_slice(&reference).context("the reference of the study is damaged")?;
+        problem.bound = Some(reference.bound);
+        Ok(Some(problem))
     }
 
     fn stage_of(&self, position: usize) -> Stage {
@@ -451,9 +261,7 @@ impl<'a> ArchProblem<'a> {
 
     fn feasible(&self, genome: &[u16]) -> bool {
         let limits = &self.search.limits;
-        let dense = genome[place::DENSITY] == 0;
-        (limits.is_empty() && dense)
-            || self.estimate(genome).is_some_and(|e| limits.allow(&Needs::from(&e)))
+        self.estimate(genome).is_some_and(|e| limits.allow(&Needs::from(&e)))
     }
 
     /// The genome at the largest base width up to this one at which it meets the limits, else at the smallest.
@@ -495,6 +303,60 @@ impl<'a> ArchProblem<'a> {
     }
 }
 
+/// Predicts the logarithm of an error from features, both as differences to the means of those known.
+struct Surrogate {
+    mean: Vec<f64>,
+    level: f64,
+    rest: Ridge,
+}
+
+impl ArchProblem<'_> {
+    /// What is to be known of networks before anything is predicted of others.
+    const ENOUGH: usize = 8;
+
+    /// The surrogate in view of the networks that were trained like those to come; none where it is not asked for or
+    /// too few are known.
+    fn surrogate(&self, candidates: &[Candidate]) -> Option<Surrogate> {
+        if !self.search.surrogate || self.stage_of(candidates.len()) != Stage::Fine {
+            return None;
+        }
+        let known = candidates[self.arch.coarse..].iter().filter_map(|candidate| {
+            let error = candidate.evaluation.as_ref()?.objectives[0];
+            Some((self.features(&candidate.proposal.genome)?, (error + self.grain()).ln()))
+        });
+        let (mut rows, mut targets): (Vec<Vec<f64>>, Vec<f64>) = known.unzip();
+        if rows.len() < Self::ENOUGH {
+            return None;
+        }
+        let count = rows.len() as f64;
+        let width = rows[0].len();
+        let mean = |at: usize| rows.iter().map(|row| row[at]).sum::<f64>() / count;
+        let mean: Vec<f64> = (0..width).map(mean).collect();
+        let level = targets.iter().sum::<f64>() / count;
+        rows.iter_mut().for_each(|row| row.iter_mut().zip(&mean).for_each(|(x, mean)| *x -= mean));
+        targets.iter_mut().for_each(|target| *target -= level);
+        let deviation =
+            |at: usize| (rows.iter().map(|row| row[at].powi(2)).sum::<f64>() / count).sqrt();
+        // What hardly differed yet is no reason to expect much of it.
+        let scale: Vec<f64> = (0..width).map(|at| deviation(at).max(0.1)).collect();
+        let rest = Ridge::fit(&rows, &targets, &vec![0.0; width], &scale);
+        Some(Surrogate { mean, level, rest })
+    }
+
+    /// What the surrogate sees of a network; `None` where it cannot be exported.
+    fn features(&self, genome: &[u16]) -> Option<Vec<f64>> {
+        let estimate = self.estimate(genome)?;
+        let bytes = [estimate.flash_bytes, estimate.arena_bytes].map(|bytes| bytes as f64);
+        let costs = [estimate.instructions, bytes[0], bytes[1]].map(f64::ln);
+        Some(costs.into_iter().chain(features(genome)).collect())
+    }
+
+    /// An error of zero is less than one sample.
+    fn grain(&self) -> f64 {
+        0.5 / self.data.indices(Split::Val).len().max(1) as f64
+    }
+}
+
 /// Name of a candidate's weights among its artefacts, for others to inherit.
 const WEIGHTS: &str = "weights.safetensors";
 
@@ -503,6 +365,7 @@ struct ArchScreen<'p, 'a> {
     problem: &'p ArchProblem<'a>,
     stage: Stage,
     shapes: Vec<Genome>,
+    surrogate: Option<Surrogate>,
 }
 
 impl Screen for ArchScreen<'_, '_> {
@@ -531,11 +394,27 @@ impl Screen for ArchScreen<'_, '_> {
         }
         expressed(genome)
     }
+
+    fn predict(&self, genomes: &[Genome]) -> Option<Vec<Vec<f64>>> {
+        let Surrogate { mean, level, rest } = self.surrogate.as_ref()?;
+        let predict = |genome: &Genome| {
+            let estimate = self.problem.estimate(genome)?;
+            let mut features = self.problem.features(genome)?;
+            features.iter_mut().zip(mean).for_each(|(feature, mean)| *feature -= mean);
+            let error = (level + rest.predict(&features)).exp() - self.problem.grain();
+            Some(vec![error.clamp(0.0, 1.0), estimate.instructions, estimate.flash_bytes as f64])
+        };
+        genomes.par_iter().map(predict).collect()
+    }
 }
 
 impl Problem for ArchProblem<'_> {
     fn space(&self) -> Space {
         space(self.arch.densities.len())
+    }
+
+    fn bound(&self) -> Option<Vec<f64>> {
+        self.bound.clone()
     }
 
     fn phase(&self, candidates: usize) -> usize {
@@ -584,7 +463,8 @@ impl Problem for ArchProblem<'_> {
     fn screen(&self, candidates: &[Candidate]) -> impl Screen {
         let stage = self.stage_of(candidates.len());
         let shapes = if stage == Stage::Coarse { Vec::new() } else { self.shapes(candidates) };
-        ArchScreen { problem: self, stage, shapes }
+        let surrogate = self.surrogate(candidates);
+        ArchScreen { problem: self, stage, shapes, surrogate }
     }
 
     fn evaluate(
@@ -632,27 +512,6 @@ mod tests {
     use crate::search::settings::{Limits, What};
     use crate::search::study::Status;
     use crate::target::cost::Core;
-    use proptest::prelude::*;
-    use rand::SeedableRng;
-    use rand_pcg::Pcg64;
-
-    proptest! {
-        /// Every genome is a network, and genes without effect are zero.
-        #[test]
-        fn genomes_are_networks(seed: u64) {
-            let genome = expressed(space(2).sample(&mut Pcg64::seed_from_u64(seed)));
-            let (net, about) = network(&genome, [8, 8, 1], 10).unwrap();
-            let graph = Graph::new(&net).unwrap();
-            let blocks: usize = (0..STAGES).map(|stage| blocks(&genome, stage)).sum();
-            prop_assert_eq!(about.len(), blocks + 1);
-            // A description can be written and read again.
-            let text = toml::to_string(&describe(&genome).unwrap()).unwrap();
-            let again: NetSpec = toml::from_str(&text).unwrap();
-            prop_assert_eq!(again.for_data([8, 8, 1], 10).unwrap(), net);
-            prop_assert_eq!(similarity(&graph, &graph), 1.0);
-            prop_assert_eq!(expressed(genome.clone()), genome);
-        }
-    }
 
     /// The first stage proposes every coarse shape that limits allow once, at one width or what they allow, and
     /// nothing else.
@@ -705,18 +564,5 @@ mod tests {
             candidates.iter().map(|c| c.proposal.genome.clone()).collect();
         assert_eq!(proposed, shapes);
         assert_eq!(optimiser.ask(&problem.screen(&candidates)), None);
-    }
-
-    #[test]
-    fn coarse_shapes_are_all_there_are() {
-        let shapes: HashSet<Genome> = coarse_shapes().collect();
-        let mut random = Pcg64::seed_from_u64(1);
-        for _ in 0..1000 {
-            let mut genome = space(2).sample(&mut random);
-            genome[place::WIDTH] = 0;
-            genome[place::COARSE..].fill(0);
-            assert!(shapes.contains(&genome));
-        }
-        assert_eq!(shapes.len(), STEM_STRIDES.len() * BLOCKS.pow(STAGES as u32));
     }
 }

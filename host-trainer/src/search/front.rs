@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use niwaki_core::Model;
 
-use super::arch;
+use super::arch_space;
 use super::measure::MODEL;
 use super::settings::What;
 use super::study::{Candidate, Study};
@@ -51,7 +51,7 @@ pub fn export(study: &Study, view: &View, candidate: &Candidate, path: &Path) ->
 pub fn export_net(view: &View, candidate: &Candidate, path: &Path) -> Result<()> {
     let net = match &view.search.what {
         What::Sparse(sparse) => sparse.net.clone(),
-        What::Arch(_) => arch::describe(&candidate.proposal.genome)?,
+        What::Arch(_) => arch_space::describe(&candidate.proposal.genome)?,
     };
     let text = toml::to_string(&net).context("describing the network")?;
     write_atomically(path, text.as_bytes())

@@ -1,6 +1,7 @@
 //! Multi-objective search: genomes, the optimisers that propose them, and Pareto fronts.
 
 pub mod arch;
+mod arch_space;
 pub mod front;
 pub mod genome;
 pub mod measure;

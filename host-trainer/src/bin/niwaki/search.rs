@@ -99,6 +99,9 @@ struct ArchPlan {
     /// Passes over the training data of one of them [default: twice those of a candidate before]
     #[arg(long, value_name = "N")]
     sparse_epochs: Option<usize>,
+    /// Predict nothing: candidates are proposed by breeding alone
+    #[arg(long)]
+    no_surrogate: bool,
 }
 
 /// Arguments of `niwaki experiment arch`.
@@ -620,8 +623,8 @@ impl ArchPlan {
     ) -> Result<Search> {
         let mut arch = self.stages(basis, data, device, division)?;
         let (what, seed) = (What::Arch(arch.clone()), arch.training.seed);
-        // There is nothing that predictions could come from.
-        let mut search = basis.search(what, info.clone(), algorithm, false, seed);
+        let surrogate = !self.no_surrogate;
+        let mut search = basis.search(what, info.clone(), algorithm, surrogate, seed);
         arch.check_reach(&search, data)?;
         if arch.coarse > 0 {
             arch.coarse = arch.coarse.min(arch.most_coarse(&search, data));
