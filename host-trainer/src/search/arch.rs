@@ -32,9 +32,10 @@ use super::settings::{Needs, Reference, Search};
 use super::sparse::{remembered, run_file};
 use super::study::{Candidate, Study};
 use super::surrogate::Ridge;
-use super::worker::{Evaluated, Problem, front, share};
+use super::worker::{Evaluated, Problem, front, persist, share};
 use crate::data::{Dataset, Split};
 use crate::export::{Estimate, estimate};
+use crate::net::shape::Role;
 use crate::net::spec::NetSpec;
 use crate::net::{Graph, Params};
 use crate::sparse::inherit::{heritage, inherit, similarity};
@@ -261,7 +262,21 @@ impl<'a> ArchProblem<'a> {
 
     fn feasible(&self, genome: &[u16]) -> bool {
         let limits = &self.search.limits;
-        self.estimate(genome).is_some_and(|e| limits.allow(&Needs::from(&e)))
+        !self.is_far_too_large(genome)
+            && self.estimate(genome).is_some_and(|e| limits.allow(&Needs::from(&e)))
+    }
+
+    /// Whether a dense network has more weights than bytes are allowed: that is seen at once, whereas to export a large
+    /// network takes a while.
+    fn is_far_too_large(&self, genome: &[u16]) -> bool {
+        let Some(flash) = self.search.limits.flash.filter(|_| genome[place::DENSITY] == 0) else {
+            return false;
+        };
+        let graph = self.network(genome).and_then(|(net, _)| Ok(Graph::new(&net)?));
+        graph.is_ok_and(|graph| {
+            let weights = graph.params().into_iter().filter(|param| param.role == Role::Weight);
+            weights.map(|param| param.len() as u64).sum::<u64>() > flash
+        })
     }
 
     /// The genome at the largest base width up to this one at which it meets the limits, else at the smallest.
@@ -282,7 +297,7 @@ impl<'a> ArchProblem<'a> {
         own[place::DENSITY] = 0;
         let again = own != candidate.proposal.genome;
         let mut best: Option<(f64, i64)> = None;
-        for other in study.candidates()? {
+        for other in persist(self.stop, || study.candidates())? {
             let genome = &other.proposal.genome;
             let dense = genome[place::DENSITY] == 0;
             let known = other.told.is_some_and(|told| told < candidate.asked);
@@ -296,7 +311,8 @@ impl<'a> ArchProblem<'a> {
             }
         }
         let Some((_, id)) = best else { return Ok(None) };
-        let bytes = study.artefact(id, WEIGHTS)?.context("the weights of a candidate are gone")?;
+        let bytes = persist(self.stop, || study.artefact(id, WEIGHTS))?;
+        let bytes = bytes.context("the weights of a candidate are gone")?;
         let path = tempfile::NamedTempFile::new()?;
         std::fs::write(path.path(), bytes)?;
         Ok(Some(Params::load(path.path())?.0))
@@ -507,62 +523,130 @@ impl Problem for ArchProblem<'_> {
 mod tests {
     use super::*;
     use crate::data::{LoadOptions, load};
+    use crate::net::spec::Kind;
     use crate::net::trained::DataInfo;
-    use crate::search::optimiser::{Algorithm, Optimiser, Settings};
+    use crate::search::optimiser::{Algorithm, Optimiser, Proposal, Settings};
     use crate::search::settings::{Limits, What};
-    use crate::search::study::Status;
+    use crate::search::study::{Evaluation, Status};
+    use crate::search::surrogate::kendall_tau;
     use crate::target::cost::Core;
+    use rand::SeedableRng;
+    use rand_pcg::Pcg64;
 
-    /// The first stage proposes every coarse shape that limits allow once, at one width or what they allow, and
-    /// nothing else.
-    #[test]
-    fn the_first_stage_compares_shapes() {
+    /// A search on the digits with so many candidates of the first stage, and before the last one.
+    fn search(coarse: usize, sparse_from: usize, limits: Limits) -> (Search, Arch, Dataset) {
         let options = LoadOptions { val_fraction: 0.2, ..LoadOptions::default() };
         let data = load("digits", &options).unwrap();
         let arch = Arch {
-            coarse: 100,
-            sparse_from: 100,
+            coarse,
+            sparse_from,
             densities: vec![0.5],
             coarse_epochs: 1,
             sparse_epochs: 1,
             training: Config::default(),
         };
-        let settings =
-            Settings { algorithm: Algorithm::Random, objectives: 3, population: 8, seed: 1 };
         let search = Search {
             what: What::Arch(arch.clone()),
             data: DataInfo::new("digits", &options, &data),
             target: Core::CortexM4,
-            limits: Limits { instructions: Some(60_000), ..Limits::default() },
-            optimiser: settings.clone(),
-            surrogate: false,
+            limits,
+            optimiser: Settings {
+                algorithm: Algorithm::Moead,
+                objectives: 3,
+                population: 8,
+                seed: 1,
+            },
+            surrogate: true,
         };
+        (search, arch, data)
+    }
+
+    fn candidate(id: usize, proposal: Proposal, error: Option<f64>) -> Candidate {
+        let details = serde_json::Value::Null;
+        Candidate {
+            id: id as i64,
+            proposal,
+            status: Status::Leased,
+            worker: String::new(),
+            attempt: 1,
+            evaluation: error.map(|error| Evaluation { objectives: vec![error; 3], details }),
+            error: None,
+            seconds: None,
+            asked: id as i64,
+            told: None,
+        }
+    }
+
+    /// The first stage proposes every coarse shape that limits allow once, at one width or what they allow, and
+    /// nothing else.
+    #[test]
+    fn the_first_stage_compares_shapes() {
+        let limits = Limits { instructions: Some(60_000), ..Limits::default() };
+        let (search, arch, data) = search(100, 100, limits);
         let problem = ArchProblem::new(&search, &arch, &data, &Device::flex(), &|| false);
         let shapes = problem.coarse();
         assert_eq!(shapes.len(), arch.most_coarse(&search, &data));
         let widths: HashSet<u16> = shapes.iter().map(|shape| shape[place::WIDTH]).collect();
         assert!((10..81).contains(&shapes.len()) && widths.len() > 1, "{shapes:?}");
 
-        let mut optimiser = Optimiser::new(problem.space(), settings, problem.first(&[]));
+        let mut optimiser =
+            Optimiser::new(problem.space(), search.optimiser.clone(), problem.first(&[]));
         let mut candidates: Vec<Candidate> = Vec::new();
-        for id in 1..=shapes.len() as i64 {
+        for id in 1..=shapes.len() {
             let proposal = optimiser.ask(&problem.screen(&candidates)).unwrap();
-            candidates.push(Candidate {
-                id,
-                proposal,
-                status: Status::Leased,
-                worker: String::new(),
-                attempt: 1,
-                evaluation: None,
-                error: None,
-                seconds: None,
-                asked: id,
-                told: None,
-            });
+            candidates.push(candidate(id, proposal, None));
         }
         let proposed: HashSet<Genome> =
             candidates.iter().map(|c| c.proposal.genome.clone()).collect();
         assert_eq!(proposed, shapes);
         assert_eq!(optimiser.ask(&problem.screen(&candidates)), None);
+    }
+
+    /// Errors that follow from widths, depth and operators are predicted in their order from thirty networks, with the
+    /// costs that are known anyway; from too few, and for the last trainings, none are.
+    #[test]
+    fn errors_are_predicted_from_shapes() {
+        let (search, arch, data) = search(0, 60, Limits::default());
+        let problem = ArchProblem::new(&search, &arch, &data, &Device::flex(), &|| false);
+        let mut random = Pcg64::seed_from_u64(1);
+        let screen = problem.screen(&[]);
+        // Wide networks take long to export.
+        let mut draw = || {
+            let mut genome = problem.space().sample(&mut random);
+            genome[place::WIDTH] %= 2;
+            screen.canonical(genome)
+        };
+        let truth = |genome: &[u16]| {
+            let (net, about) = problem.network(genome).unwrap();
+            let channels = net.layers.iter().map(|layer| match layer.kind {
+                Kind::Conv { out, .. } | Kind::Pointwise { out, .. } => out,
+                _ => 0,
+            });
+            let channels = channels.sum::<usize>() as f64;
+            let residual = about.iter().filter(|(_, what)| what.contains("residual")).count();
+            0.8 * channels.powf(-0.3) * 0.95_f64.powi(residual as i32)
+        };
+        let mut known = |count: usize| -> Vec<Candidate> {
+            let proposals = (0..count).map(|_| draw());
+            let proposals: Vec<Proposal> = proposals
+                .map(|genome| Proposal { genome, subproblem: 0, predicted: None })
+                .collect();
+            let known = proposals.into_iter().enumerate();
+            known.map(|(at, p)| candidate(at + 1, p.clone(), Some(truth(&p.genome)))).collect()
+        };
+        let others: Vec<Genome> = known(30).into_iter().map(|c| c.proposal.genome).collect();
+        assert_eq!(problem.screen(&known(7)).predict(&others), None);
+        assert_eq!(problem.screen(&known(60)).predict(&others), None);
+        let predicted = problem.screen(&known(30)).predict(&others).unwrap();
+        let pairs: Vec<(f64, f64)> = others
+            .iter()
+            .zip(&predicted)
+            .map(|(genome, predicted)| (predicted[0], truth(genome)))
+            .collect();
+        assert!(kendall_tau(&pairs).unwrap() > 0.8, "{pairs:?}");
+        for (genome, predicted) in others.iter().zip(&predicted) {
+            let estimate = problem.estimate(genome).unwrap();
+            assert_eq!(predicted[1..], [estimate.instructions, estimate.flash_bytes as f64]);
+        }
     }
 }

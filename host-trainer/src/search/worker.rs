@@ -154,7 +154,7 @@ pub fn work<P: Problem>(
 }
 
 /// Tries again while the database does not answer: what was evaluated must not be lost by a restart of it.
-fn persist<T>(
+pub(super) fn persist<T>(
     stop: &(dyn Fn() -> bool + Sync),
     mut action: impl FnMut() -> Result<T, StudyError>,
 ) -> Result<T, StudyError> {

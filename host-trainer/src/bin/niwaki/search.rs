@@ -56,7 +56,8 @@ enum SearchWhat {
 The first stage finds depth and coarse shape with short trainings; the second one operators, kernel sizes,
 widths and strides of the shapes that were good, where each network begins with the weights of the most similar
 one. The last evaluations train members of the front for longer, dense and sparse (by self-decoupled training).
-With --stages 1, the control, all of it is searched at once and every network is trained from scratch.
+Before them, the network is evaluated next that is predicted to add the most hypervolume by a regression on those
+that are known. With --stages 1, the control, all of it is searched at once and every network is trained from scratch.
 
 Study, limits, workers and results are those of `niwaki search sparse`. A study keeps the stages that it began with:
 more --evaluations belong to the last one.
