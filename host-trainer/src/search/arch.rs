@@ -56,6 +56,9 @@ pub struct Arch {
     pub coarse_epochs: usize,
     /// Their epochs.
     pub sparse_epochs: usize,
+    /// Accuracy below which a network counts for nothing, if not that of guessing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_accuracy: Option<f64>,
     /// Settings of the training of a dense candidate.
     pub training: Config,
 }
@@ -78,6 +81,13 @@ impl Arch {
         );
         let valid = self.densities.iter().all(|density| *density > 0.0 && *density <= 1.0);
         ensure!(valid, "expected densities above 0 and at most 1, found {:?}", self.densities);
+        if let Some(least) = self.min_accuracy {
+            let guessing = 1.0 / data.classes() as f64;
+            ensure!(
+                least >= guessing && least < 1.0,
+                "--min-accuracy: expected a share from {guessing:.3}, which is guessing, to 1, found {least}"
+            );
+        }
         self.training.check()
     }
 
@@ -162,7 +172,7 @@ impl<'a> ArchProblem<'a> {
             data.name
         );
         let mut problem = Self::new(search, arch, data, device, stop);
-        // There is no dense network to compare with: the bound is guessing, at the cost of the limits or of
+        // There is no dense network to compare with: the bound is guessing, or what is asked for, at the cost of the limits or of
         // the widest network that has nothing but separable convolutions.
         let reference = share(study, "reference", 0, stop, || {
             let mut widest = vec![0; place::DENSITY + 1];
@@ -173,7 +183,7 @@ impl<'a> ArchProblem<'a> {
             let limits = &search.limits;
             let limit = |limit: Option<u64>, cost: f64| limit.map_or(cost, |limit| limit as f64);
             let bound = vec![
-                1.0 - 1.0 / data.classes() as f64,
+                1.0 - arch.min_accuracy.unwrap_or(1.0 / data.classes() as f64),
                 limit(limits.instructions, cost.instructions),
                 limit(limits.flash, cost.flash_bytes as f64),
             ];
@@ -543,6 +553,7 @@ mod tests {
             densities: vec![0.5],
             coarse_epochs: 1,
             sparse_epochs: 1,
+            min_accuracy: None,
             training: Config::default(),
         };
         let search = Search {

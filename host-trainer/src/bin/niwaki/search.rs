@@ -65,6 +65,7 @@ more --evaluations belong to the last one.
 Examples:
   niwaki search arch --data scenes/ --resize 64x64 --target cortex-m4 --flash 128K --ram 128K --evaluations 300 \\
       --study runs/scenes
+  niwaki search arch --data scenes/ --resize 64x64 --instructions 20M --min-accuracy 0.7 --study runs/accurate
   niwaki search arch --data digits --flash 16K --evaluations 30 --epochs 3 --coarse-epochs 1 --study runs/a
   niwaki search arch --data digits --stages 1 --study runs/control")]
 struct ArchArgs {
@@ -100,6 +101,10 @@ struct ArchPlan {
     /// Passes over the training data of one of them [default: twice those of a candidate before]
     #[arg(long, value_name = "N")]
     sparse_epochs: Option<usize>,
+    /// Accuracy on the validation split below which networks count for nothing: the search spends itself on
+    /// those above it [default: guessing]
+    #[arg(long, value_name = "SHARE")]
+    min_accuracy: Option<f64>,
     /// Predict nothing: candidates are proposed by breeding alone
     #[arg(long)]
     no_surrogate: bool,
@@ -604,6 +609,7 @@ impl ArchPlan {
             densities: self.densities.clone(),
             coarse_epochs: self.coarse_epochs,
             sparse_epochs: self.sparse_epochs(basis),
+            min_accuracy: self.min_accuracy,
             training: Config {
                 learning_rate: basis.lr.unwrap_or(training.optimiser.learning_rate()),
                 ..training
