@@ -121,7 +121,8 @@ fn killed_searches_go_on() {
     assert!(other.contains("`limits.flash` is 2000 there and 7168 here"), "{other}");
 }
 
-/// The same of a search for architectures, whose networks inherit weights: in every stage.
+/// The same of a search for architectures, whose networks inherit weights: in every stage, also where
+/// candidates are proposed by predictions.
 #[test]
 fn killed_architecture_searches_go_on() {
     fn search<'a>(study: &'a str, evaluations: &'a str) -> Vec<&'a str> {
@@ -132,17 +133,19 @@ fn killed_architecture_searches_go_on() {
     let temporary = tempfile::tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
     let (whole, parts) = (path("whole"), path("parts"));
-    let undisturbed = json(&search(&whole, "10"));
-    assert_eq!(count(&undisturbed, "done"), 10, "{undisturbed}");
-    let started = json(&[&search(&parts, "10")[..], &["--start-only"]].concat());
-    assert_eq!(started["evaluations"], 10);
+    let undisturbed = json(&search(&whole, "20"));
+    assert_eq!(count(&undisturbed, "done"), 20, "{undisturbed}");
+    let predicted = candidates(&undisturbed).iter().filter(|c| !c["predicted"].is_null());
+    assert!(predicted.count() > 0, "{undisturbed}");
+    let started = json(&[&search(&parts, "20")[..], &["--start-only"]].concat());
+    assert_eq!(started["evaluations"], 20);
     assert!(candidates(&json(&["study", "show", &parts])).is_empty());
-    kill_repeatedly(&search(&parts, "10"), &parts, &[1, 4, 8]);
-    assert_eq!(essence(&json(&search(&parts, "10"))), essence(&undisturbed));
+    kill_repeatedly(&search(&parts, "20"), &parts, &[1, 7, 15, 17]);
+    assert_eq!(essence(&json(&search(&parts, "20"))), essence(&undisturbed));
     // More evaluations belong to the last stage.
-    let more = json(&search(&parts, "12"));
-    assert_eq!(essence(&more)[..10], essence(&undisturbed)[..]);
-    assert_eq!(count(&more, "done"), 12);
+    let more = json(&search(&parts, "22"));
+    assert_eq!(essence(&more)[..20], essence(&undisturbed)[..]);
+    assert_eq!(count(&more, "done"), 22);
 }
 
 /// A disk that is full ends a search with advice, and loses nothing: with room it goes on to the same result.
@@ -253,6 +256,8 @@ fn what_cannot_be_is_said_at_once() {
     assert!(error(&["study", "show", &study]).contains("there is no study"));
     assert!(error(&search(&study, &["--densities", "0.5,0.1"])).contains("rising"));
     assert!(error(&search(&study, &["--flash", "64X"])).contains("such as 64K"));
+    let certain = error(&["search", "arch", "--min-accuracy", "1", "--study", &study]);
+    assert!(certain.contains("--min-accuracy: expected a share from 0.100"), "{certain}");
 }
 
 /// A PostgreSQL server in a folder, reached over a Unix socket, and over TCP where it can encrypt.

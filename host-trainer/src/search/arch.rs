@@ -23,7 +23,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::arch_space::{
-    BLOCKS, STEM_STRIDES, WIDEST, coarse_shapes, expressed, features, network, place, space,
+    BLOCKS, STEM_STRIDES, WIDEST, coarse, coarse_shapes, expressed, features, network, place, space,
 };
 use super::genome::{Genome, Space};
 use super::measure::{in_folder, measure};
@@ -402,8 +402,7 @@ impl Screen for ArchScreen<'_, '_> {
     fn canonical(&self, mut genome: Genome) -> Genome {
         match self.stage {
             Stage::Coarse => {
-                genome[place::COARSE..].fill(0);
-                genome = self.problem.widest(genome, COARSE_WIDTH);
+                genome = self.problem.widest(coarse(genome), COARSE_WIDTH);
             }
             // Forms of the last stage come from the front; where there are none left, dense networks go on.
             Stage::Fine | Stage::Last => {
@@ -457,7 +456,7 @@ impl Problem for ArchProblem<'_> {
                 let mut largest = vec![0; place::DENSITY + 1];
                 largest[place::DEPTH..place::COARSE].fill(BLOCKS as u16 - 1);
                 let smallest = vec![0; place::DENSITY + 1];
-                [smallest, largest].map(|shape| self.widest(shape, COARSE_WIDTH)).into()
+                [smallest, largest].map(|shape| self.widest(coarse(shape), COARSE_WIDTH)).into()
             }
             Stage::Fine => {
                 // As they were, and as wide as limits allow; most of the stage is for what is not yet known.

@@ -234,14 +234,25 @@ pub(super) fn space(densities: usize) -> Space {
     Space::new(genes).expect("every gene has a value")
 }
 
-/// Every coarse shape, all else being zero.
+/// The genome with nothing but its coarse shape: all blocks are inverted residuals, which learn quickly however many
+/// there are, and all else is zero.
+pub(super) fn coarse(mut genome: Genome) -> Genome {
+    genome[place::COARSE..].fill(0);
+    let inverted = OPERATORS.iter().position(|operator| *operator == Operator::Inverted(2));
+    for at in (0..STAGES * BLOCKS).map(|at| place::BLOCK + 2 * at) {
+        genome[at] = inverted.unwrap_or(0) as u16;
+    }
+    expressed(genome)
+}
+
+/// Every coarse shape.
 pub(super) fn coarse_shapes() -> impl Iterator<Item = Genome> {
     let strides = (0..STEM_STRIDES.len()).map(|stride| vec![0, stride as u16]);
     let depths =
         |shape: Vec<u16>| (0..BLOCKS as u16).map(move |depth| [&shape[..], &[depth]].concat());
     strides.flat_map(depths).flat_map(depths).flat_map(depths).map(|mut genome| {
         genome.resize(place::DENSITY + 1, 0);
-        genome
+        coarse(genome)
     })
 }
 
@@ -307,8 +318,7 @@ mod tests {
         for _ in 0..1000 {
             let mut genome = space(2).sample(&mut random);
             genome[place::WIDTH] = 0;
-            genome[place::COARSE..].fill(0);
-            assert!(shapes.contains(&genome));
+            assert!(shapes.contains(&coarse(genome)));
         }
         assert_eq!(shapes.len(), STEM_STRIDES.len() * BLOCKS.pow(STAGES as u32));
     }
