@@ -591,7 +591,7 @@ mod tests {
     /// nothing else.
     #[test]
     fn the_first_stage_compares_shapes() {
-        let limits = Limits { instructions: Some(60_000), ..Limits::default() };
+        let limits = Limits { instructions: Some(150_000), ..Limits::default() };
         let (search, arch, data) = search(100, 100, limits);
         let problem = ArchProblem::new(&search, &arch, &data, &Device::flex(), &|| false);
         let shapes = problem.coarse();
