@@ -340,15 +340,16 @@ impl ArchProblem<'_> {
     /// What is to be known of networks before anything is predicted of others.
     const ENOUGH: usize = 8;
 
-    /// The surrogate in view of the networks that were trained like those to come; none where it is not asked for or
-    /// too few are known.
+    /// The surrogate in view of the networks so far; none where it is not asked for or too few are known, and none for
+    /// the last trainings.
     fn surrogate(&self, candidates: &[Candidate]) -> Option<Surrogate> {
         if !self.search.surrogate || self.stage_of(candidates.len()) != Stage::Fine {
             return None;
         }
-        let known = candidates[self.arch.coarse..].iter().filter_map(|candidate| {
+        let known = candidates.iter().enumerate().filter_map(|(position, candidate)| {
             let error = candidate.evaluation.as_ref()?.objectives[0];
-            Some((self.features(&candidate.proposal.genome)?, (error + self.grain()).ln()))
+            let stage = self.stage_of(position);
+            Some((self.features(&candidate.proposal.genome, stage)?, (error + self.grain()).ln()))
         });
         let (mut rows, mut targets): (Vec<Vec<f64>>, Vec<f64>) = known.unzip();
         if rows.len() < Self::ENOUGH {
@@ -369,12 +370,13 @@ impl ArchProblem<'_> {
         Some(Surrogate { mean, level, rest })
     }
 
-    /// What the surrogate sees of a network; `None` where it cannot be exported.
-    fn features(&self, genome: &[u16]) -> Option<Vec<f64>> {
+    /// What the surrogate sees of a network that is trained as in this stage; `None` where it cannot be exported.
+    fn features(&self, genome: &[u16], stage: Stage) -> Option<Vec<f64>> {
         let estimate = self.estimate(genome)?;
         let bytes = [estimate.flash_bytes, estimate.arena_bytes].map(|bytes| bytes as f64);
         let costs = [estimate.instructions, bytes[0], bytes[1]].map(f64::ln);
-        Some(costs.into_iter().chain(features(genome)).collect())
+        let training = f64::from(stage == Stage::Coarse);
+        Some(costs.into_iter().chain([training]).chain(features(genome)).collect())
     }
 
     /// An error of zero is less than one sample.
@@ -424,7 +426,7 @@ impl Screen for ArchScreen<'_, '_> {
         let Surrogate { mean, level, rest } = self.surrogate.as_ref()?;
         let predict = |genome: &Genome| {
             let estimate = self.problem.estimate(genome)?;
-            let mut features = self.problem.features(genome)?;
+            let mut features = self.problem.features(genome, self.stage)?;
             features.iter_mut().zip(mean).for_each(|(feature, mean)| *feature -= mean);
             let error = (level + rest.predict(&features)).exp() - self.problem.grain();
             Some(vec![error.clamp(0.0, 1.0), estimate.instructions, estimate.flash_bytes as f64])
@@ -459,9 +461,14 @@ impl Problem for ArchProblem<'_> {
                 [smallest, largest].map(|shape| self.widest(coarse(shape), COARSE_WIDTH)).into()
             }
             Stage::Fine => {
-                // As they were, and as wide as limits allow; most of the stage is for what is not yet known.
+                // As they were; where nothing is predicted, as wide as limits allow, too. Most of the stage is for what
+                // is not yet known.
                 let most = (self.arch.sparse_from - self.arch.coarse).div_ceil(4);
-                let widths = |shape: Genome| [shape.clone(), self.widest(shape, WIDEST)];
+                let widths = |shape: Genome| {
+                    let widest =
+                        (!self.search.surrogate).then(|| self.widest(shape.clone(), WIDEST));
+                    [shape].into_iter().chain(widest)
+                };
                 self.shapes(before).into_iter().flat_map(widths).take(most).collect()
             }
             Stage::Last => {
