@@ -197,7 +197,7 @@ fn architectures_are_compared() {
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (out, runs) = (path("arch"), path("studies"));
     let words = "experiment arch --train-limit 300 --population 4 --evaluations 5 --epochs 1 --coarse-epochs 1 \
-                 --coarse-share 0.4 --flash 24K --seeds 1 --out";
+                 --coarse-share 0.4 --flash 24K --lr 0.03 --seeds 1 --out";
     let arguments: Vec<&str> = words.split_whitespace().chain([&*out, "--runs", &*runs]).collect();
     let compared = json(&arguments);
     assert_eq!(compared["searches"], 3);

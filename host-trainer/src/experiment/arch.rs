@@ -59,7 +59,7 @@ impl Staging {
 pub fn evaluations_for_time(two: &ArchRow, one: &ArchRow) -> usize {
     const MARGIN: f64 = 1.1;
     let ratio = (MARGIN * two.seconds() / one.seconds()).max(1.0);
-    (ratio * one.evaluations as f64).ceil() as usize
+    (ratio * (one.evaluations + one.failed) as f64).ceil() as usize
 }
 
 /// A finished search for architectures.
@@ -274,6 +274,9 @@ mod tests {
         let one = row(Staging::One, &[(6.0, 0.1), (9.5, 0.25)]);
         // 1.1 * 19 / 9.5 = 2.2 times as many; never fewer than at equal epochs.
         assert_eq!((evaluations_for_time(&two, &one), evaluations_for_time(&one, &two)), (5, 2));
+        // Those that failed count as evaluations: they were part of what it took.
+        let failing = ArchRow { failed: 2, ..one.clone() };
+        assert_eq!(evaluations_for_time(&two, &failing), 9);
         let longer = row(Staging::OneLonger, &[(6.0, 0.1), (9.5, 0.4), (20.0, 0.5)]);
         let rows = [two, one, longer];
         let summary = summarise_stages(&rows);
