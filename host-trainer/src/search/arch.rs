@@ -26,17 +26,17 @@ use super::arch_space::{
     BLOCKS, STEM_STRIDES, WIDEST, coarse, coarse_shapes, expressed, features, network, place, space,
 };
 use super::genome::{Genome, Space};
-use super::measure::{in_folder, measure};
+use super::measure::{grain, in_folder, measure};
 use super::optimiser::Screen;
 use super::settings::{Needs, Reference, Search};
 use super::sparse::{remembered, run_file};
 use super::study::{Candidate, Study};
-use super::surrogate::Ridge;
+use super::surrogate::{Ridge, deviations};
 use super::worker::{Evaluated, Problem, front, persist, share};
 use crate::data::{Dataset, Split};
 use crate::export::{Estimate, estimate};
 use crate::net::shape::Role;
-use crate::net::spec::NetSpec;
+use crate::net::spec::{NetSpec, Task};
 use crate::net::{Graph, Params};
 use crate::sparse::inherit::{heritage, inherit, similarity};
 use crate::sparse::mask::{Budget, LayerMask};
@@ -178,8 +178,11 @@ impl<'a> ArchProblem<'a> {
             let mut widest = vec![0; place::DENSITY + 1];
             widest[place::WIDTH] = WIDEST;
             widest[place::DEPTH..place::COARSE].fill(BLOCKS as u16 - 1);
-            let cost =
-                problem.estimate(&widest).context("the widest network cannot be exported")?;
+            // Whatever the limits say.
+            let cost = problem
+                .network(&widest)
+                .and_then(|(net, _)| estimate(&net, &[], search.target, Some(&search.data)));
+            let cost = cost.context("the widest network cannot be exported")?;
             let limits = &search.limits;
             let limit = |limit: Option<u64>, cost: f64| limit.map_or(cost, |limit| limit as f64);
             let bound = vec![
@@ -216,17 +219,22 @@ impl<'a> ArchProblem<'a> {
         at.checked_sub(1).map(|at| self.arch.densities[at])
     }
 
-    /// Predicted costs; `None` where the network cannot be exported or have its density.
+    /// Predicted costs; `None` where the network cannot be exported or have its density, or has more weights than
+    /// bytes of flash are allowed.
     fn estimate(&self, genome: &[u16]) -> Option<Estimate> {
         remembered(&self.estimates, genome, || self.work_out(genome))
     }
 
     fn work_out(&self, genome: &[u16]) -> Option<Estimate> {
         let (net, _) = self.network(genome).ok()?;
+        let graph = Graph::new(&net).ok()?;
         let masks: Vec<LayerMask> = match self.density(genome) {
+            // That there are more weights than bytes is seen at once, whereas to export a large network takes a while.
+            None if self.search.limits.flash.is_some_and(|flash| weights(&graph) > flash) => {
+                return None;
+            }
             None | Some(1.0) => Vec::new(),
             Some(density) => {
-                let graph = Graph::new(&net).ok()?;
                 let config = Config { density, ..self.config(Stage::Last, Some(density)) };
                 config.check_density(&graph).ok()?;
                 let (distribution, structure) = (config.distribution, config.structure);
@@ -272,21 +280,7 @@ impl<'a> ArchProblem<'a> {
 
     fn feasible(&self, genome: &[u16]) -> bool {
         let limits = &self.search.limits;
-        !self.is_far_too_large(genome)
-            && self.estimate(genome).is_some_and(|e| limits.allow(&Needs::from(&e)))
-    }
-
-    /// Whether a dense network has more weights than bytes are allowed: that is seen at once, whereas to export a large
-    /// network takes a while.
-    fn is_far_too_large(&self, genome: &[u16]) -> bool {
-        let Some(flash) = self.search.limits.flash.filter(|_| genome[place::DENSITY] == 0) else {
-            return false;
-        };
-        let graph = self.network(genome).and_then(|(net, _)| Ok(Graph::new(&net)?));
-        graph.is_ok_and(|graph| {
-            let weights = graph.params().into_iter().filter(|param| param.role == Role::Weight);
-            weights.map(|param| param.len() as u64).sum::<u64>() > flash
-        })
+        self.estimate(genome).is_some_and(|e| limits.allow(&Needs::from(&e)))
     }
 
     /// The genome at the largest base width up to this one at which it meets the limits, else at the smallest.
@@ -329,6 +323,12 @@ impl<'a> ArchProblem<'a> {
     }
 }
 
+/// Weights of a dense network.
+fn weights(graph: &Graph) -> u64 {
+    let params = graph.params().into_iter().filter(|param| param.role == Role::Weight);
+    params.map(|param| param.len() as u64).sum()
+}
+
 /// Predicts the logarithm of an error from features, both as differences to the means of those known.
 struct Surrogate {
     mean: Vec<f64>,
@@ -346,10 +346,13 @@ impl ArchProblem<'_> {
         if !self.search.surrogate || self.stage_of(candidates.len()) != Stage::Fine {
             return None;
         }
+        let grain = grain(Task::Classify, self.data);
         let known = candidates.iter().enumerate().filter_map(|(position, candidate)| {
             let error = candidate.evaluation.as_ref()?.objectives[0];
             let stage = self.stage_of(position);
-            Some((self.features(&candidate.proposal.genome, stage)?, (error + self.grain()).ln()))
+            let genome = &candidate.proposal.genome;
+            let features = with_costs(genome, &self.estimate(genome)?, stage);
+            Some((features, (error + grain).ln()))
         });
         let (mut rows, mut targets): (Vec<Vec<f64>>, Vec<f64>) = known.unzip();
         if rows.len() < Self::ENOUGH {
@@ -360,29 +363,20 @@ impl ArchProblem<'_> {
         let mean = |at: usize| rows.iter().map(|row| row[at]).sum::<f64>() / count;
         let mean: Vec<f64> = (0..width).map(mean).collect();
         let level = targets.iter().sum::<f64>() / count;
+        let scale = deviations(&rows, width);
         rows.iter_mut().for_each(|row| row.iter_mut().zip(&mean).for_each(|(x, mean)| *x -= mean));
         targets.iter_mut().for_each(|target| *target -= level);
-        let deviation =
-            |at: usize| (rows.iter().map(|row| row[at].powi(2)).sum::<f64>() / count).sqrt();
-        // What hardly differed yet is no reason to expect much of it.
-        let scale: Vec<f64> = (0..width).map(|at| deviation(at).max(0.1)).collect();
         let rest = Ridge::fit(&rows, &targets, &vec![0.0; width], &scale);
         Some(Surrogate { mean, level, rest })
     }
+}
 
-    /// What the surrogate sees of a network that is trained as in this stage; `None` where it cannot be exported.
-    fn features(&self, genome: &[u16], stage: Stage) -> Option<Vec<f64>> {
-        let estimate = self.estimate(genome)?;
-        let bytes = [estimate.flash_bytes, estimate.arena_bytes].map(|bytes| bytes as f64);
-        let costs = [estimate.instructions, bytes[0], bytes[1]].map(f64::ln);
-        let training = f64::from(stage == Stage::Coarse);
-        Some(costs.into_iter().chain([training]).chain(features(genome)).collect())
-    }
-
-    /// An error of zero is less than one sample.
-    fn grain(&self) -> f64 {
-        0.5 / self.data.indices(Split::Val).len().max(1) as f64
-    }
+/// What the surrogate sees of a network that is trained as in this stage.
+fn with_costs(genome: &[u16], estimate: &Estimate, stage: Stage) -> Vec<f64> {
+    let bytes = [estimate.flash_bytes, estimate.arena_bytes].map(|bytes| bytes as f64);
+    let costs = [estimate.instructions, bytes[0], bytes[1]].map(f64::ln);
+    let training = f64::from(stage == Stage::Coarse);
+    costs.into_iter().chain([training]).chain(features(genome)).collect()
 }
 
 /// Name of a candidate's weights among its artefacts, for others to inherit.
@@ -424,11 +418,12 @@ impl Screen for ArchScreen<'_, '_> {
 
     fn predict(&self, genomes: &[Genome]) -> Option<Vec<Vec<f64>>> {
         let Surrogate { mean, level, rest } = self.surrogate.as_ref()?;
+        let grain = grain(Task::Classify, self.problem.data);
         let predict = |genome: &Genome| {
             let estimate = self.problem.estimate(genome)?;
-            let mut features = self.problem.features(genome, self.stage)?;
+            let mut features = with_costs(genome, &estimate, self.stage);
             features.iter_mut().zip(mean).for_each(|(feature, mean)| *feature -= mean);
-            let error = (level + rest.predict(&features)).exp() - self.problem.grain();
+            let error = (level + rest.predict(&features)).exp() - grain;
             Some(vec![error.clamp(0.0, 1.0), estimate.instructions, estimate.flash_bytes as f64])
         };
         genomes.par_iter().map(predict).collect()

@@ -200,7 +200,8 @@ pub(super) fn describe(genome: &[u16]) -> Result<NetSpec> {
     Ok(layout(genome).0)
 }
 
-/// The genome without genes that have no effect; they are zero: those of blocks that are not there, and additions that shapes forbid.
+/// The genome whose genes without effect are zero: those of blocks that are not there, and additions that shapes
+/// forbid.
 pub(super) fn expressed(mut genome: Genome) -> Genome {
     for stage in 0..STAGES {
         let depth = blocks(&genome, stage);

@@ -13,7 +13,7 @@ use super::study::Evaluation;
 use super::worker::Evaluated;
 use crate::data::{Dataset, Split};
 use crate::export::{AlignedVec, KernelChoice, analyse, evaluate, quantise, write_with};
-use crate::net::{Accuracy, Trained};
+use crate::net::{Accuracy, Trained, spec::Task};
 use crate::sparse::{Event, Flow, Outcome};
 
 /// Name of a candidate's exported model among its artefacts.
@@ -63,6 +63,14 @@ pub(super) fn in_folder(
     let outcome = train(folder.path(), &mut observe)?;
     ensure!(matches!(outcome, Outcome::Complete(_)), "it was stopped");
     Ok(folder)
+}
+
+/// What is added to an error before its logarithm is taken: an error of zero is less than one sample.
+pub(super) fn grain(task: Task, data: &Dataset) -> f64 {
+    match task {
+        Task::Classify => 0.5 / data.indices(Split::Val).len().max(1) as f64,
+        Task::Reconstruct => 1e-6,
+    }
 }
 
 /// Exports the network of a complete run and evaluates the model on the validation split.

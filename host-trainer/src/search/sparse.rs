@@ -17,11 +17,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::genome::{Gene, Genome, Space};
-use super::measure::{in_folder, measure};
+use super::measure::{grain, in_folder, measure};
 use super::optimiser::{Screen, stream};
 use super::settings::{Needs, Reference, Search};
 use super::study::{Candidate, Study};
-use super::surrogate::Ridge;
+use super::surrogate::{Ridge, deviations};
 use super::worker::{Evaluated, Problem, share};
 use crate::data::{Dataset, Split};
 use crate::export::{Estimate, estimate};
@@ -346,13 +346,7 @@ impl<'a> SparseProblem<'a> {
             Some(self.features_beside(supernet, &dense, genome, &self.estimate(genome)?))
         };
         let drawn: Vec<Vec<f64>> = drawn.par_iter().filter_map(features).collect();
-        let deviation = |at: usize| {
-            let count = drawn.len().max(1) as f64;
-            let mean = drawn.iter().map(|row| row[at]).sum::<f64>() / count;
-            let square = drawn.iter().map(|row| (row[at] - mean).powi(2)).sum::<f64>() / count;
-            square.sqrt().max(0.1)
-        };
-        Origin { scale: (0..dense.len()).map(deviation).collect(), dense }
+        Origin { scale: deviations(&drawn, dense.len()), dense }
     }
 
     /// What is known before an evaluation in view of these candidates.
@@ -460,10 +454,7 @@ impl<'a> SparseProblem<'a> {
     }
 
     fn grain(&self) -> f64 {
-        match self.sparse.net.task {
-            Task::Classify => 0.5 / self.data.indices(Split::Val).len().max(1) as f64,
-            Task::Reconstruct => 1e-6,
-        }
+        grain(self.sparse.net.task, self.data)
     }
 }
 

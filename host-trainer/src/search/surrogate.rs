@@ -39,6 +39,18 @@ impl Ridge {
     }
 }
 
+/// The standard deviation of each of so many features over rows, or a tenth where it is less or there are no rows:
+/// what hardly differs is no unit to measure others by.
+pub fn deviations(rows: &[Vec<f64>], width: usize) -> Vec<f64> {
+    let count = rows.len().max(1) as f64;
+    let deviation = |at: usize| {
+        let mean = rows.iter().map(|row| row[at]).sum::<f64>() / count;
+        let square = rows.iter().map(|row| (row[at] - mean).powi(2)).sum::<f64>() / count;
+        square.sqrt().max(0.1)
+    };
+    (0..width).map(deviation).collect()
+}
+
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
