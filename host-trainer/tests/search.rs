@@ -42,8 +42,7 @@ fn essence(shown: &Value) -> Vec<Value> {
 /// Members of the front that a program would find among the candidates.
 fn front(shown: &Value) -> Vec<i64> {
     let objectives = |candidate: &Value| -> Vec<f64> {
-        let value = |name| candidate["objectives"][name].as_f64().unwrap();
-        ["error", "instructions", "flash_bytes"].map(value).to_vec()
+        candidate["objectives"].as_object().unwrap().values().map(|v| v.as_f64().unwrap()).collect()
     };
     let done: Vec<&Value> =
         candidates(shown).iter().filter(|candidate| candidate["status"] == "done").collect();
@@ -127,7 +126,7 @@ fn killed_searches_go_on() {
 fn killed_architecture_searches_go_on() {
     fn search<'a>(study: &'a str, evaluations: &'a str) -> Vec<&'a str> {
         let fixed = "search arch --train-limit 300 --population 4 --epochs 1 --coarse-epochs 1 --flash 24K \
-                     --validate-on host --study";
+                     --costs instructions --validate-on host --study";
         fixed.split_whitespace().chain([study, "--evaluations", evaluations]).collect()
     }
     let temporary = tempfile::tempdir().unwrap();
@@ -137,6 +136,10 @@ fn killed_architecture_searches_go_on() {
     assert_eq!(count(&undisturbed, "done"), 20, "{undisturbed}");
     let predicted = candidates(&undisturbed).iter().filter(|c| !c["predicted"].is_null());
     assert!(predicted.count() > 0, "{undisturbed}");
+    // What was asked for makes the front, and nothing else.
+    let objectives = candidates(&undisturbed)[0]["objectives"].as_object().unwrap();
+    assert_eq!(objectives.keys().collect::<Vec<_>>(), ["error", "instructions"]);
+    assert_eq!(ids(&undisturbed), front(&undisturbed));
     let started = json(&[&search(&parts, "20")[..], &["--start-only"]].concat());
     assert_eq!(started["evaluations"], 20);
     assert!(candidates(&json(&["study", "show", &parts])).is_empty());
@@ -258,6 +261,8 @@ fn what_cannot_be_is_said_at_once() {
     assert!(error(&search(&study, &["--flash", "64X"])).contains("such as 64K"));
     let certain = error(&["search", "arch", "--min-accuracy", "1", "--study", &study]);
     assert!(certain.contains("--min-accuracy: expected a share from 0.100"), "{certain}");
+    let unbounded = error(&["search", "arch", "--costs", "arena", "--study", &study]);
+    assert!(unbounded.contains("needs --ram"), "{unbounded}");
 }
 
 /// A PostgreSQL server in a folder, reached over a Unix socket, and over TCP where it can encrypt.

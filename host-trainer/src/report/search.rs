@@ -5,7 +5,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::chart::{Axis, Line, Points, lines, scatter};
 use super::{STYLE, grouped};
-use crate::search::settings::{OBJECTIVES, What};
+use crate::search::settings::What;
 use crate::search::study::{Candidate, Status};
 use crate::search::view::View;
 
@@ -93,11 +93,18 @@ pub fn search_html(view: &View) -> Result<String> {
     Ok(page.into_string())
 }
 
-/// Error over instructions and over flash.
+/// Names of the objectives for people.
+fn objective_names(view: &View) -> Vec<String> {
+    view.search.objective_names().into_iter().map(|name| name.replace('_', " ")).collect()
+}
+
+/// Error over each cost that is an objective.
 fn front(view: &View) -> Result<Vec<String>> {
     let done = view.done();
-    [(1, "instructions"), (2, "bytes of flash")]
-        .into_iter()
+    objective_names(view)
+        .iter()
+        .enumerate()
+        .skip(1)
         .map(|(axis, name)| {
             let points = |on_front: bool| -> Vec<(f64, f64)> {
                 let of = done.iter().filter(|(c, _)| view.front.contains(&c.id) == on_front);
@@ -119,12 +126,9 @@ fn front(view: &View) -> Result<Vec<String>> {
 /// The bound in words.
 fn bound(view: &View) -> String {
     view.reference.as_ref().map_or_else(String::new, |reference| {
-        let [error, instructions, flash] = [0, 1, 2].map(|at| reference.bound[at]);
-        format!(
-            "(error {error:.3}, {} instructions, {} bytes)",
-            number(instructions),
-            number(flash)
-        )
+        let costs = objective_names(view).into_iter().zip(&reference.bound).skip(1);
+        let costs = costs.map(|(name, most)| format!(", {name} {}", number(*most)));
+        format!("(error {:.3}{})", reference.bound[0], costs.collect::<String>())
     })
 }
 
@@ -225,8 +229,7 @@ fn all(view: &View) -> Result<Markup> {
         div.scroll { table.wide.sortable {
             thead { tr {
                 th { "candidate" } th { "front" } th { "status" }
-                @for name in OBJECTIVES { th { (name.replace("_bytes", "")) } }
-                th { "arena" } th { "density" } th { "predicted error" } th { "seconds" } th { "attempt" }
+                th { "error" } th { "instructions" } th { "flash" } th { "arena" } th { "density" } th { "predicted error" } th { "seconds" } th { "attempt" }
                 th { "choices" }
             } }
             tbody {
@@ -241,15 +244,13 @@ fn all(view: &View) -> Result<Markup> {
                                 Status::Failed => "failed",
                             }
                         }
-                        @if let Some(evaluation) = &candidate.evaluation {
+                        @if let (Some(evaluation), Some(details)) = (&candidate.evaluation, details) {
                             td.number { (format!("{:.4}", evaluation.objectives[0])) }
-                            td.number { (number(evaluation.objectives[1])) }
-                            td.number { (number(evaluation.objectives[2])) }
-                        } @else { td {} td {} td {} }
-                        @if let Some(details) = details {
+                            td.number { (number(details.needs.instructions)) }
+                            td.number { (grouped(details.needs.flash as u64)) }
                             td.number { (grouped(details.needs.ram as u64)) }
                             td.number { (format!("{:.3}", details.density)) }
-                        } @else { td {} td {} }
+                        } @else { td {} td {} td {} td {} td {} }
                         td.number {
                             @if let Some(predicted) = candidate.proposal.predicted.as_ref().and_then(|p| p.first()) {
                                 (format!("{predicted:.4}"))

@@ -28,7 +28,7 @@ use super::arch_space::{
 use super::genome::{Genome, Space};
 use super::measure::{grain, in_folder, measure};
 use super::optimiser::Screen;
-use super::settings::{Needs, Reference, Search};
+use super::settings::{Cost, Needs, Reference, Search};
 use super::sparse::{remembered, run_file};
 use super::study::{Candidate, Study};
 use super::surrogate::{Ridge, deviations};
@@ -96,6 +96,12 @@ impl Arch {
     /// # Errors
     /// Names the smallest values that can be reached.
     pub fn check_reach(&self, search: &Search, data: &Dataset) -> Result<()> {
+        // The widest network does not have the largest arena, by which it could be judged.
+        let bounded = search.limits.ram.is_some() || !search.costs.contains(&Cost::Arena);
+        ensure!(
+            bounded,
+            "--costs arena: needs --ram, the most that counts in a search for architectures"
+        );
         let mut smallest = Vec::new();
         for stride in 0..STEM_STRIDES.len() as u16 {
             let mut genome = vec![0; place::DENSITY + 1];
@@ -183,13 +189,15 @@ impl<'a> ArchProblem<'a> {
                 .network(&widest)
                 .and_then(|(net, _)| estimate(&net, &[], search.target, Some(&search.data)));
             let cost = cost.context("the widest network cannot be exported")?;
+            let widest = Needs::from(&cost);
             let limits = &search.limits;
-            let limit = |limit: Option<u64>, cost: f64| limit.map_or(cost, |limit| limit as f64);
-            let bound = vec![
-                1.0 - arch.min_accuracy.unwrap_or(1.0 / data.classes() as f64),
-                limit(limits.instructions, cost.instructions),
-                limit(limits.flash, cost.flash_bytes as f64),
-            ];
+            let most = Needs {
+                flash: limits.flash.map_or(widest.flash, |limit| limit as usize),
+                ram: limits.ram.map_or(widest.ram, |limit| limit as usize),
+                instructions: limits.instructions.map_or(widest.instructions, |limit| limit as f64),
+            };
+            let error = 1.0 - arch.min_accuracy.unwrap_or(1.0 / data.classes() as f64);
+            let bound = search.objectives(error, &most);
             Ok(Some(serde_json::to_vec(&Reference { dense: bound.clone(), bound })?))
         })?;
         let Some(reference) = reference else { return Ok(None) };
@@ -424,7 +432,8 @@ impl Screen for ArchScreen<'_, '_> {
             let mut features = with_costs(genome, &estimate, self.stage);
             features.iter_mut().zip(mean).for_each(|(feature, mean)| *feature -= mean);
             let error = (level + rest.predict(&features)).exp() - grain;
-            Some(vec![error.clamp(0.0, 1.0), estimate.instructions, estimate.flash_bytes as f64])
+            let needs = Needs::from(&estimate);
+            Some(self.problem.search.objectives(error.clamp(0.0, 1.0), &needs))
         };
         genomes.par_iter().map(predict).collect()
     }
@@ -562,6 +571,7 @@ mod tests {
             data: DataInfo::new("digits", &options, &data),
             target: Core::CortexM4,
             limits,
+            costs: vec![Cost::Arena, Cost::Instructions],
             optimiser: Settings {
                 algorithm: Algorithm::Moead,
                 objectives: 3,
@@ -658,7 +668,7 @@ mod tests {
         assert!(kendall_tau(&pairs).unwrap() > 0.8, "{pairs:?}");
         for (genome, predicted) in others.iter().zip(&predicted) {
             let estimate = problem.estimate(genome).unwrap();
-            assert_eq!(predicted[1..], [estimate.instructions, estimate.flash_bytes as f64]);
+            assert_eq!(predicted[1..], [estimate.arena_bytes as f64, estimate.instructions]);
         }
     }
 }

@@ -105,7 +105,7 @@ pub(super) fn measure(
     let error = error_of(trained.spec.task, merit);
     Ok(Evaluated {
         evaluation: Evaluation {
-            objectives: vec![error, needs.instructions, needs.flash as f64],
+            objectives: search.objectives(error, &needs),
             details: serde_json::to_value(details)?,
         },
         artefacts: vec![(MODEL, bytes)],

@@ -23,6 +23,9 @@ pub struct Search {
     pub target: Core,
     /// What no candidate may exceed.
     pub limits: Limits,
+    /// What is to be small beside the error.
+    #[serde(default = "Cost::usual", skip_serializing_if = "Cost::are_usual")]
+    pub costs: Vec<Cost>,
     /// How candidates are found.
     pub optimiser: Settings,
     /// Whether candidates are proposed by what is predicted of them.
@@ -49,8 +52,57 @@ impl What {
     }
 }
 
-/// Names of the objectives, in their order; all are to be small.
-pub const OBJECTIVES: [&str; 3] = ["error", "instructions", "flash_bytes"];
+/// A cost of a model that is an objective of a search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cost {
+    /// Instructions of an inference
+    Instructions,
+    /// Bytes of the model
+    Flash,
+    /// Bytes of its arena
+    Arena,
+}
+
+impl Cost {
+    /// What counts where nothing else is said.
+    pub fn usual() -> Vec<Self> {
+        vec![Self::Instructions, Self::Flash]
+    }
+
+    fn are_usual(costs: &[Self]) -> bool {
+        costs == Self::usual()
+    }
+
+    /// Its name with its unit.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Instructions => "instructions",
+            Self::Flash => "flash_bytes",
+            Self::Arena => "arena_bytes",
+        }
+    }
+
+    fn of(self, needs: &Needs) -> f64 {
+        match self {
+            Self::Instructions => needs.instructions,
+            Self::Flash => needs.flash as f64,
+            Self::Arena => needs.ram as f64,
+        }
+    }
+}
+
+impl Search {
+    /// Names of the objectives, in their order; all are to be small.
+    pub fn objective_names(&self) -> Vec<&'static str> {
+        std::iter::once("error").chain(self.costs.iter().map(|cost| cost.name())).collect()
+    }
+
+    /// Objectives of a model with this error that takes so much.
+    pub fn objectives(&self, error: f64, needs: &Needs) -> Vec<f64> {
+        std::iter::once(error).chain(self.costs.iter().map(|cost| cost.of(needs))).collect()
+    }
+}
 
 /// Hard limits of a device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]

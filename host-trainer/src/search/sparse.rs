@@ -285,7 +285,7 @@ impl<'a> SparseProblem<'a> {
         let reference = share(study, "reference", 0, stop, || {
             let dense = estimate(&sparse.net, &[], search.target, Some(&search.data))?;
             let error = error_of(sparse.net.task, base.merit().context("no validation split")?);
-            let dense = vec![error, dense.instructions, dense.flash_bytes as f64];
+            let dense = search.objectives(error, &Needs::from(&dense));
             let reference = Reference::new(dense, sparse.net.task == Task::Classify);
             Ok(Some(serde_json::to_vec(&reference)?))
         })?;
@@ -554,7 +554,7 @@ impl Screen for SparseScreen<'_, '_> {
             let worse = worse.predict(&problem.features_beside(supernet, dense, genome, &estimate));
             let error = (problem.logarithm(problem.reference.dense[0]) + worse).exp();
             let error = (error - problem.grain()).max(0.0);
-            Some(vec![error, estimate.instructions, estimate.flash_bytes as f64])
+            Some(problem.search.objectives(error, &Needs::from(&estimate)))
         };
         genomes.par_iter().map(predict).collect()
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::measure::Details;
 use super::pareto;
-use super::settings::{OBJECTIVES, Reference, Search};
+use super::settings::{Reference, Search};
 use super::study::{Candidate, Status, Study};
 use super::surrogate::kendall_tau;
 
@@ -152,7 +152,7 @@ impl View {
                 (low.min(x), high.max(x))
             })
         };
-        let ranges: Vec<(f64, f64)> = (0..OBJECTIVES.len()).map(range).collect();
+        let ranges: Vec<(f64, f64)> = (0..=self.search.costs.len()).map(range).collect();
         let distance = |objectives: &[f64]| -> f64 {
             let parts = objectives.iter().zip(&ranges);
             parts.map(|(x, (low, high))| ((x - low) / (high - low).max(1e-12)).powi(2)).sum()
@@ -166,12 +166,10 @@ impl View {
     /// # Errors
     /// When a candidate's details are damaged.
     pub fn to_json(&self) -> Result<serde_json::Value> {
+        let names = self.search.objective_names();
         let named = |values: &[f64]| -> serde_json::Map<String, serde_json::Value> {
-            OBJECTIVES
-                .iter()
-                .map(|name| (*name).to_owned())
-                .zip(values.iter().map(|v| json!(v)))
-                .collect()
+            let names = names.iter().map(|name| (*name).to_owned());
+            names.zip(values.iter().map(|v| json!(v))).collect()
         };
         let candidate = |candidate: &Candidate| -> Result<serde_json::Value> {
             let details = self.details(candidate)?;

@@ -18,7 +18,7 @@ use niwaki::experiment::{
 use niwaki::net::{DataInfo, spec::Task};
 use niwaki::search::arch::{Arch, ArchProblem};
 use niwaki::search::optimiser::{Algorithm, Settings};
-use niwaki::search::settings::{Limits, OBJECTIVES, Search, What};
+use niwaki::search::settings::{Cost, Limits, Needs, Search, What};
 use niwaki::search::sparse::{DENSITIES, Preparation, Sparse, SparseProblem};
 use niwaki::search::study::{Place, Status, Study, StudyError};
 use niwaki::search::view::View;
@@ -65,7 +65,8 @@ more --evaluations belong to the last one.
 Examples:
   niwaki search arch --data scenes/ --resize 64x64 --target cortex-m4 --flash 128K --ram 128K --evaluations 300 \\
       --study runs/scenes
-  niwaki search arch --data scenes/ --resize 64x64 --instructions 20M --min-accuracy 0.7 --study runs/accurate
+  niwaki search arch --data scenes/ --resize 64x64 --instructions 20M --min-accuracy 0.7 --costs instructions \
+      --study runs/accurate
   niwaki search arch --data digits --flash 16K --evaluations 30 --epochs 3 --coarse-epochs 1 --study runs/a
   niwaki search arch --data digits --stages 1 --study runs/control")]
 struct ArchArgs {
@@ -274,6 +275,9 @@ struct Basis {
     /// Most instructions of an inference, such as 2M
     #[arg(long, value_name = "COUNT", value_parser = quantity::count)]
     instructions: Option<u64>,
+    /// What is to be small beside the error, each of which makes the front longer
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST", default_values_t = Cost::usual())]
+    costs: Vec<Cost>,
     /// Candidates to evaluate
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
     evaluations: u32,
@@ -410,6 +414,12 @@ impl Basis {
         surrogate: bool,
         seed: u64,
     ) -> Search {
+        let mut costs: Vec<Cost> = Vec::new();
+        for &cost in &self.costs {
+            if !costs.contains(&cost) {
+                costs.push(cost);
+            }
+        }
         Search {
             what,
             data,
@@ -417,10 +427,11 @@ impl Basis {
             limits: self.limits(),
             optimiser: Settings {
                 algorithm,
-                objectives: OBJECTIVES.len(),
+                objectives: 1 + costs.len(),
                 population: self.population as usize,
                 seed,
             },
+            costs,
             // The others take no notice of predictions.
             surrogate: surrogate && algorithm == Algorithm::Moead,
         }
@@ -980,18 +991,15 @@ impl Progress {
         let failed = view.count(Status::Failed);
         let done = view.count(Status::Done) + failed;
         let Some(candidate) = view.candidate(id) else { return };
-        let result = match (&candidate.evaluation, &candidate.error) {
-            (Some(evaluation), _) => {
-                let [error, instructions, flash] = [0, 1, 2].map(|at| evaluation.objectives[at]);
-                let merit = match self.task {
-                    Task::Classify => 1.0 - error,
-                    Task::Reconstruct => error,
-                };
-                let figure = figure(self.task, merit);
-                format!("{figure}, {instructions:.0} instructions, {flash:.0} bytes")
+        let result = match (view.details(candidate), &candidate.error) {
+            (Ok(Some(details)), _) => {
+                let figure = figure(self.task, details.merit);
+                let Needs { flash, instructions, .. } = details.needs;
+                format!("{figure}, {instructions:.0} instructions, {flash} bytes")
             }
-            (None, Some(error)) => format!("failed: {error}"),
-            (None, None) => String::new(),
+            (Err(error), _) => format!("{error:#}"),
+            (_, Some(error)) => format!("failed: {error}"),
+            _ => String::new(),
         };
         let here = done.saturating_sub(self.before).max(1);
         let rest = view.budget.saturating_sub(done);
