@@ -28,6 +28,7 @@ use super::arch_space::{
 use super::genome::{Genome, Space};
 use super::measure::{grain, in_folder, measure};
 use super::optimiser::Screen;
+use super::pareto;
 use super::settings::{Cost, Needs, Reference, Search};
 use super::sparse::{remembered, run_file};
 use super::study::{Candidate, Study};
@@ -280,10 +281,20 @@ impl<'a> ArchProblem<'a> {
     }
 
     /// The coarse shapes that the first stage found to be good: those of its front, the most accurate ones first.
-    /// Short trainings are no judge of which of them is the best.
+    /// Short trainings are no judge of which of them is the best: where the front has fewer than a quarter of the
+    /// stage's candidates, those that only its members beat follow, and so on.
     fn shapes(&self, before: &[Candidate]) -> Vec<Genome> {
-        let members = front(&before[..self.arch.coarse.min(before.len())]);
-        members.iter().map(|member| member.proposal.genome.clone()).collect()
+        let compared = &before[..self.arch.coarse.min(before.len())];
+        let done = compared.iter().filter_map(|c| Some((c, &c.evaluation.as_ref()?.objectives)));
+        let (done, points): (Vec<&Candidate>, Vec<Vec<f64>>) =
+            done.map(|(candidate, objectives)| (candidate, objectives.clone())).unzip();
+        let ranks = pareto::ranks(&points);
+        let mut order: Vec<usize> = (0..done.len()).collect();
+        order.sort_by(|&a, &b| ranks[a].cmp(&ranks[b]).then(points[a][0].total_cmp(&points[b][0])));
+        let least = self.arch.coarse.div_ceil(4).min(order.len());
+        let worst = order[..least].last().map_or(0, |&at| ranks[at]);
+        let good = order.into_iter().take_while(|&at| ranks[at] <= worst);
+        good.map(|at| done[at].proposal.genome.clone()).collect()
     }
 
     fn feasible(&self, genome: &[u16]) -> bool {
