@@ -470,10 +470,18 @@ impl Problem for ArchProblem<'_> {
     fn first(&self, before: &[Candidate]) -> Vec<Genome> {
         match self.stage_of(before.len()) {
             Stage::Coarse => {
-                let mut largest = vec![0; place::DENSITY + 1];
-                largest[place::DEPTH..place::COARSE].fill(BLOCKS as u16 - 1);
-                let smallest = vec![0; place::DENSITY + 1];
-                [smallest, largest].map(|shape| self.widest(coarse(shape), COARSE_WIDTH)).into()
+                // The smallest and the largest shape at every stride of the stem: what is lost here, no later
+                // candidate has.
+                let depths = [0, BLOCKS as u16 - 1];
+                let ends = depths.into_iter().flat_map(|depth| {
+                    (0..STEM_STRIDES.len() as u16).map(move |stride| {
+                        let mut shape = vec![0; place::DENSITY + 1];
+                        shape[place::STRIDE] = stride;
+                        shape[place::DEPTH..place::COARSE].fill(depth);
+                        shape
+                    })
+                });
+                ends.map(|shape| self.widest(coarse(shape), COARSE_WIDTH)).collect()
             }
             Stage::Fine => {
                 // As they were; where nothing is predicted, as wide as limits allow, too. Most of the stage is for what
@@ -633,6 +641,26 @@ mod tests {
             candidates.iter().map(|c| c.proposal.genome.clone()).collect();
         assert_eq!(proposed, shapes);
         assert_eq!(optimiser.ask(&problem.screen(&candidates)), None);
+    }
+
+    /// The second stage has the whole front of the first one, and a quarter of its candidates at least.
+    #[test]
+    fn several_shapes_are_kept() {
+        let (search, arch, data) = search(8, 20, Limits::default());
+        let problem = ArchProblem::new(&search, &arch, &data, &Device::flex(), &|| false);
+        let genomes: Vec<Genome> = coarse_shapes().take(8).collect();
+        let shapes = |objectives: &dyn Fn(f64) -> Vec<f64>| {
+            let known = genomes.iter().enumerate().map(|(at, genome)| {
+                let proposal = Proposal { genome: genome.clone(), subproblem: 0, predicted: None };
+                let mut candidate = candidate(at + 1, proposal, Some(0.0));
+                candidate.evaluation.as_mut().unwrap().objectives = objectives(at as f64);
+                candidate
+            });
+            problem.shapes(&known.collect::<Vec<_>>())
+        };
+        let best: Vec<Genome> = genomes.iter().rev().cloned().collect();
+        assert_eq!(shapes(&|at| vec![8.0 - at, 8.0 - at]), best[..2]);
+        assert_eq!(shapes(&|at| vec![8.0 - at, at]), best);
     }
 
     /// Errors that follow from widths, depth and operators are predicted in their order from thirty networks, with the
