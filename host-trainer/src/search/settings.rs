@@ -75,7 +75,7 @@ impl Cost {
     }
 
     /// Its name with its unit.
-    pub fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Instructions => "instructions",
             Self::Flash => "flash_bytes",

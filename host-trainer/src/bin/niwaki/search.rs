@@ -65,8 +65,8 @@ more --evaluations belong to the last one.
 Examples:
   niwaki search arch --data scenes/ --resize 64x64 --target cortex-m4 --flash 128K --ram 128K --evaluations 300 \\
       --study runs/scenes
-  niwaki search arch --data scenes/ --resize 64x64 --instructions 20M --min-accuracy 0.7 --costs instructions \
-      --study runs/accurate
+  niwaki search arch --data scenes/ --resize 64x64 --instructions 20M --min-accuracy 0.7 \\
+      --costs instructions --study runs/accurate
   niwaki search arch --data digits --flash 16K --evaluations 30 --epochs 3 --coarse-epochs 1 --study runs/a
   niwaki search arch --data digits --stages 1 --study runs/control")]
 struct ArchArgs {
