@@ -73,6 +73,25 @@ pub fn sparse(seed: u64) -> AlignedVec {
     net.export(output)
 }
 
+/// Every kind of weighted layer, with channels whose sums are shifted so little that kernels take another
+/// way for them.
+///
+/// # Panics
+///
+/// When the exporter refuses it.
+pub fn unusual(seed: u64) -> AlignedVec {
+    let mut net = Builder::new(seed, [16, 16, 3]);
+    net.unusual = 0.15;
+    let stem = net.conv("stem", net.input, 16, [3, 3], [1, 1], [1, 1], 1.0);
+    let whole = net.depthwise("depthwise", stem);
+    let sparse = net.conv("sparse", whole, 32, [1, 1], [2, 2], [0, 0], 0.2);
+    let depthwise = net.depthwise("depthwise 2", sparse);
+    let block = net.conv("dense", depthwise, 20, [3, 3], [2, 2], [1, 1], 1.0);
+    let scores = net.linear("scores", block, 10, 1.0);
+    let output = net.softmax("softmax", scores);
+    net.export(output)
+}
+
 /// One sparse linear layer from 784 inputs to 10 outputs: next to no work for its input's size.
 ///
 /// # Panics
@@ -137,6 +156,8 @@ struct Builder {
     rng: Pcg64,
     graph: Graph,
     input: TensorId,
+    /// Share of channels whose sums are hardly shifted.
+    unusual: f64,
 }
 
 impl Builder {
@@ -155,6 +176,7 @@ impl Builder {
                 front_end: None,
             },
             input,
+            unusual: 0.0,
         };
         net.tensor("input", shape, ACTIVATION);
         net
@@ -195,6 +217,8 @@ impl Builder {
         let spread = (per_channel as f64 * density).sqrt() * 74.0;
         let rescale = (0..channels)
             .map(|_| {
+                let unusual = self.unusual > 0.0 && self.rng.random_bool(self.unusual);
+                let spread = if unusual { 1.0 } else { spread };
                 let real = self.rng.random_range(0.5..1.5) / spread;
                 Rescale::quantise(real).expect("a positive number")
             })

@@ -87,8 +87,8 @@ fn layers_of_random_sparse_networks_are_predicted() -> Result<()> {
     for core in cores {
         let bench = bench(core)?;
         let mut measured = 0;
-        for seed in 0..5 {
-            let blob = networks::sparse(seed);
+        let networks = (0..5).map(|seed| (seed, networks::sparse(seed)));
+        for (seed, blob) in networks.chain([(5, networks::unusual(5))]) {
             let model = Model::new(blob.as_bytes())?;
             let arena = &bench.firmware.arena;
             if model.arena_len() as u64 > arena.end - arena.start {

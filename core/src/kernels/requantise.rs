@@ -98,7 +98,7 @@ impl Requantise {
     }
 
     /// Outputs of one channel, `step` apart, from any sums without the bias. `saturating` is what
-    /// [`all_saturate`] says of the operator's channels.
+    /// [`all_saturate`] says of the operator's channels; where it is false, each is looked at by itself.
     ///
     /// # Safety
     ///
@@ -113,7 +113,7 @@ impl Requantise {
         step: usize,
     ) {
         let bias = channel.bias.get();
-        if !saturating {
+        if !saturating && !saturates(channel) {
             for &sum in sums {
                 // SAFETY: the caller's promise; `wrapping_add` because the last step leads outside.
                 unsafe { *y = self.one(channel, bias.wrapping_add(sum)) };
@@ -145,15 +145,18 @@ pub(super) fn is_usual(channel: &ChannelRecord) -> bool {
     (channel.right_less_one.get() as u32) < max_shift!()
 }
 
-/// Whether [`Usual`] serves sums of all channels that saturate when they are doubled: those are beyond
-/// 2^30, and a normalised multiplier leaves their outputs beyond int8 both ways.
+/// Whether [`saturates`] holds for all channels.
 #[inline(never)]
 pub(super) fn all_saturate(channels: &[ChannelRecord]) -> bool {
-    channels.iter().all(|channel| {
-        is_usual(channel)
-            && channel.multiplier.get() >= 1 << 30
-            && channel.bias.get().unsigned_abs() < 1 << 30
-    })
+    channels.iter().all(saturates)
+}
+
+/// Whether [`Usual`] serves sums of the channel that saturate when they are doubled: those are beyond
+/// 2^30, and a normalised multiplier leaves their outputs beyond int8 both ways.
+fn saturates(channel: &ChannelRecord) -> bool {
+    is_usual(channel)
+        && channel.multiplier.get() >= 1 << 30
+        && channel.bias.get().unsigned_abs() < 1 << 30
 }
 
 /// A channel's rescaling by a usual shift.

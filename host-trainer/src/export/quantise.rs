@@ -297,6 +297,12 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// Largest bias as stored, before the zero point's part is added: that of all sparse kernels.
+const BIAS_LIMIT: f64 = (1 << 27) as f64;
+/// Smallest factor from a sum to an output: further to the right, kernels have to shift in a slow way, or
+/// cannot. Weights rounded to its steps change an output by less than a thousandth of a step each.
+const SMALLEST_RESCALE: f64 = 1.0 / (1 << 20) as f64;
+
 /// Float weights, output channel by output channel, and biases.
 struct Folded {
     weights: Vec<f32>,
@@ -319,9 +325,14 @@ impl Folded {
             .zip(&self.bias)
             .map(|(weights, bias)| {
                 let largest = weights.iter().fold(0.0f32, |most, w| most.max(w.abs()));
-                // A channel of tiny weights must still be able to express its bias in 32 bits.
-                let for_bias = f64::from(bias.abs()) / (input_scale * f64::from(1 << 30));
-                f64::from(weight_scale(largest)).max(for_bias)
+                let for_weights = match largest > f32::MIN_POSITIVE {
+                    true => f64::from(weight_scale(largest)),
+                    false => 0.0,
+                };
+                // A channel of tiny weights, or none, must still be able to express its bias.
+                let for_bias = f64::from(bias.abs()) / (input_scale * BIAS_LIMIT);
+                let for_rescale = SMALLEST_RESCALE * f64::from(output.scale) / input_scale;
+                for_weights.max(for_bias).max(for_rescale)
             })
             .collect();
         let weights = order.iter().map(|&(channel, from)| {
@@ -384,5 +395,33 @@ fn clamp(act: Option<Op>, quantisation: Quantisation) -> Clamp {
         Some(Op::Relu) => Clamp { min: quantisation.zero_point, max: i8::MAX },
         Some(Op::Relu6) => Clamp { min: quantisation.zero_point, max: quantisation.quantise(6.0) },
         _ => Clamp { min: i8::MIN, max: i8::MAX },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use niwaki_core::kernels::sparse::{LINEAR_SHIFTS, MAX_BIAS};
+
+    use super::*;
+
+    #[test]
+    fn channels_without_weights_keep_their_bias_and_a_usual_shift() {
+        let [input, output] = [(0.7, -3), (0.02, 5)]
+            .map(|(scale, zero_point)| Quantisation { scale, zero_point });
+        let bias = vec![0.311, -1.7, 900.0, 0.0, 0.2, 2.0];
+        let weights =
+            vec![[0.0; 2], [1e-9, 0.0], [0.0; 2], [0.0; 2], [1e-4, -1e-4], [0.01, -0.004]].concat();
+        let order = (0..weights.len()).map(|weight| (weight / 2, weight)).collect();
+        let quantised = Folded { weights, bias: bias.clone() }.quantised(input, output, order);
+        let quantised = quantised.unwrap();
+        for (channel, &real) in bias.iter().enumerate() {
+            let (multiplier, shift) = quantised.rescale[channel];
+            assert!(LINEAR_SHIFTS.contains(&shift), "{channel}: {shift}");
+            let stored = quantised.bias[channel];
+            assert!(stored.unsigned_abs() < MAX_BIAS);
+            let steps = f64::from(stored) * f64::from(multiplier) * f64::from(shift - 31).exp2();
+            assert!((steps - f64::from(real) / 0.02).abs() < 0.01, "{channel}: {steps}");
+        }
+        assert_eq!(&quantised.weights[8..], [127, -127, 127, -51]);
     }
 }

@@ -317,7 +317,18 @@ fn weighted(
             }
         }
     }
-    Weighted { weights, bias: vec![100; channels], rescale: vec![(1 << 30, -9); channels], clamp }
+    let mut rescale = vec![(1 << 30, -9); channels];
+    // In some layers, some channels' sums are shifted so little or so far that they take another way. Not
+    // every linear kernel has one.
+    if !matches!(kernel, LinearSparse | LinearBlock2 | LinearBlock4) && random.random_bool(0.2) {
+        let share = random.random_range(0.02..0.6);
+        for rescale in &mut rescale {
+            if random.random_bool(share) {
+                *rescale = (1 << 30, [0, -25][random.random_range(0..2)]);
+            }
+        }
+    }
+    Weighted { weights, bias: vec![100; channels], rescale, clamp }
 }
 
 /// A sum, of equal scales or of others.

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use niwaki_core::Model;
 use niwaki_core::kernels::sparse::{Block, Geometry};
 use niwaki_core::kernels::{Rescale, depthwise};
+use niwaki_core::model::layout::ChannelRecord;
 use niwaki_core::model::{
     Add, BlockCopy, Clamp, Conv, Depthwise, Elementwise, Function, Op, OperandSource, Pool,
     Softmax, Tensor, Weights, Window,
@@ -169,8 +170,13 @@ impl Terms {
         if conv.output.zero_point > i8::MIN && conv.clamp.min < conv.output.zero_point {
             self.add("signed tile channel", steps.tiles * (counts.used + counts.empty));
         }
-        let unusual = conv.channels.iter().filter(|channel| !is_usual(channel.shift())).count();
-        self.add("unusual output", steps.tiles * 8 * unusual);
+        // Channels of unusual shifts take a slower way, which is not unrolled.
+        let unusual = conv.channels.iter().filter(|channel| !is_usual(channel.shift()));
+        for channel in unusual {
+            self.add("unusual channel", steps.bands);
+            self.add("unusual entry", steps.tiles * channel.count());
+            self.add("unusual output", steps.tiles * 8);
+        }
         self.add("band", steps.bands);
         self.add("tile", steps.tiles);
         self.add("fill", steps.fills);
@@ -213,12 +219,13 @@ impl Terms {
         let pairs = channels.div_ceil(2);
         self.add("block", tiles * pairs * blocks);
         self.add("round", tiles * pairs * rounds(blocks));
-        if blocks <= CHUNK && is_simple(conv) {
+        if blocks <= CHUNK && conv.channels.iter().all(is_simple) {
             self.add("pair", tiles * (channels / 2));
             self.add("odd channel", tiles * (channels % 2));
         } else {
             self.add("partial pair", tiles * pairs * blocks.div_ceil(CHUNK));
             self.add("partial channel", tiles * channels);
+            self.add("unusual output", tiles * 4 * unusual(conv.channels));
         }
         self.add("tile", tiles);
         self.add("channel", channels);
@@ -233,13 +240,14 @@ impl Terms {
         self.add("pixel", pixels);
         self.add("pixel block", pixels * fours * blocks);
         self.add("pixel round", pixels * fours * rounds(blocks));
-        let (whole, rest) = match blocks <= CHUNK && is_simple(conv) {
+        let (whole, rest) = match blocks <= CHUNK && conv.channels.iter().all(is_simple) {
             true => (channels / 4, channels % 4),
             false => (0, channels),
         };
         self.add("pixel four", pixels * whole);
         self.add("partial four", pixels * rest.div_ceil(4) * blocks.div_ceil(CHUNK));
         self.add("partial pixel channel", pixels * rest);
+        self.add("unusual output", pixels * unusual(conv.channels));
     }
 
     /// Windows brought into columns: of the first `tiled` pixels, and of those that are left.
@@ -403,13 +411,11 @@ impl Terms {
         self.add("weight", channels * kernel_h * kernel_w);
         self.add("weight row", channels * kernel_h);
         self.add("call", channels * calls);
-        let usual = op.channels.iter().all(|channel| is_usual(channel.shift()));
-        if usual {
-            self.add("requantised pair", channels * calls * (call_len / 2));
-            self.add("requantised rest", channels * calls * (call_len % 2));
-        } else {
-            self.add("unusual output", output.len());
-        }
+        let unusual = unusual(op.channels);
+        let usual = channels.saturating_sub(unusual);
+        self.add("requantised pair", usual * calls * (call_len / 2));
+        self.add("requantised rest", usual * calls * (call_len % 2));
+        self.add("unusual output", pixels * unusual);
         self.add("fill", groups * calls);
         let inside = (window.pad[0]..window.pad[0] + input.height).filter(|&row| row < layout.rows);
         let inside = inside.count();
@@ -584,11 +590,15 @@ fn is_usual(shift: i32) -> bool {
     (-20..=-1).contains(&shift)
 }
 
-fn is_simple(conv: &Conv<'_>) -> bool {
-    conv.channels.iter().all(|channel| {
-        let short = channel.bias.get().unsigned_abs() < 1 << 30;
-        short && channel.multiplier.get() >= 1 << 30 && is_usual(channel.shift())
-    })
+/// Whether it also serves a channel whose sums may be large.
+fn is_simple(channel: &ChannelRecord) -> bool {
+    let short = channel.bias.get().unsigned_abs() < 1 << 30;
+    short && channel.multiplier.get() >= 1 << 30 && is_usual(channel.shift())
+}
+
+/// Channels that go the long way.
+fn unusual(channels: &[ChannelRecord]) -> usize {
+    channels.iter().filter(|channel| !is_simple(channel)).count()
 }
 
 /// Taps of a window on one axis.
