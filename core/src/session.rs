@@ -4,7 +4,7 @@ use core::fmt;
 use core::ops::Range;
 
 use crate::kernels::sparse::Block;
-use crate::kernels::{self, ALL_KERNELS, KernelId, has_any};
+use crate::kernels::{self, ALL_KERNELS, DEPTHWISE, KernelId, has_any};
 use crate::model::layout::ALIGNMENT;
 use crate::model::{Conv, Model, Op, OpProblem, OperandSource, Weights};
 
@@ -237,9 +237,13 @@ impl<'m, 'a, const KERNELS: u32> Session<'m, 'a, KERNELS> {
                 }
                 _ => Err(RunError::ModelChanged),
             },
-            Op::Depthwise(depthwise) if const { has_any(KERNELS, &[KernelId::Depthwise]) } => self
+            Op::Depthwise(depthwise) if const { has_any(KERNELS, DEPTHWISE) } => self
                 .unary_or_in_place(op, |x, y, scratch| {
-                    kernels::depthwise(depthwise, x, y, scratch);
+                    if const { has_any(KERNELS, &[KernelId::DepthwiseLarge]) } {
+                        kernels::depthwise::<4>(depthwise, x, y, scratch);
+                    } else {
+                        kernels::depthwise::<1>(depthwise, x, y, scratch);
+                    }
                 }),
             Op::MaxPool(pool) if const { has_any(KERNELS, &[KernelId::MaxPool]) } => {
                 self.unary(op, |x, y, _| kernels::max_pool(pool, x, y))

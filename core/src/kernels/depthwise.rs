@@ -1,9 +1,10 @@
 //! Depthwise convolution.
 //!
-//! With windows of up to three by three and a horizontal step of 1 or 2, the DSP kernel brings four
+//! With windows of up to five by five and a horizontal step of 1 or 2, the DSP kernel brings four
 //! channels at a time into planes of halves, in which neighbouring pixels share a word: then a
-//! dual multiply serves two taps. Planes are whole where they are small, otherwise rings of three
-//! rows. Weights have one layout for all kernels.
+//! dual multiply serves two taps. Planes are whole where they are small, otherwise rings of rows. A
+//! pass over them adds up three by three taps, so that larger windows take two or four passes. Weights
+//! have one layout for all kernels.
 
 use super::conv::rescale;
 use super::{Taps, at, part, put};
@@ -16,9 +17,16 @@ const TILE: usize = 16;
 /// `None`, the input stands in `y` and the output replaces it: see [`in_place_scratch_len`].
 ///
 /// Input elements in the padding count as the input's zero point, which the biases allow for.
-pub fn depthwise(op: &Depthwise<'_>, x: Option<&[i8]>, y: &mut [i8], scratch: &mut [i8]) {
+///
+/// `PASSES` is 1, or 4 where operators may be [`large`](Depthwise::large).
+pub fn depthwise<const PASSES: usize>(
+    op: &Depthwise<'_>,
+    x: Option<&[i8]>,
+    y: &mut [i8],
+    scratch: &mut [i8],
+) {
     #[cfg(niwaki_dsp)]
-    if super::depthwise_dsp::planar(op, x, y, scratch).is_some() {
+    if super::depthwise_dsp::planar::<PASSES>(op, x, y, scratch).is_some() {
         return;
     }
     match x {
@@ -28,11 +36,21 @@ pub fn depthwise(op: &Depthwise<'_>, x: Option<&[i8]>, y: &mut [i8], scratch: &m
 }
 
 /// Bytes of working memory with which [`depthwise`] can replace its input by its output; `None` where
-/// it cannot.
-pub fn in_place_scratch_len(input: &Tensor, output: &Tensor, window: &Window) -> Option<usize> {
+/// it cannot. `large` is the operator's [`large`](Depthwise::large), here and below.
+pub fn in_place_scratch_len(
+    input: &Tensor,
+    output: &Tensor,
+    window: &Window,
+    large: bool,
+) -> Option<usize> {
     let same = (input.height, input.width) == (output.height, output.width);
-    let planes = Planes::new(input, output, window).filter(|_| same)?;
-    Some(planes.bytes(output.height)[0])
+    Planes::new(input, output, window, large).filter(|_| same)?.whole(output.height)
+}
+
+/// Whether only a [`large`](Depthwise::large) operator brings windows of this shape into planes.
+pub fn wants_large(input: &Tensor, output: &Tensor, window: &Window) -> bool {
+    let planes = |large| Planes::new(input, output, window, large).is_some();
+    planes(true) && !planes(false)
 }
 
 /// The portable kernel where the input stands in `y`: channel by channel, from a copy.
@@ -141,10 +159,23 @@ pub(super) fn portable(op: &Depthwise<'_>, x: &[i8], y: &mut [i8]) {
 
 /// Channels whose planes are made together: the bytes of a word.
 pub(super) const GROUP: usize = 4;
-/// Rows of a window, and of a ring.
-pub(super) const ROWS: usize = 3;
+/// Rows and columns of taps that one pass adds up.
+pub(super) const REACH: usize = 3;
 /// Bytes of working memory up to which whole planes are kept rather than rings of rows.
 const PLANE_LIMIT: usize = 2560;
+
+/// The first tap along an axis of a pass, and how many it adds up. Along rows of pixels passes begin
+/// where words do, at even taps.
+#[cfg(any(niwaki_dsp, test))]
+pub(super) fn taps_of(axis: usize, kernel: usize, pass: usize) -> [usize; 2] {
+    let first = match (axis, pass) {
+        (_, 0) => 0,
+        (0, _) => REACH,
+        _ => 2,
+    };
+    let last = if pass == 0 && kernel > REACH && axis == 1 { 2 } else { REACH };
+    [first, kernel.saturating_sub(first).min(last)]
+}
 
 /// How planes are laid out: for each row the four channels' words one after the other, and behind all
 /// of them the sums of one channel's outputs, of one row where there is a ring.
@@ -152,29 +183,44 @@ const PLANE_LIMIT: usize = 2560;
 pub(super) struct Planes {
     /// Words of one row of one channel.
     pub(super) words: usize,
-    /// Rows of a whole plane.
-    pub(super) rows: usize,
+    /// Rows of a whole plane, and of a ring.
+    pub(super) rows: [usize; 2],
     /// Outputs of one row, and that rounded up to pairs.
     pub(super) outputs: [usize; 2],
+    /// Passes along rows and columns.
+    pub(super) passes: [usize; 2],
+    /// Whether the horizontal step is 2.
+    pub(super) two: bool,
 }
 
 impl Planes {
     /// `None` when the planar kernel does not serve the shape.
-    pub(super) fn new(input: &Tensor, output: &Tensor, window: &Window) -> Option<Self> {
+    pub(super) fn new(
+        input: &Tensor,
+        output: &Tensor,
+        window: &Window,
+        large: bool,
+    ) -> Option<Self> {
+        // The second pass begins at the third tap of a row, at the fourth of a column.
+        let most = if large { REACH.wrapping_add(2) } else { REACH };
         let served = input.channels == output.channels
             && input.channels.is_multiple_of(GROUP)
-            && window.kernel[0] <= ROWS
-            && window.kernel[1] <= 3
+            && window.kernel[0] <= most
+            && window.kernel[1] <= most
             && window.stride[1] <= 2;
+        let passes = window.kernel.map(|taps| if large && taps > REACH { 2usize } else { 1 });
         // No overflow: tensors have less than 2^16 rows and columns, and strides are below 2^8.
         let width = output.width;
         let sums = width.wrapping_add(width & 1);
-        let words = if window.stride[1] == 1 { sums / 2 } else { sums };
+        let steps = if window.stride[1] == 1 { sums / 2 } else { sums };
         let last = output.height.wrapping_sub(1).wrapping_mul(window.stride[0]);
+        let ring = passes[0].wrapping_mul(REACH);
         served.then_some(Self {
-            words: words.wrapping_add(1),
-            rows: last.wrapping_add(ROWS),
+            words: steps.wrapping_add(passes[1]),
+            rows: [last.wrapping_add(ring), ring],
             outputs: [width, sums],
+            passes,
+            two: window.stride[1] == 2,
         })
     }
 
@@ -184,9 +230,44 @@ impl Planes {
         [sums, self.words.saturating_mul(GROUP).saturating_mul(rows).saturating_add(sums)]
     }
 
-    /// Bytes of working memory with whole planes and with rings.
-    pub(super) const fn bytes(&self, height: usize) -> [usize; 2] {
-        [self.len(self.rows, height)[1].saturating_mul(4), self.len(ROWS, 1)[1].saturating_mul(4)]
+    /// Bytes of working memory with whole planes. `None` where a later pass would add the half of a
+    /// pair that does not belong to a row to the next one.
+    pub(super) fn whole(&self, height: usize) -> Option<usize> {
+        let [rows, _] = self.rows;
+        let apart = self.passes == [1, 1] || self.outputs[0] == self.outputs[1];
+        apart.then(|| self.len(rows, height)[1].saturating_mul(4))
+    }
+
+    /// Number of passes.
+    #[cfg(any(niwaki_dsp, test))]
+    pub(super) fn passes(&self) -> usize {
+        self.passes[0].wrapping_mul(self.passes[1])
+    }
+
+    /// Which one along rows and columns of the window a pass is.
+    #[cfg(any(niwaki_dsp, test))]
+    pub(super) fn pass(&self, pass: usize) -> [usize; 2] {
+        if self.passes[1] > 1 { [pass / 2, pass % 2] } else { [pass, 0] }
+    }
+
+    /// Words from the first row to this one.
+    #[cfg(any(niwaki_dsp, test))]
+    #[inline(always)]
+    pub(super) fn row_at(&self, row: usize, whole: bool) -> usize {
+        let slot = if whole { row } else { row.checked_rem(self.rows[1]).unwrap_or(0) };
+        slot.wrapping_mul(self.words).wrapping_mul(GROUP)
+    }
+
+    /// The same of the rows of a pass from this one on.
+    #[cfg(any(niwaki_dsp, test))]
+    #[inline(always)]
+    pub(super) fn rows_from(&self, row: usize, whole: bool) -> [usize; REACH] {
+        [0, 1, 2].map(|ky| self.row_at(row.wrapping_add(ky), whole))
+    }
+
+    /// Bytes of working memory with rings.
+    pub(super) const fn ring(&self) -> usize {
+        self.len(self.rows[1], 1)[1].saturating_mul(4)
     }
 }
 
@@ -201,26 +282,30 @@ pub struct Layout {
     pub words: usize,
     /// Words of working memory, all of which are filled at first.
     pub scratch_words: usize,
+    /// Passes along rows and columns of the window.
+    pub passes: [usize; 2],
 }
 
-/// The planar kernel's layout with `scratch` bytes of working memory. `None` where it does not serve
-/// the shape or the memory is too small, so that [`depthwise`] takes the portable kernel.
-pub fn layout(input: &Tensor, output: &Tensor, window: &Window, scratch: usize) -> Option<Layout> {
-    let planes = Planes::new(input, output, window)?;
-    let [whole, ring] = planes.bytes(output.height);
-    (scratch >= whole.min(ring)).then_some(Layout {
-        whole: scratch >= whole,
-        rows: planes.rows,
+/// The planar kernel's layout. `None` where it does not serve the shape or the working memory is too
+/// small, so that [`depthwise`] takes the portable kernel.
+pub fn layout(op: &Depthwise<'_>) -> Option<Layout> {
+    let planes = Planes::new(&op.input, &op.output, &op.window, op.large)?;
+    let whole = planes.whole(op.output.height).filter(|&whole| op.scratch.len >= whole);
+    let len = whole.unwrap_or(planes.ring());
+    (op.scratch.len >= len).then_some(Layout {
+        whole: whole.is_some(),
+        rows: planes.rows[0],
         words: planes.words,
-        scratch_words: if scratch >= whole { whole } else { ring } / 4,
+        scratch_words: len / 4,
+        passes: planes.passes,
     })
 }
 
 /// Bytes of working memory with which [`depthwise`] is fastest; with less, it may take the portable
 /// kernel.
-pub fn scratch_len(input: &Tensor, output: &Tensor, window: &Window) -> usize {
-    Planes::new(input, output, window).map_or(0, |planes| {
-        let [whole, ring] = planes.bytes(output.height);
-        if whole <= PLANE_LIMIT { whole } else { ring }
+pub fn scratch_len(input: &Tensor, output: &Tensor, window: &Window, large: bool) -> usize {
+    Planes::new(input, output, window, large).map_or(0, |planes| {
+        let whole = planes.whole(output.height).filter(|&whole| whole <= PLANE_LIMIT);
+        whole.unwrap_or(planes.ring())
     })
 }

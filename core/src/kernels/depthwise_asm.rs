@@ -66,7 +66,7 @@ pub(super) unsafe fn planes(
     }
 }
 
-/// Rows of the depthwise convolution with a window of three by three, for one channel.
+/// Rows of sums of a depthwise convolution over three by three taps, for one channel.
 ///
 /// A word of an input row holds two neighbouring pixels, a pair of weight words the taps (0, 1) and
 /// (1, 2) of a kernel row. Sums are made two at a time; where a row's number is odd, the next row
@@ -74,7 +74,6 @@ pub(super) unsafe fn planes(
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct DepthwiseRows {
-    pub(super) weights: [[u32; 2]; 3],
     /// The input rows under the first output row.
     pub(super) rows: [*const u32; 3],
     /// The first sum.
@@ -89,6 +88,8 @@ pub(super) struct DepthwiseRows {
     pub(super) row_bytes: usize,
     /// Number of output rows, not 0.
     pub(super) count: usize,
+    /// The weights of three kernel rows.
+    pub(super) weights: *const [[u32; 2]; 3],
 }
 
 #[cfg(niwaki_dsp)]
@@ -99,10 +100,11 @@ macro_rules! depthwise_rows {
         unsafe {
             core::arch::asm!(
                 "push {{r6, r7}}",
-                "add r12, r0, #40",
-                "ldm r12, {{r1-r5}}",
+                "add r12, r0, #16",
+                "ldm r12, {{r1-r6}}",
                 "push {{r1-r5}}",
-                "ldm r0, {{r1-r10}}",
+                "ldm r0, {{r7-r10}}",
+                "ldm r6, {{r1-r6}}",
                 "2:",
                 $($body,)*
                 "strd lr, r0, [r10], #8",
@@ -130,18 +132,23 @@ macro_rules! depthwise_rows {
     };
 }
 
-/// The definition of the two functions below: `step` words further per two sums.
+/// The definition of the functions below: `step` words further per two sums, which are added to those of
+/// passes before where it is a further one.
 #[cfg(not(niwaki_dsp))]
 unsafe fn depthwise_rows(
     rows: &DepthwiseRows,
+    further: bool,
     step: usize,
     sums_of: impl Fn([i32; 2], [u32; 3], [u32; 2]) -> [i32; 2],
 ) {
     let (mut inputs, mut sums, mut end) = (rows.rows, rows.sums, rows.end);
+    // SAFETY: the caller's promise.
+    let weights = unsafe { *rows.weights };
     for _ in 0..rows.count {
         while sums != end {
-            let mut pair = [0; 2];
-            for (x, weights) in inputs.iter_mut().zip(rows.weights) {
+            // SAFETY: the caller's promise.
+            let mut pair = if further { unsafe { [*sums, *sums.add(1)] } } else { [0; 2] };
+            for (x, weights) in inputs.iter_mut().zip(weights) {
                 // SAFETY: the caller's promise; the third word is read where it is used only.
                 let words = unsafe { [**x, *x.add(1), *x.add(step)] };
                 pair = sums_of(pair, words, weights);
@@ -162,12 +169,24 @@ unsafe fn depthwise_rows(
     }
 }
 
+#[cfg(not(niwaki_dsp))]
+fn step_1([first, second]: [i32; 2], [x01, x23, _]: [u32; 3], [w01, w12]: [u32; 2]) -> [i32; 2] {
+    let second = smlad(smlatb(second, x01, w01), x23, w12);
+    [smlabt(smlad(first, x01, w01), x23, w12), second]
+}
+
+#[cfg(not(niwaki_dsp))]
+fn step_2([first, second]: [i32; 2], [x01, x23, x45]: [u32; 3], [w01, w12]: [u32; 2]) -> [i32; 2] {
+    let second = smlabt(smlad(second, x23, w01), x45, w12);
+    [smlabt(smlad(first, x01, w01), x23, w12), second]
+}
+
 /// Sums with horizontal step 1.
 ///
 /// # Safety
 ///
 /// From `sums` on, `count` rows of `row_bytes` and `excess` must be valid for writes, and each of the
-/// input rows for reads of one word for each two sums and one more.
+/// input rows for reads of one word for each two sums and one more. `weights` must be valid for reads.
 #[inline(never)]
 pub(super) unsafe fn depthwise_rows_1(rows: &DepthwiseRows) {
     #[cfg(niwaki_dsp)]
@@ -192,10 +211,41 @@ pub(super) unsafe fn depthwise_rows_1(rows: &DepthwiseRows) {
     #[cfg(not(niwaki_dsp))]
     // SAFETY: the caller's promise.
     unsafe {
-        depthwise_rows(rows, 1, |[first, second], [x01, x23, _], [w01, w12]| {
-            let second = smlad(smlatb(second, x01, w01), x23, w12);
-            [smlabt(smlad(first, x01, w01), x23, w12), second]
-        });
+        depthwise_rows(rows, false, 1, step_1);
+    }
+}
+
+/// The same, added to sums that are there.
+///
+/// # Safety
+///
+/// As for [`depthwise_rows_1`]; the sums must be valid for reads, too.
+#[inline(never)]
+pub(super) unsafe fn add_depthwise_rows_1(rows: &DepthwiseRows) {
+    #[cfg(niwaki_dsp)]
+    depthwise_rows!(
+        rows,
+        "ldrd lr, r0, [r10]",
+        "ldrd r11, r12, [r7], #4",
+        "smlad lr, r11, r1, lr",
+        "smlatb r0, r11, r1, r0",
+        "smlabt lr, r12, r2, lr",
+        "smlad r0, r12, r2, r0",
+        "ldrd r11, r12, [r8], #4",
+        "smlad lr, r11, r3, lr",
+        "smlatb r0, r11, r3, r0",
+        "smlabt lr, r12, r4, lr",
+        "smlad r0, r12, r4, r0",
+        "ldrd r11, r12, [r9], #4",
+        "smlad lr, r11, r5, lr",
+        "smlatb r0, r11, r5, r0",
+        "smlabt lr, r12, r6, lr",
+        "smlad r0, r12, r6, r0"
+    );
+    #[cfg(not(niwaki_dsp))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        depthwise_rows(rows, true, 1, step_1);
     }
 }
 
@@ -231,9 +281,43 @@ pub(super) unsafe fn depthwise_rows_2(rows: &DepthwiseRows) {
     #[cfg(not(niwaki_dsp))]
     // SAFETY: the caller's promise.
     unsafe {
-        depthwise_rows(rows, 2, |[first, second], [x01, x23, x45], [w01, w12]| {
-            let second = smlabt(smlad(second, x23, w01), x45, w12);
-            [smlabt(smlad(first, x01, w01), x23, w12), second]
-        });
+        depthwise_rows(rows, false, 2, step_2);
+    }
+}
+
+/// The same, added to sums that are there.
+///
+/// # Safety
+///
+/// As for [`depthwise_rows_2`]; the sums must be valid for reads, too.
+#[inline(never)]
+pub(super) unsafe fn add_depthwise_rows_2(rows: &DepthwiseRows) {
+    #[cfg(niwaki_dsp)]
+    depthwise_rows!(
+        rows,
+        "ldrd lr, r0, [r10]",
+        "ldrd r11, r12, [r7], #4",
+        "smlad lr, r11, r1, lr",
+        "smlabt lr, r12, r2, lr",
+        "smlad r0, r12, r1, r0",
+        "ldr r12, [r7, #4]!",
+        "smlabt r0, r12, r2, r0",
+        "ldrd r11, r12, [r8], #4",
+        "smlad lr, r11, r3, lr",
+        "smlabt lr, r12, r4, lr",
+        "smlad r0, r12, r3, r0",
+        "ldr r12, [r8, #4]!",
+        "smlabt r0, r12, r4, r0",
+        "ldrd r11, r12, [r9], #4",
+        "smlad lr, r11, r5, lr",
+        "smlabt lr, r12, r6, lr",
+        "smlad r0, r12, r5, r0",
+        "ldr r12, [r9, #4]!",
+        "smlabt r0, r12, r6, r0"
+    );
+    #[cfg(not(niwaki_dsp))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        depthwise_rows(rows, true, 2, step_2);
     }
 }

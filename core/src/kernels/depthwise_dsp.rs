@@ -5,30 +5,31 @@ use core::ops::Range;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::depthwise::{GROUP, Planes, ROWS};
+use super::depthwise::{GROUP, Planes, REACH, taps_of};
 use super::depthwise_asm::{self, DepthwiseRows};
 use super::requantise::{Requantise, all_saturate, limit};
-use super::{dsp, part};
+use super::{at, dsp, part};
 use crate::model::Depthwise;
 
 /// `None`, with `y` untouched, when the shape is not served or the scratch too small.
-pub(super) fn planar(
+pub(super) fn planar<const PASSES: usize>(
     op: &Depthwise<'_>,
     x: Option<&[i8]>,
     y: &mut [i8],
     scratch: &mut [i8],
 ) -> Option<()> {
-    let planes = Planes::new(&op.input, &op.output, &op.window)?;
+    let planes = Planes::new(&op.input, &op.output, &op.window, PASSES > 1 && op.large)?;
     let [kernel_h, kernel_w] = op.window.kernel;
     let depth = op.input.channels;
     let weights = kernel_h.wrapping_mul(kernel_w).wrapping_mul(depth);
-    let whole = scratch.len() >= planes.bytes(op.output.height)[0];
+    let whole = planes.whole(op.output.height).is_some_and(|whole| scratch.len() >= whole);
     // In place, a group's inputs must all be read before its outputs are written.
     let sound = x.map_or(whole && op.output.len() == op.input.len(), |x| x.len() == op.input.len())
         && y.len() == op.output.len()
         && op.weights.len() == weights
         && op.channels.len() == depth;
-    let (slots, band) = if whole { (planes.rows, op.output.height) } else { (ROWS, 1) };
+    let [rows, ring] = planes.rows;
+    let (slots, band) = if whole { (rows, op.output.height) } else { (ring, 1) };
     let [sum_count, words] = planes.len(slots, band);
     let scratch = <[u32]>::mut_from_prefix_with_elems(scratch.as_mut_bytes(), words).ok()?.0;
     if !sound {
@@ -46,51 +47,62 @@ pub(super) fn planar(
     let row_len = planes.words.wrapping_mul(GROUP);
     let base = scratch.as_mut_ptr();
     let sums = base.wrapping_add(words.wrapping_sub(sum_count)).cast::<i32>();
-    let [stride_h, stride_w] = op.window.stride;
-    let read = planes.words.wrapping_sub(1);
-    let mut lanes = [DepthwiseRows {
-        weights: [[0; 2]; ROWS],
-        rows: [base.cast_const(); ROWS],
+    let stride_h = op.window.stride[0];
+    let read = planes.words.wrapping_sub(planes.passes[1]);
+    let mut weights = [[[[0; 2]; REACH]; PASSES]; GROUP];
+    let mut job = DepthwiseRows {
+        rows: [base.cast_const(); REACH],
         sums,
         end: sums.wrapping_add(planes.outputs[1]),
         advance: stride_h.wrapping_mul(row_len).wrapping_sub(read).wrapping_mul(4),
         excess: planes.outputs[1].wrapping_sub(planes.outputs[0]).wrapping_mul(4),
         row_bytes: planes.outputs[0].wrapping_mul(4),
         count: band,
-    }; GROUP];
+        weights: core::ptr::null(),
+    };
     for first in (0..depth).step_by(GROUP) {
-        for (lane, rows) in lanes.iter_mut().enumerate() {
-            rows.weights = unpack(op, first.wrapping_add(lane));
+        for (lane, weights) in weights.iter_mut().enumerate() {
+            for pass in 0..planes.passes() {
+                let unpacked = unpack(op, first.wrapping_add(lane), planes.pass(pass));
+                if let Some(weights) = weights.get_mut(pass) {
+                    *weights = unpacked;
+                }
+            }
         }
         let (mut filled, mut oy, mut top) = (0usize, 0usize, 0usize);
         while oy < op.output.height {
             let bottom = band.wrapping_sub(1).wrapping_mul(stride_h).wrapping_add(top);
             // SAFETY: rows of four channels fit the slots.
             unsafe {
-                let rows = filled.max(top)..bottom.wrapping_add(ROWS);
+                let rows = filled.max(top)..bottom.wrapping_add(ring);
                 fill(op, x, rows.clone(), first, &planes, base, whole);
                 filled = rows.end;
             }
-            let mut rows = [0, 1, 2].map(|ky| {
-                let row = top.wrapping_add(ky);
-                let slot = if whole { row } else { row % ROWS };
-                base.wrapping_add(slot.wrapping_mul(row_len)).cast_const()
-            });
             let start = oy.wrapping_mul(op.output.width).wrapping_mul(depth).wrapping_add(first);
             let mut out = y_start.wrapping_add(start);
             let channels = part(op.channels, first, GROUP);
-            for (lane, channel) in lanes.iter_mut().zip(channels) {
-                lane.rows = rows;
-                rows = rows.map(|row| row.wrapping_add(planes.words));
-                // SAFETY: the rows have the words that `Planes` counts for a row of outputs, and
-                // `band` of them follow each other where there is no ring. The sums behind them are
-                // `band` rows and one. The channel's outputs are `depth` apart within `y`.
+            let mut lane = base.cast_const();
+            let mut rows = planes.rows_from(top, whole).map(|row| lane.wrapping_add(row));
+            for (weights, channel) in weights.iter().zip(channels) {
+                (job.rows, job.weights) = (rows, &weights[0]);
+                // SAFETY: the rows have the words that `Planes` counts for a row of outputs and one more for
+                // a second pass along it, and `band` of them follow each other where there is no ring. The
+                // sums behind them are `band` rows and one.
                 unsafe {
-                    if stride_w == 1 {
-                        depthwise_asm::depthwise_rows_1(lane);
+                    if planes.two {
+                        depthwise_asm::depthwise_rows_2(&job);
                     } else {
-                        depthwise_asm::depthwise_rows_2(lane);
+                        depthwise_asm::depthwise_rows_1(&job);
                     }
+                    if PASSES > 1 && planes.passes() > 1 {
+                        add_further(&mut job, weights, &planes, lane, top, whole);
+                    }
+                }
+                rows = rows.map(|row| row.wrapping_add(planes.words));
+                lane = lane.wrapping_add(planes.words);
+                // SAFETY: all of the sums were written. The channel's outputs are `depth` apart within
+                // `y`.
+                unsafe {
                     let sums = core::slice::from_raw_parts(sums, sum_count.wrapping_sub(1));
                     requantise.row(saturating, channel, sums, out, depth);
                 }
@@ -104,22 +116,56 @@ pub(super) fn planar(
     Some(())
 }
 
-/// The weights of a channel as [`DepthwiseRows`] wants them.
-#[inline(always)]
-fn unpack(op: &Depthwise<'_>, channel: usize) -> [[u32; 2]; ROWS] {
-    let [kernel_h, kernel_w] = op.window.kernel;
-    let mut rest = op.weights.get(channel..).unwrap_or(&[]);
-    let mut next = || {
-        let tap = rest.first().copied().unwrap_or(0);
-        rest = rest.get(op.input.channels..).unwrap_or(&[]);
-        tap
-    };
-    let mut rows = [[0; 2]; ROWS];
-    for row in rows.iter_mut().take(kernel_h) {
-        let mut taps = [0i8; 3];
-        for tap in taps.iter_mut().take(kernel_w) {
-            *tap = next();
+/// All passes but the first over the channel that stands at `lane`, from the row `top` on.
+///
+/// # Safety
+///
+/// As for [`DepthwiseRows`] for every pass. The sums were written by the first one, but for the last one
+/// of an odd row: then there is a ring, and it is the one behind the row.
+#[inline(never)]
+unsafe fn add_further<const PASSES: usize>(
+    job: &mut DepthwiseRows,
+    weights: &[[[u32; 2]; REACH]; PASSES],
+    planes: &Planes,
+    lane: *const u32,
+    top: usize,
+    whole: bool,
+) {
+    for pass in 1..planes.passes() {
+        let [row_pass, column_pass] = planes.pass(pass);
+        let lane = lane.wrapping_add(column_pass);
+        let top = row_pass.wrapping_mul(REACH).wrapping_add(top);
+        job.rows = planes.rows_from(top, whole).map(|row| lane.wrapping_add(row));
+        job.weights = weights.as_ptr().wrapping_add(pass);
+        // SAFETY: the caller's promise; there are at most as many passes as weights of some.
+        unsafe {
+            if planes.two {
+                depthwise_asm::add_depthwise_rows_2(job);
+            } else {
+                depthwise_asm::add_depthwise_rows_1(job);
+            }
         }
+    }
+}
+
+/// The weights of a channel in a pass along rows and columns as [`DepthwiseRows`] wants them.
+#[inline(never)]
+fn unpack(op: &Depthwise<'_>, channel: usize, pass: [usize; 2]) -> [[u32; 2]; REACH] {
+    let [kernel_h, kernel_w] = op.window.kernel;
+    let depth = op.input.channels;
+    let [first_row, row_count] = taps_of(0, kernel_h, pass[0]);
+    let [first_column, column_count] = taps_of(1, kernel_w, pass[1]);
+    let tap = first_row.wrapping_mul(kernel_w).wrapping_add(first_column);
+    let mut start = tap.wrapping_mul(depth).wrapping_add(channel);
+    let mut rows = [[0; 2]; REACH];
+    for row in rows.iter_mut().take(row_count) {
+        let mut index = start;
+        let mut taps = [0i8; REACH];
+        for tap in taps.iter_mut().take(column_count) {
+            *tap = at(op.weights, index);
+            index = index.wrapping_add(depth);
+        }
+        start = start.wrapping_add(kernel_w.wrapping_mul(depth));
         let [w0, w1, w2] = taps.map(|tap| i32::from(tap) as u32);
         *row = [dsp::pkhbt(w0, w1), dsp::pkhbt(w1, w2)];
     }
@@ -156,8 +202,7 @@ unsafe fn fill(
     let pairs = pairs.min(room);
     let padding = u32::from(op.input.zero_point as u8).wrapping_mul(0x0101_0101);
     for row in rows {
-        let slot = if whole { row } else { row % ROWS };
-        let mut to = base.wrapping_add(slot.wrapping_mul(row_len));
+        let mut to = base.wrapping_add(planes.row_at(row, whole));
         let iy = row.wrapping_sub(pad_h);
         if iy >= op.input.height {
             if !whole {

@@ -209,40 +209,45 @@ proptest! {
     #[test]
     fn planar_depthwise_convolutions_are_equal(
         (input, output, window, x, weights, channels, clamp) in
-            windowed(3, prop_oneof![Just((4, 4)), Just((8, 8)), Just((12, 12))]).prop_flat_map(|(i, o, w)| {
+            windowed(6, prop_oneof![Just((4, 4)), Just((8, 8)), Just((12, 12))]).prop_flat_map(|(i, o, w)| {
                 let count = w.kernel[0] * w.kernel[1] * o.channels;
                 let rest = (elements(i.len()), elements(count), channels(o.channels), clamp());
                 rest.prop_map(move |(x, weights, channels, clamp)| (i, o, w, x, weights, channels, clamp))
             }),
         ring: bool,
+        large: bool,
     ) {
         let op = Depthwise {
             input, output, window, clamp,
             channels: &channels,
             weights: &weights,
             scratch: Scratch::default(),
+            large,
         };
+        // Where no window is large, either kernel serves.
+        let small = window.kernel.iter().all(|&taps| taps <= 3);
+        let planar = if small && ring { depthwise_dsp::planar::<1> } else { depthwise_dsp::planar::<4> };
         let mut expected = vec![0; output.len()];
         depthwise::portable(&op, &x, &mut expected);
-        let [whole, least] = match depthwise::Planes::new(&input, &output, &window) {
-            Some(planes) => planes.bytes(output.height),
-            None => {
-                prop_assert!(window.stride[1] == 3);
-                return Ok(());
-            }
+        let Some(planes) = depthwise::Planes::new(&input, &output, &window, large) else {
+            prop_assert!(window.stride[1] == 3 || window.kernel.contains(&6) || !(large || small));
+            return Ok(());
         };
-        let len = if ring { least } else { whole.max(least) };
-        prop_assert!([whole, least].contains(&depthwise::scratch_len(&input, &output, &window)));
+        let least = planes.ring();
+        let whole = planes.whole(output.height).unwrap_or(least);
+        prop_assert!(whole >= least);
+        let len = if ring { least } else { whole };
+        prop_assert!([whole, least].contains(&depthwise::scratch_len(&input, &output, &window, large)));
         let (mut y, mut scratch) = (vec![55; output.len()], dirty(len));
-        depthwise_dsp::planar(&op, Some(&x), &mut y, bytes(&mut scratch, len)).unwrap();
+        planar(&op, Some(&x), &mut y, bytes(&mut scratch, len)).unwrap();
         prop_assert_eq!(&y, &expected);
-        let short = least.min(whole) - 4;
         let mut scratch = dirty(whole);
-        let none = depthwise_dsp::planar(&op, Some(&x), &mut y, &mut bytes(&mut scratch, whole)[..short]);
+        let short = &mut bytes(&mut scratch, whole)[..least - 4];
+        let none = planar(&op, Some(&x), &mut y, short);
         prop_assert!(none.is_none());
-        if let Some(len) = depthwise::in_place_scratch_len(&input, &output, &window) {
+        if let Some(len) = depthwise::in_place_scratch_len(&input, &output, &window, large) {
             let mut y = x.clone();
-            depthwise_dsp::planar(&op, None, &mut y, bytes(&mut scratch, len)).unwrap();
+            planar(&op, None, &mut y, bytes(&mut scratch, len)).unwrap();
             prop_assert_eq!(&y, &expected);
             let mut y = x.clone();
             depthwise::portable_in_place(&op, &mut y, bytes(&mut scratch, len));

@@ -132,6 +132,8 @@ kernel_ids! {
     Mul = 20, "multiply";
     /// Sum with a constant or with a tensor that repeats along an axis.
     AddBroadcast = 21, "add broadcast";
+    /// Depthwise convolution with a window of four or five rows or columns.
+    DepthwiseLarge = 22, "depthwise large";
 }
 
 impl KernelId {
@@ -151,6 +153,7 @@ impl KernelId {
                 | LinearBlock4
                 | LinearPacked
                 | Depthwise
+                | DepthwiseLarge
         )
     }
 
@@ -174,6 +177,9 @@ impl KernelId {
         1 << self as u8
     }
 }
+
+/// Kernels of depthwise convolutions.
+pub(crate) const DEPTHWISE: &[KernelId] = &[KernelId::Depthwise, KernelId::DepthwiseLarge];
 
 /// Whether a set of kernels holds one of these. As a constant condition it lets the compiler drop what
 /// the kernels left out of a set need.

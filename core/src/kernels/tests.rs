@@ -189,9 +189,10 @@ proptest! {
             channels: &channels,
             weights: &weights,
             scratch: Scratch::default(),
+            large: false,
         };
         let mut y = vec![0; case.output.len()];
-        depthwise(&op, Some(&case.x), &mut y, &mut []);
+        depthwise::<1>(&op, Some(&case.x), &mut y, &mut []);
         prop_assert_eq!(y, expected);
     }
 

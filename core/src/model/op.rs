@@ -10,7 +10,7 @@ use super::layout::{
     OpRecord, OperandRecord, PlaceRecord, SoftmaxRecord, Span, TensorRecord,
 };
 use crate::kernels::sparse::{Block, ConvStream, LINEAR_SHIFTS, LinearStream, MAX_BIAS};
-use crate::kernels::{self, KernelId, Rescale, has_any};
+use crate::kernels::{self, DEPTHWISE, KernelId, Rescale, has_any};
 
 /// Kernels of convolutions over nonzero weights.
 const SPARSE_CONVOLUTIONS: &[KernelId] =
@@ -187,6 +187,9 @@ pub struct Depthwise<'m> {
     pub weights: &'m [i8],
     /// Working memory in the arena.
     pub scratch: Scratch,
+    /// Whether it is a [`KernelId::DepthwiseLarge`], which brings windows of up to five by five into
+    /// planes.
+    pub large: bool,
 }
 
 /// Pooling over each channel. Padding takes no part.
@@ -518,7 +521,8 @@ impl<'m> Op<'m> {
                     Window { kernel: [input.height, input.width], stride: [1, 1], pad: [0, 0] };
                 return conv::<KERNELS>(record, context, kernel, input, output, window, clamp);
             }
-            KernelId::Depthwise if const { has_any(KERNELS, &[KernelId::Depthwise]) } => {
+            KernelId::Depthwise | KernelId::DepthwiseLarge if const { has_any(KERNELS, DEPTHWISE) } =>
+            {
                 let window = window()?;
                 if !output.channels.is_multiple_of(input.channels) {
                     return Err(OpProblem::Shape);
@@ -532,6 +536,7 @@ impl<'m> Op<'m> {
                     channels: context.channels(record, output.channels)?,
                     weights: context.dense(record, count)?,
                     scratch: Scratch::decode(record, context.arena_len)?,
+                    large: kernel == KernelId::DepthwiseLarge,
                 })
             }
             KernelId::MaxPool | KernelId::AvgPool
@@ -746,10 +751,10 @@ impl<'m> Op<'m> {
                     let end = input.end == scratch.end && scratch.len().is_multiple_of(ALIGNMENT);
                     (false, end && scratch.start <= input.start)
                 }
-                Self::Depthwise(Depthwise { input: x, output: y, window, scratch, .. })
-                    if const { has_any(KERNELS, &[KernelId::Depthwise]) } =>
-                {
-                    let needed = kernels::depthwise::in_place_scratch_len(x, y, window);
+                Self::Depthwise(Depthwise {
+                    input: x, output: y, window, scratch, large, ..
+                }) if const { has_any(KERNELS, DEPTHWISE) } => {
+                    let needed = kernels::depthwise::in_place_scratch_len(x, y, window, *large);
                     let served = needed.is_some_and(|needed| scratch.len >= needed);
                     (served && input == output, false)
                 }

@@ -293,12 +293,13 @@ fn candidates(graph: &Graph, node: &Node, choice: KernelChoice) -> Result<Candid
                 weights.map(|&w| i32::from(w)).sum()
             };
             chosen.constants = channel_records(graph, node, weighted, sum);
-            chosen.kernel = KernelId::Depthwise;
             chosen.weights = weighted.weights.as_bytes().to_vec();
             let (input, output) =
                 (core_tensor(graph, node.inputs[0]), core_tensor(graph, node.output));
-            let scratch = depthwise::scratch_len(&input, &output, window);
-            let in_place = depthwise::in_place_scratch_len(&input, &output, window)
+            let large = depthwise::wants_large(&input, &output, window);
+            chosen.kernel = if large { KernelId::DepthwiseLarge } else { KernelId::Depthwise };
+            let scratch = depthwise::scratch_len(&input, &output, window, large);
+            let in_place = depthwise::in_place_scratch_len(&input, &output, window, large)
                 .filter(|_| graph.tensor(node.inputs[0]).shape == graph.tensor(node.output).shape);
             needs = Needs {
                 scratch,

@@ -406,8 +406,8 @@ mod tests {
 
     #[test]
     fn channels_without_weights_keep_their_bias_and_a_usual_shift() {
-        let [input, output] = [(0.7, -3), (0.02, 5)]
-            .map(|(scale, zero_point)| Quantisation { scale, zero_point });
+        let [input, output] =
+            [(0.7, -3), (0.02, 5)].map(|(scale, zero_point)| Quantisation { scale, zero_point });
         let bias = vec![0.311, -1.7, 900.0, 0.0, 0.2, 2.0];
         let weights =
             vec![[0.0; 2], [1e-9, 0.0], [0.0; 2], [0.0; 2], [1e-4, -1e-4], [0.01, -0.004]].concat();

@@ -92,8 +92,8 @@ impl Layer {
     fn random(kernel: KernelId, largest: usize, random: &mut Pcg64) -> Self {
         use KernelId::{
             Add, AddBroadcast, AvgPool, ConvBlock2, ConvBlock4, ConvDense, ConvPacked, ConvSparse,
-            Copy, Depthwise, LinearBlock2, LinearBlock4, LinearDense, LinearPacked, LinearSparse,
-            Lookup, MaxPool, Mean, Mul, Softmax,
+            Copy, Depthwise, DepthwiseLarge, LinearBlock2, LinearBlock4, LinearDense, LinearPacked,
+            LinearSparse, Lookup, MaxPool, Mean, Mul, Softmax,
         };
         let conv = matches!(kernel, ConvDense | ConvPacked | ConvSparse | ConvBlock2 | ConvBlock4);
         let linear = matches!(
@@ -106,7 +106,9 @@ impl Layer {
             (size[axis] + 2 * window.pad[axis] - window.kernel[axis]) / window.stride[axis] + 1
         };
         let depth = match kernel {
-            Depthwise | MaxPool | AvgPool => pick(&[4, 8, 16, 16, 32, 64, 128, 7, 10], random),
+            Depthwise | DepthwiseLarge | MaxPool | AvgPool => {
+                pick(&[4, 8, 16, 16, 32, 64, 128, 7, 10], random)
+            }
             _ if conv => pick(&[1, 3, 4, 8, 16, 24, 32, 64, 128], random),
             _ => pick(&[1, 3, 8, 10, 16, 24, 32, 64], random),
         };
@@ -123,7 +125,7 @@ impl Layer {
                 let inputs = depth.next_multiple_of(4) * pick(&[1, 4, 8, 16], random);
                 ([1, 1, inputs], [1, 1, outputs])
             }
-            Depthwise => {
+            Depthwise | DepthwiseLarge => {
                 let multiplier = pick(&[1, 1, 1, 1, 2], random);
                 (image, [output_size[0], output_size[1], depth * multiplier])
             }
@@ -165,7 +167,7 @@ impl Layer {
                 let weighted = weighted(kernel, input[2], outputs, clamp, random);
                 (Operator::Linear { weighted }, output)
             }
-            Depthwise => {
+            Depthwise | DepthwiseLarge => {
                 let weighted = weighted(kernel, area, output[2], clamp, random);
                 (Operator::Depthwise { weighted, window }, output)
             }
@@ -278,9 +280,10 @@ fn random_window(kernel: KernelId, size: [usize; 2], random: &mut Pcg64) -> Wind
     if pool && random.random_bool(0.3) {
         return Window { kernel: size, stride: [1, 1], pad: [0, 0] };
     }
-    let len = match pool {
-        true => pick(&[2, 2, 3, 4], random),
-        false => pick(&[1, 1, 3, 3, 3, 5], random),
+    let len = match kernel {
+        _ if pool => pick(&[2, 2, 3, 4], random),
+        KernelId::DepthwiseLarge => pick(&[4, 5, 5], random),
+        _ => pick(&[1, 1, 3, 3, 3, 5], random),
     };
     let stride = pick(&[1, 1, 2], random);
     let pad = if random.random_bool(0.8) { len / 2 } else { 0 };

@@ -171,6 +171,7 @@ impl Terms {
             self.add("signed tile channel", steps.tiles * (counts.used + counts.empty));
         }
         // Channels of unusual shifts take a slower way, which is not unrolled.
+        // Channels of unusual shifts take a slower way, which is not unrolled.
         let unusual = conv.channels.iter().filter(|channel| !is_usual(channel.shift()));
         for channel in unusual {
             self.add("unusual channel", steps.bands);
@@ -344,7 +345,7 @@ impl Terms {
         let [kernel_h, kernel_w] = window.kernel;
         let pixels = output.height * output.width;
         let channels = output.channels;
-        let layout = depthwise::layout(input, output, window, op.scratch.len).filter(|_| dsp);
+        let layout = depthwise::layout(op).filter(|_| dsp);
         let Some(layout) = layout else {
             let in_place = op.input.offset == op.output.offset;
             let names = match (in_place, input.channels == channels) {
@@ -404,12 +405,18 @@ impl Terms {
             true => (1, pixels),
             false => (output.height, output.width),
         };
+        let [row_passes, column_passes] = layout.passes;
+        let further = row_passes * column_passes - 1;
         let two = window.stride[1] > 1;
         let pairs = channels * output.height * output.width.div_ceil(2);
         self.add(if two { "pair of sums, step 2" } else { "pair of sums, step 1" }, pairs);
-        self.add("row of sums", channels * output.height);
+        let name =
+            if two { "further pair of sums, step 2" } else { "further pair of sums, step 1" };
+        self.add(name, pairs * further);
+        self.add("row of sums", channels * output.height * (1 + further));
+        self.add("further pass", channels * calls * further);
         self.add("weight", channels * kernel_h * kernel_w);
-        self.add("weight row", channels * kernel_h);
+        self.add("weight row", channels * kernel_h * column_passes);
         self.add("call", channels * calls);
         let unusual = unusual(op.channels);
         let usual = channels.saturating_sub(unusual);
