@@ -189,8 +189,6 @@ pub(super) struct Planes {
     pub(super) outputs: [usize; 2],
     /// Passes along rows and columns.
     pub(super) passes: [usize; 2],
-    /// Whether the horizontal step is 2.
-    pub(super) two: bool,
 }
 
 impl Planes {
@@ -220,7 +218,6 @@ impl Planes {
             rows: [last.wrapping_add(ring), ring],
             outputs: [width, sums],
             passes,
-            two: window.stride[1] == 2,
         })
     }
 

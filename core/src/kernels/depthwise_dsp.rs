@@ -47,7 +47,7 @@ pub(super) fn planar<const PASSES: usize>(
     let row_len = planes.words.wrapping_mul(GROUP);
     let base = scratch.as_mut_ptr();
     let sums = base.wrapping_add(words.wrapping_sub(sum_count)).cast::<i32>();
-    let stride_h = op.window.stride[0];
+    let [stride_h, stride_w] = op.window.stride;
     let read = planes.words.wrapping_sub(planes.passes[1]);
     let mut weights = [[[[0; 2]; REACH]; PASSES]; GROUP];
     let mut job = DepthwiseRows {
@@ -89,13 +89,13 @@ pub(super) fn planar<const PASSES: usize>(
                 // a second pass along it, and `band` of them follow each other where there is no ring. The
                 // sums behind them are `band` rows and one.
                 unsafe {
-                    if planes.two {
+                    if stride_w == 2 {
                         depthwise_asm::depthwise_rows_2(&job);
                     } else {
                         depthwise_asm::depthwise_rows_1(&job);
                     }
                     if PASSES > 1 && planes.passes() > 1 {
-                        add_further(&mut job, weights, &planes, lane, top, whole);
+                        add_further(&mut job, weights, &planes, stride_w, lane, top, whole);
                     }
                 }
                 rows = rows.map(|row| row.wrapping_add(planes.words));
@@ -127,6 +127,7 @@ unsafe fn add_further<const PASSES: usize>(
     job: &mut DepthwiseRows,
     weights: &[[[u32; 2]; REACH]; PASSES],
     planes: &Planes,
+    stride_w: usize,
     lane: *const u32,
     top: usize,
     whole: bool,
@@ -139,7 +140,7 @@ unsafe fn add_further<const PASSES: usize>(
         job.weights = weights.as_ptr().wrapping_add(pass);
         // SAFETY: the caller's promise; there are at most as many passes as weights of some.
         unsafe {
-            if planes.two {
+            if stride_w == 2 {
                 depthwise_asm::add_depthwise_rows_2(job);
             } else {
                 depthwise_asm::add_depthwise_rows_1(job);
