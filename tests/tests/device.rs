@@ -232,13 +232,14 @@ fn layers_that_differ(board: &Board, firmware: &Firmware) -> Vec<String> {
     wrong
 }
 
-/// The first of some random layers that has room on the board of `firmware`.
+/// The first of some random layers that `kernel` executes and that has room on the board of `firmware`.
 fn layer_with_room(kernel: KernelId, firmware: &Firmware, random: &mut Pcg64) -> AlignedVec {
     loop {
         let graph = random_layer(kernel, random);
         let exported = write_with(&graph, KernelChoice::Only(kernel)).unwrap();
         let blob = AlignedVec::new(&exported.bytes);
-        if firmware.has_room(&Model::new(blob.as_bytes()).unwrap()) {
+        let model = Model::new(blob.as_bytes()).unwrap();
+        if firmware.has_room(&model) && model.kernel(model.op_count() - 1) == Some(kernel) {
             return blob;
         }
     }
