@@ -19,16 +19,21 @@ const TILE: usize = 16;
 /// Input elements in the padding count as the input's zero point, which the biases allow for.
 ///
 /// `PASSES` is 1, or 4 where operators may be [`large`](Depthwise::large).
+#[inline(never)]
 pub fn depthwise<const PASSES: usize>(
     op: &Depthwise<'_>,
     x: Option<&[i8]>,
     y: &mut [i8],
     scratch: &mut [i8],
 ) {
+    // In place, a checked model has all that the planar kernel needs.
     #[cfg(niwaki_dsp)]
-    if super::depthwise_dsp::planar::<PASSES>(op, x, y, scratch).is_some() {
-        return;
+    if super::depthwise_dsp::planar::<PASSES>(op, x, y, scratch).is_none()
+        && let Some(x) = x
+    {
+        portable(op, x, y);
     }
+    #[cfg(not(niwaki_dsp))]
     match x {
         Some(x) => portable(op, x, y),
         None => portable_in_place(op, y, scratch),
@@ -54,6 +59,7 @@ pub fn wants_large(input: &Tensor, output: &Tensor, window: &Window) -> bool {
 }
 
 /// The portable kernel where the input stands in `y`: channel by channel, from a copy.
+#[cfg(any(not(niwaki_dsp), test))]
 pub(super) fn portable_in_place(op: &Depthwise<'_>, y: &mut [i8], scratch: &mut [i8]) {
     let depth = op.output.channels;
     let pixels = op.output.height.wrapping_mul(op.output.width);
