@@ -22,7 +22,7 @@ pub fn residual(seed: u64) -> AlignedVec {
     let stem = net.conv("stem", net.input, 8, [3, 3], [2, 2], [1, 1], 1.0);
     let sparse = net.conv("sparse", stem, 8, [3, 3], [1, 1], [1, 1], 0.1);
     let sum = net.add("sum", sparse, stem);
-    let depthwise = net.depthwise("depthwise", sum);
+    let depthwise = net.depthwise("depthwise", sum, 3);
     let pointwise = net.conv("pointwise", depthwise, 16, [1, 1], [1, 1], [0, 0], 0.2);
     let smaller = net.pool("max", pointwise, true, [2, 2]);
     let table = net.lookup("tanh", smaller);
@@ -54,7 +54,7 @@ pub fn sparse(seed: u64) -> AlignedVec {
         last = match random.random_range(0..3) {
             0 => net.conv(&name("conv"), last, channels, [3, 3], stride, [1, 1], density()),
             1 => {
-                let depthwise = net.depthwise(&name("depthwise"), last);
+                let depthwise = net.depthwise(&name("depthwise"), last, 3);
                 let pointwise = name("pointwise");
                 net.conv(&pointwise, depthwise, channels, [1, 1], stride, [0, 0], density())
             }
@@ -73,7 +73,7 @@ pub fn sparse(seed: u64) -> AlignedVec {
     net.export(output)
 }
 
-/// Every kind of weighted layer, with channels whose sums are shifted so little that kernels take another
+/// Every kind of weighted layer, a depthwise one with a large window among them, with channels whose sums are shifted so little that kernels take another
 /// way for them.
 ///
 /// # Panics
@@ -83,9 +83,9 @@ pub fn unusual(seed: u64) -> AlignedVec {
     let mut net = Builder::new(seed, [16, 16, 3]);
     net.unusual = 0.15;
     let stem = net.conv("stem", net.input, 16, [3, 3], [1, 1], [1, 1], 1.0);
-    let whole = net.depthwise("depthwise", stem);
+    let whole = net.depthwise("depthwise", stem, 3);
     let sparse = net.conv("sparse", whole, 32, [1, 1], [2, 2], [0, 0], 0.2);
-    let depthwise = net.depthwise("depthwise 2", sparse);
+    let depthwise = net.depthwise("large depthwise", sparse, 5);
     let block = net.conv("dense", depthwise, 20, [3, 3], [2, 2], [1, 1], 1.0);
     let scores = net.linear("scores", block, 10, 1.0);
     let output = net.softmax("softmax", scores);
@@ -129,7 +129,7 @@ pub fn keywords(seed: u64, front_end: FrontEnd) -> AlignedVec {
     net.graph.normalisation = (0..columns).map(scale).collect();
     net.graph.front_end = Some(front_end);
     let stem = net.conv("stem", net.input, 8, [10, 4], [2, 2], [4, 1], 1.0);
-    let depthwise = net.depthwise("depthwise", stem);
+    let depthwise = net.depthwise("depthwise", stem, 3);
     let pointwise = net.conv("pointwise", depthwise, 8, [1, 1], [1, 1], [0, 0], 0.3);
     let output = net.linear("scores", pointwise, 10, 0.1);
     net.export(output)
@@ -244,10 +244,10 @@ impl Builder {
         self.node(name, vec![input], shape, Operator::Conv { weighted, window, groups: 1 })
     }
 
-    fn depthwise(&mut self, name: &str, input: TensorId) -> TensorId {
+    fn depthwise(&mut self, name: &str, input: TensorId, kernel: usize) -> TensorId {
         let shape = self.shape(input);
-        let weighted = self.weighted(shape[2], 9, 1.0);
-        let window = Window { kernel: [3, 3], stride: [1, 1], pad: [1, 1] };
+        let weighted = self.weighted(shape[2], kernel * kernel, 1.0);
+        let window = Window { kernel: [kernel; 2], stride: [1, 1], pad: [kernel / 2; 2] };
         self.node(name, vec![input], shape, Operator::Depthwise { weighted, window })
     }
 

@@ -43,8 +43,9 @@ fn blobs() -> Vec<Vec<u8>> {
         let graph = niwaki::import::tflite(&bytes, name).unwrap();
         write_with(&graph, choice).unwrap().bytes
     };
-    let sound = networks::keywords(1, networks::FRONT_END).as_bytes().to_vec();
-    variants.map(blob).into_iter().chain([sound]).collect()
+    let others = [networks::keywords(1, networks::FRONT_END), networks::unusual(1)];
+    let others = others.map(|blob| blob.as_bytes().to_vec());
+    variants.map(blob).into_iter().chain(others).collect()
 }
 
 /// Runs the model if the bytes are one. The inference of a model must succeed.

@@ -123,7 +123,9 @@ impl Layer {
             _ if linear => {
                 // Blocks of four want inputs by fours.
                 let inputs = depth.next_multiple_of(4) * pick(&[1, 4, 8, 16], random);
-                ([1, 1, inputs], [1, 1, outputs])
+                // The plain kernel goes row by row over images.
+                let side = if kernel == LinearDense { pick(&[1, 2, 4], random) } else { 1 };
+                ([side, side, inputs], [1, 1, outputs])
             }
             Depthwise | DepthwiseLarge => {
                 let multiplier = pick(&[1, 1, 1, 1, 2], random);
@@ -164,7 +166,8 @@ impl Layer {
                 (Operator::Conv { weighted, window, groups }, output)
             }
             _ if linear => {
-                let weighted = weighted(kernel, input[2], outputs, clamp, random);
+                let per_output = input.iter().product();
+                let weighted = weighted(kernel, per_output, outputs, clamp, random);
                 (Operator::Linear { weighted }, output)
             }
             Depthwise | DepthwiseLarge => {
