@@ -410,7 +410,7 @@ mod tests {
             [(0.7, -3), (0.02, 5)].map(|(scale, zero_point)| Quantisation { scale, zero_point });
         let bias = vec![0.311, -1.7, 900.0, 0.0, 0.2, 2.0];
         let weights =
-            vec![[0.0; 2], [1e-9, 0.0], [0.0; 2], [0.0; 2], [1e-4, -1e-4], [0.01, -0.004]].concat();
+            [[0.0; 2], [1e-9, 0.0], [0.0; 2], [0.0; 2], [1e-4, -1e-4], [0.01, -0.004]].concat();
         let order = (0..weights.len()).map(|weight| (weight / 2, weight)).collect();
         let quantised = Folded { weights, bias: bias.clone() }.quantised(input, output, order);
         let quantised = quantised.unwrap();
