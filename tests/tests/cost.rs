@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use niwaki::export::{AlignedVec, write};
 use niwaki::target::cost::{Core, CostModel};
-use niwaki::target::{Board, Device, Firmware, Target};
+use niwaki::target::{Board, Firmware, Target, trace};
 use niwaki_core::Model;
 use niwaki_tests::networks;
 
@@ -13,10 +13,6 @@ use niwaki_tests::networks;
 fn tolerance(core: Core) -> f64 {
     if core == Core::CortexM4 { 0.10 } else { 0.15 }
 }
-
-/// Times that a layer is measured: the counter goes in steps of 40 instructions, which are more than three
-/// hundredths of the shortest layers.
-const ROUNDS: u32 = 4;
 
 /// A board, its core and its agent.
 struct Bench {
@@ -43,16 +39,13 @@ fn wrong(
     input: &[i8],
 ) -> Result<Vec<String>> {
     let costs = CostModel::of(*core);
-    let mut device = Device::start(board, firmware, model)?;
-    let mut measured = vec![0.0; model.op_count()];
-    for _ in 0..ROUNDS {
-        for (sum, count) in measured.iter_mut().zip(device.profile(input)?) {
-            *sum += count as f64 / f64::from(ROUNDS);
-        }
-    }
+    // Not the board's own counter: it goes in steps of 40 instructions and takes its reading, which may be more
+    // than a tenth of the shortest layers.
+    let measured = trace(board, firmware, model, input)?;
     let mut wrong = Vec::new();
     let mut worst: f64 = 0.0;
-    for (index, measured) in measured.into_iter().enumerate() {
+    for (index, mix) in measured.into_iter().enumerate() {
+        let measured = mix.instructions as f64;
         let predicted = costs.predict_operator(model, index, *core).instructions;
         let error = (predicted / measured - 1.0).abs();
         worst = worst.max(error);

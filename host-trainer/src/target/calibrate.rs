@@ -165,11 +165,19 @@ pub fn model(
     })
 }
 
-/// Exponentials that a softmax of one row computes for the beginning of `input`.
-fn exponentials(softmax: &Softmax, input: &[i8]) -> usize {
+/// Exponentials beside those of the largest scores that a softmax of one row computes for the beginning of
+/// `input`, and of how many powers they are products: bits of a difference in quarters.
+fn exponentials(softmax: &Softmax, input: &[i8]) -> [usize; 2] {
+    const QUARTER: i32 = 1 << 24;
     let row = &input[..softmax.input.channels.min(input.len())];
     let largest = row.iter().copied().max().map_or(0, i32::from);
-    row.iter().filter(|&&x| i32::from(x) - largest >= softmax.diff_min).count()
+    let differences = row.iter().map(|&x| i32::from(x) - largest);
+    let computed = differences.filter(|&difference| difference >= softmax.diff_min);
+    let exponents = computed.map(|difference| softmax.rescale.apply(difference));
+    exponents.filter(|&exponent| exponent != 0).fold([0, 0], |[count, powers], exponent| {
+        let part = (exponent & (QUARTER - 1)) - QUARTER;
+        [count + 1, powers + ((part - exponent) / QUARTER).count_ones() as usize]
+    })
 }
 
 /// A measurement with the terms of its layer.

@@ -470,14 +470,18 @@ impl Terms {
         let depth = softmax.input.channels;
         self.add("row", rows);
         self.add("output", rows * depth);
-        // An exponential that is too small is not computed: this kernel's work depends on its input. The
-        // scores of a trained network are close enough to each other that all of them count.
-        self.add("exponential", rows * depth);
+        // This kernel's work depends on its input. An exponential that is too small is not computed: the scores
+        // of a trained network are close enough to each other that all of them count. Each but that of the
+        // largest score is a product of up to seven powers, of which two are usual.
+        let exponentials = rows * depth.saturating_sub(1);
+        self.add("exponential", exponentials);
+        self.add("power", exponentials * 2);
     }
 
-    /// The same with a known number of exponentials, for a softmax.
-    pub(in crate::target) fn with_exponentials(mut self, count: usize) -> Self {
+    /// The same with a known number of exponentials and of powers that they are products of, for a softmax.
+    pub(in crate::target) fn with_exponentials(mut self, [count, powers]: [usize; 2]) -> Self {
         self.0.insert("exponential", count as f64);
+        self.0.insert("power", powers as f64);
         self
     }
 
