@@ -94,7 +94,7 @@ pub(super) struct DepthwiseRows {
 
 #[cfg(niwaki_dsp)]
 macro_rules! depthwise_rows {
-    ($rows:ident, $($body:literal),*) => {
+    ($rows:ident, $($body:expr),*) => {
         // SAFETY: reads and writes what the caller promises. r6 and r7, which the compiler keeps for
         // itself, and the stack pointer are restored.
         unsafe {
@@ -129,6 +129,58 @@ macro_rules! depthwise_rows {
                 out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _, out("lr") _,
             );
         }
+    };
+}
+
+/// A row of three taps with horizontal step 1, added to the two sums in lr and r0: the register of its
+/// pixels, and those of its pairs of weights.
+#[cfg(niwaki_dsp)]
+macro_rules! row_1 {
+    ($row:literal, $w01:literal, $w12:literal) => {
+        concat!(
+            "ldrd r11, r12, [",
+            $row,
+            "], #4\n",
+            "smlad lr, r11, ",
+            $w01,
+            ", lr\n",
+            "smlatb r0, r11, ",
+            $w01,
+            ", r0\n",
+            "smlabt lr, r12, ",
+            $w12,
+            ", lr\n",
+            "smlad r0, r12, ",
+            $w12,
+            ", r0",
+        )
+    };
+}
+
+/// The same with horizontal step 2.
+#[cfg(niwaki_dsp)]
+macro_rules! row_2 {
+    ($row:literal, $w01:literal, $w12:literal) => {
+        concat!(
+            "ldrd r11, r12, [",
+            $row,
+            "], #4\n",
+            "smlad lr, r11, ",
+            $w01,
+            ", lr\n",
+            "smlabt lr, r12, ",
+            $w12,
+            ", lr\n",
+            "smlad r0, r12, ",
+            $w01,
+            ", r0\n",
+            "ldr r12, [",
+            $row,
+            ", #4]!\n",
+            "smlabt r0, r12, ",
+            $w12,
+            ", r0",
+        )
     };
 }
 
@@ -197,16 +249,8 @@ pub(super) unsafe fn depthwise_rows_1(rows: &DepthwiseRows) {
         "smultb r0, r11, r1",
         "smlabt lr, r12, r2, lr",
         "smlad r0, r12, r2, r0",
-        "ldrd r11, r12, [r8], #4",
-        "smlad lr, r11, r3, lr",
-        "smlatb r0, r11, r3, r0",
-        "smlabt lr, r12, r4, lr",
-        "smlad r0, r12, r4, r0",
-        "ldrd r11, r12, [r9], #4",
-        "smlad lr, r11, r5, lr",
-        "smlatb r0, r11, r5, r0",
-        "smlabt lr, r12, r6, lr",
-        "smlad r0, r12, r6, r0"
+        row_1!("r8", "r3", "r4"),
+        row_1!("r9", "r5", "r6")
     );
     #[cfg(not(niwaki_dsp))]
     // SAFETY: the caller's promise.
@@ -226,21 +270,9 @@ pub(super) unsafe fn add_depthwise_rows_1(rows: &DepthwiseRows) {
     depthwise_rows!(
         rows,
         "ldrd lr, r0, [r10]",
-        "ldrd r11, r12, [r7], #4",
-        "smlad lr, r11, r1, lr",
-        "smlatb r0, r11, r1, r0",
-        "smlabt lr, r12, r2, lr",
-        "smlad r0, r12, r2, r0",
-        "ldrd r11, r12, [r8], #4",
-        "smlad lr, r11, r3, lr",
-        "smlatb r0, r11, r3, r0",
-        "smlabt lr, r12, r4, lr",
-        "smlad r0, r12, r4, r0",
-        "ldrd r11, r12, [r9], #4",
-        "smlad lr, r11, r5, lr",
-        "smlatb r0, r11, r5, r0",
-        "smlabt lr, r12, r6, lr",
-        "smlad r0, r12, r6, r0"
+        row_1!("r7", "r1", "r2"),
+        row_1!("r8", "r3", "r4"),
+        row_1!("r9", "r5", "r6")
     );
     #[cfg(not(niwaki_dsp))]
     // SAFETY: the caller's promise.
@@ -265,18 +297,8 @@ pub(super) unsafe fn depthwise_rows_2(rows: &DepthwiseRows) {
         "smuad r0, r12, r1",
         "ldr r12, [r7, #4]!",
         "smlabt r0, r12, r2, r0",
-        "ldrd r11, r12, [r8], #4",
-        "smlad lr, r11, r3, lr",
-        "smlabt lr, r12, r4, lr",
-        "smlad r0, r12, r3, r0",
-        "ldr r12, [r8, #4]!",
-        "smlabt r0, r12, r4, r0",
-        "ldrd r11, r12, [r9], #4",
-        "smlad lr, r11, r5, lr",
-        "smlabt lr, r12, r6, lr",
-        "smlad r0, r12, r5, r0",
-        "ldr r12, [r9, #4]!",
-        "smlabt r0, r12, r6, r0"
+        row_2!("r8", "r3", "r4"),
+        row_2!("r9", "r5", "r6")
     );
     #[cfg(not(niwaki_dsp))]
     // SAFETY: the caller's promise.
@@ -296,24 +318,9 @@ pub(super) unsafe fn add_depthwise_rows_2(rows: &DepthwiseRows) {
     depthwise_rows!(
         rows,
         "ldrd lr, r0, [r10]",
-        "ldrd r11, r12, [r7], #4",
-        "smlad lr, r11, r1, lr",
-        "smlabt lr, r12, r2, lr",
-        "smlad r0, r12, r1, r0",
-        "ldr r12, [r7, #4]!",
-        "smlabt r0, r12, r2, r0",
-        "ldrd r11, r12, [r8], #4",
-        "smlad lr, r11, r3, lr",
-        "smlabt lr, r12, r4, lr",
-        "smlad r0, r12, r3, r0",
-        "ldr r12, [r8, #4]!",
-        "smlabt r0, r12, r4, r0",
-        "ldrd r11, r12, [r9], #4",
-        "smlad lr, r11, r5, lr",
-        "smlabt lr, r12, r6, lr",
-        "smlad r0, r12, r5, r0",
-        "ldr r12, [r9, #4]!",
-        "smlabt r0, r12, r6, r0"
+        row_2!("r7", "r1", "r2"),
+        row_2!("r8", "r3", "r4"),
+        row_2!("r9", "r5", "r6")
     );
     #[cfg(not(niwaki_dsp))]
     // SAFETY: the caller's promise.

@@ -171,7 +171,6 @@ impl Terms {
             self.add("signed tile channel", steps.tiles * (counts.used + counts.empty));
         }
         // Channels of unusual shifts take a slower way, which is not unrolled.
-        // Channels of unusual shifts take a slower way, which is not unrolled.
         let unusual = conv.channels.iter().filter(|channel| !is_usual(channel.shift()));
         for channel in unusual {
             self.add("unusual channel", steps.bands);
